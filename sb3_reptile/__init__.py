@@ -1,0 +1,17 @@
+"""The public API of sb3-reptile: decayed experience replay for Stable-Baselines3."""
+
+from importlib.metadata import version
+
+from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from sb3_reptile.reptile_dqn import ReptileDQN
+
+__version__ = version("sb3-reptile")
+
+__all__ = [
+    "DecayedDictReplayBuffer",
+    "DecayedNStepReplayBuffer",
+    "DecayedReplayBuffer",
+    "DecayedSampling",
+    "ReptileDQN",
+    "__version__",
+]

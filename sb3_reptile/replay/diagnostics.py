@@ -1,0 +1,44 @@
+"""Closed-form diagnostics of sampling distributions: expected age and effective sample size, in O(1)."""
+
+import math
+
+
+def _inverse_expm1_minus_inverse(y: float) -> float:
+    """``1 / (exp(y) - 1) - 1 / y`` for y > 0, without the cancellation of the two terms near 0."""
+    if y < 0.1:
+        # Bernoulli numbers: y / (exp(y) - 1) = sum B_k y^k / k!; the first term left out is y^9 / 47900160
+        y2 = y * y
+        return -0.5 + y / 12 * (1 - y2 / 60 * (1 - y2 / 42 * (1 - y2 / 40)))
+    if y > 700:  # exp(y) overflows
+        return -1 / y
+    return 1 / math.expm1(y) - 1 / y
+
+
+def geometric_expected_age(rate: float, n: int) -> float:
+    """
+    Mean of the truncated geometric distribution ``P(a) ~ exp(-rate * a)``, ``a`` in ``0..n-1``.
+
+    ``1 / (e^rate - 1) - n / (e^(n rate) - 1)``: the mean of the geometric distribution less that of its tail.
+
+    :param rate: Decay per row, >= 0
+    :param n: Number of rows, >= 1
+    :return: The expected age in rows
+    """
+    if rate == 0:
+        return (n - 1) / 2
+    if math.isinf(rate):
+        return 0.0
+    return _inverse_expm1_minus_inverse(rate) - n * _inverse_expm1_minus_inverse(n * rate)
+
+
+def geometric_sum_of_squares(rate: float, n: int) -> float:
+    """
+    Sum of the squared probabilities of the truncated geometric distribution ``P(a) ~ exp(-rate * a)``, ``a`` in
+    ``0..n-1``; its inverse is the effective sample size ``(sum w)^2 / sum w^2`` in rows.
+
+    :param rate: Decay per row, >= 0
+    :param n: Number of rows, >= 1
+    """
+    if rate == 0:
+        return 1 / n
+    return math.tanh(rate / 2) / math.tanh(n * rate / 2)
