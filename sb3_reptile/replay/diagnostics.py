@@ -3,15 +3,18 @@
 import math
 
 
-def _inverse_expm1_minus_inverse(y: float) -> float:
-    """``1 / (exp(y) - 1) - 1 / y`` for y > 0, without the cancellation of the two terms near 0."""
-    if y < 0.1:
-        # Bernoulli numbers: y / (exp(y) - 1) = sum B_k y^k / k!; the first term left out is y^9 / 47900160
-        y2 = y * y
-        return -0.5 + y / 12 * (1 - y2 / 60 * (1 - y2 / 42 * (1 - y2 / 40)))
-    if y > 700:  # exp(y) overflows
-        return -1 / y
-    return 1 / math.expm1(y) - 1 / y
+def _inverse_expm1(y: float) -> float:
+    """``1 / (exp(y) - 1)`` for y > 0, 0 where exp(y) overflows."""
+    return 1 / math.expm1(y) if y < 700 else 0.0
+
+
+def _inverse_expm1_remainder(y: float) -> float:
+    """``1 / (exp(y) - 1) - 1 / y`` for y >= 0, without the cancellation of the two terms near 0."""
+    if y >= 0.1:
+        return _inverse_expm1(y) - 1 / y
+    # Bernoulli numbers: y / (exp(y) - 1) = sum B_k y^k / k!; the first term left out is y^9 / 47900160
+    y2 = y * y
+    return -0.5 + y / 12 * (1 - y2 / 60 * (1 - y2 / 42 * (1 - y2 / 40)))
 
 
 def geometric_expected_age(rate: float, n: int) -> float:
@@ -24,11 +27,9 @@ def geometric_expected_age(rate: float, n: int) -> float:
     :param n: Number of rows, >= 1
     :return: The expected age in rows
     """
-    if rate == 0:
-        return (n - 1) / 2
-    if math.isinf(rate):
-        return 0.0
-    return _inverse_expm1_minus_inverse(rate) - n * _inverse_expm1_minus_inverse(n * rate)
+    if rate < 0.1:  # both terms grow beyond bounds as the rate falls, and so do their common parts 1 / rate
+        return _inverse_expm1_remainder(rate) - n * _inverse_expm1_remainder(n * rate)
+    return _inverse_expm1(rate) - n * _inverse_expm1(n * rate)
 
 
 def geometric_sum_of_squares(rate: float, n: int) -> float:

@@ -23,11 +23,10 @@ def main() -> None:
         sys.exit(2)
 
     try:
-        import sb3_reptile.zoo
-
-        sb3_reptile.zoo.register()
+        from sb3_reptile.zoo.registration import register
     except ImportError as error:
         sys.exit(f"error: {error}")
+    register()
 
     command = sys.argv.pop(1)
     sys.argv[0] = f"{program} {command}"  # argparse takes the program's name in its messages from here

@@ -1,0 +1,39 @@
+"""What a user gets: the files in the wheel, the version, the demo."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import sb3_reptile
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_holds_the_package_its_types_and_the_zoo_configs(tmp_path):
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
+    (wheel,) = tmp_path.glob("sb3_reptile-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "sb3_reptile").rglob("*.py")}
+    assert modules <= names
+    assert "sb3_reptile/py.typed" in names
+    assert {f"sb3_reptile/{path.relative_to(ROOT)}" for path in (ROOT / "zoo_configs").iterdir()} <= names
+    metadata = f"sb3_reptile-{sb3_reptile.__version__}.dist-info"
+    assert {f"{metadata}/METADATA", f"{metadata}/licenses/LICENSE"} <= names
+
+
+def test_the_changelog_describes_this_version():
+    assert f"## {sb3_reptile.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_demo_writes_its_picture_and_records(tmp_path):
+    command = [sys.executable, "examples/demo.py", "--steps", "2000", "--seeds", "1", "--output", tmp_path]
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "ReptileDQN  before the swap" in result.stdout
+    assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    header, *records = (tmp_path / "learning_curves.csv").read_text().splitlines()
+    assert header == "method,seed,step,return"
+    assert {record.split(",")[0] for record in records} == {"ReptileDQN", "DQN"}
+    # Every step is counted: the returns of CartPole are its steps, but for the last, unfinished episode
+    for method in ("ReptileDQN", "DQN"):
+        assert 1_400 < sum(float(r.split(",")[3]) for r in records if r.startswith(method + ",")) < 2_100

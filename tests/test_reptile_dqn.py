@@ -1,0 +1,339 @@
+"""ReptileDQN: SB3's DQN when it does not decay, and everything that SB3's users do with a model."""
+
+import inspect
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
+
+INF = float("inf")
+
+
+def cartpole(n_envs=1, normalize=False):
+    env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=0)
+    return VecNormalize(env) if normalize else env
+
+
+def small(**kwargs):
+    return {"learning_starts": 50, "buffer_size": 2_000, "train_freq": 4, "seed": 0, "device": "cpu"} | kwargs
+
+
+def assert_same_parameters(ours, theirs):
+    ours, theirs = ours.get_parameters(), theirs.get_parameters()
+    for key, parameter in theirs["policy"].items():
+        assert th.equal(ours["policy"][key], parameter), key
+    for index, state in theirs["policy.optimizer"]["state"].items():
+        for key, value in state.items():
+            assert th.equal(ours["policy.optimizer"]["state"][index][key], value)
+
+
+def differ(ours, theirs):
+    theirs = theirs.get_parameters()["policy"]
+    return any(not th.equal(value, theirs[key]) for key, value in ours.get_parameters()["policy"].items())
+
+
+def test_half_life_inf_is_bitwise_dqn():
+    reference = DQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu").learn(5_000)
+    ours = ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu", half_life=INF).learn(5_000)
+    assert_same_parameters(ours, reference)
+    plugged_in = DQN(
+        "MlpPolicy",
+        "CartPole-v1",
+        seed=1,
+        device="cpu",
+        replay_buffer_class=DecayedReplayBuffer,
+        replay_buffer_kwargs=dict(half_life=INF),
+    ).learn(5_000)
+    assert_same_parameters(plugged_in, reference)
+    # The comparison can tell: with a decay the parameters end elsewhere
+    assert differ(ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu").learn(5_000), reference)
+
+
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(),
+        dict(n_steps=3),
+        dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)),
+    ],
+    ids=["plain", "n-step", "memory-optimised"],
+)
+def test_half_life_inf_is_bitwise_dqn_in_every_variant(kwargs, normalize, n_envs):
+    models = [
+        model_class("MlpPolicy", cartpole(n_envs, normalize), **small(**kwargs), **decay).learn(1_000)
+        for model_class, decay in [(ReptileDQN, dict(half_life=INF)), (DQN, {})]
+    ]
+    assert_same_parameters(*models)
+
+
+def images():
+    env = FakeImageEnv(screen_height=40, screen_width=40)
+    env.observation_space.seed(0)  # it draws its observations from there
+    return env
+
+
+@pytest.mark.parametrize(
+    ("policy", "env"),
+    [
+        ("CnnPolicy", images),
+        ("MultiInputPolicy", lambda: SimpleMultiObsEnv(random_start=False)),
+    ],
+    ids=["images", "Dict"],
+)
+def test_half_life_inf_is_bitwise_dqn_with_images_and_dict_observations(policy, env):
+    models = []
+    for model_class, decay in [(ReptileDQN, dict(half_life=INF)), (DQN, {})]:
+        wrapped = DummyVecEnv([env])
+        wrapped.seed(0)
+        models.append(model_class(policy, wrapped, **small(buffer_size=300), **decay).learn(120))
+    assert_same_parameters(*models)
+
+
+def test_arguments_are_those_of_dqn_plus_half_life():
+    ours, theirs = (inspect.signature(model_class.__init__).parameters for model_class in (ReptileDQN, DQN))
+    assert list(ours)[: len(theirs)] == list(theirs)
+    for name, parameter in theirs.items():
+        assert ours[name].default == parameter.default
+        assert ours[name].kind == parameter.kind
+    assert list(ours)[len(theirs) :] == ["half_life"]
+    assert ours["half_life"].default == 1_000
+
+
+@pytest.mark.parametrize(
+    ("policy", "env", "kwargs", "buffer_class"),
+    [
+        ("MlpPolicy", "CartPole-v1", {}, DecayedReplayBuffer),
+        ("MlpPolicy", "CartPole-v1", dict(n_steps=4), DecayedNStepReplayBuffer),
+        ("MultiInputPolicy", SimpleMultiObsEnv(), {}, DecayedDictReplayBuffer),
+    ],
+)
+def test_the_decayed_buffer_is_selected(policy, env, kwargs, buffer_class, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = ReptileDQN(policy, env, **small(half_life=77, **kwargs))
+        assert type(model.replay_buffer) is buffer_class
+        assert model.replay_buffer.half_life == 77
+        if "n_steps" in kwargs:
+            assert model.replay_buffer.n_steps == 4
+            assert model.replay_buffer.gamma == model.gamma
+        model.save(tmp_path / "model")
+        loaded = ReptileDQN.load(tmp_path / "model")
+        assert type(loaded.replay_buffer) is buffer_class
+        assert loaded.replay_buffer.half_life == 77
+
+
+def test_n_steps_leaves_the_kwargs_that_were_passed_alone():
+    kwargs = dict(uniform_fraction=0.1)
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=3, replay_buffer_kwargs=kwargs))
+    assert kwargs == dict(uniform_fraction=0.1)
+    assert model.replay_buffer.uniform_fraction == 0.1
+
+
+def test_n_steps_with_dict_observations_is_refused():
+    with pytest.raises(ValueError, match="n_steps must be 1 with Dict observations, got 3"):
+        ReptileDQN("MultiInputPolicy", SimpleMultiObsEnv(), n_steps=3)
+
+
+@pytest.mark.parametrize(
+    ("half_life", "error"), [(0, ValueError), (-1, ValueError), (float("nan"), ValueError), ("1e3", TypeError)]
+)
+def test_bad_half_lives_are_refused(half_life, error):
+    with pytest.raises(error, match="half_life must be"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", half_life=half_life)
+
+
+def test_half_life_in_the_buffer_kwargs_goes_first():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30)))
+    assert model.half_life == model.replay_buffer.half_life == 30
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, NStepReplayBuffer])
+def test_a_buffer_that_does_not_decay_is_used_with_a_warning(buffer_class):
+    with pytest.warns(UserWarning, match=f"half_life=1000.* is ignored because `{buffer_class.__name__}` does not"):
+        model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_class=buffer_class))
+    model.learn(100)
+    assert type(model.replay_buffer) is buffer_class
+    assert "replay/mean_age" not in model.logger.name_to_value
+
+
+def test_hindsight_replay_still_works():
+    env = BitFlippingEnv(n_bits=4, continuous=False)
+    with pytest.warns(UserWarning, match="is ignored because `HerReplayBuffer`"):
+        model = ReptileDQN("MultiInputPolicy", env, **small(replay_buffer_class=HerReplayBuffer))
+    model.learn(200)
+
+
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_vec_envs(vec_env, normalize, n_envs):
+    env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=0, vec_env_cls=vec_env)
+    env = VecNormalize(env) if normalize else env
+    model = ReptileDQN("MlpPolicy", env, **small()).learn(416)
+    assert model.num_timesteps == 416
+    assert model.replay_buffer.size() == 416 // n_envs
+    env.close()
+
+
+class Logged(BaseCallback):
+    """Keeps what the logger holds at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}
+
+    def _on_step(self):
+        for key, value in self.logger.name_to_value.items():
+            self.values.setdefault(key, []).append(value)
+        return True
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_it_logs_the_age_and_the_effective_sample_size_of_what_it_replays(n_envs):
+    callback = Logged()
+    model = ReptileDQN("MlpPolicy", cartpole(n_envs), **small(half_life=60, train_freq=1))
+    model.learn(600, callback=callback, log_interval=None)
+    # Long after the start: the mean age of a geometric distribution, and its effective sample size, per row
+    rate = n_envs * np.log(2) / 60
+    assert callback.values["replay/mean_age"][-1] == pytest.approx(n_envs / np.expm1(rate), rel=0.02)
+    assert callback.values["replay/effective_sample_size"][-1] == pytest.approx(n_envs / np.tanh(rate / 2), rel=0.02)
+    # Everything that SB3's DQN logs is there too
+    assert {"train/loss", "train/n_updates", "rollout/exploration_rate"} <= set(callback.values)
+
+
+def test_tensorboard_and_progress_bar(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", tensorboard_log=str(tmp_path), **small())
+    model.learn(400, progress_bar=True, log_interval=1)
+    events = EventAccumulator(str(tmp_path / "ReptileDQN_1"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"replay/mean_age", "replay/effective_sample_size", "train/loss", "rollout/ep_rew_mean"} <= set(tags)
+
+
+def test_callbacks_evaluate_and_stop_training(tmp_path):
+    evaluate = EvalCallback(cartpole(), best_model_save_path=str(tmp_path), eval_freq=200, verbose=0)
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small())
+    model.learn(10_000, callback=[evaluate, StopTrainingOnMaxEpisodes(max_episodes=20)])
+    assert model._episode_num <= 21
+    assert model.num_timesteps < 10_000
+    assert type(ReptileDQN.load(tmp_path / "best_model").replay_buffer) is DecayedReplayBuffer
+
+
+def test_same_seed_same_parameters():
+    first, second = (ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(500) for _ in range(2))
+    assert_same_parameters(first, second)
+    assert differ(first, ReptileDQN("MlpPolicy", "CartPole-v1", **small(seed=1)).learn(500))
+
+
+def test_save_and_load(tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=123)).learn(500)
+    model.save(tmp_path / "model")
+    loaded = ReptileDQN.load(tmp_path / "model")
+    assert loaded.half_life == loaded.replay_buffer.half_life == 123
+    observations = np.stack([model.observation_space.sample() for _ in range(20)])
+    for deterministic in (True, False):
+        model.action_space.seed(0)
+        loaded.action_space.seed(0)
+        np.random.seed(0)
+        ours, _ = model.predict(observations, deterministic=deterministic)
+        np.random.seed(0)
+        theirs, _ = loaded.predict(observations, deterministic=deterministic)
+        assert np.array_equal(ours, theirs)
+    assert ReptileDQN.load(tmp_path / "model", half_life=INF).replay_buffer.half_life == INF
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_training_goes_on_after_load_with_the_ages_intact(tmp_path, n_envs):
+    model = ReptileDQN("MlpPolicy", cartpole(n_envs), **small(half_life=50, buffer_size=240)).learn(300)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+
+    loaded = ReptileDQN.load(tmp_path / "model", env=cartpole(n_envs))
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.replay_buffer.expected_age() == model.replay_buffer.expected_age()
+    batches = []
+    for buffer in (model.replay_buffer, loaded.replay_buffer):
+        np.random.seed(7)
+        batches.append(buffer.sample(200))
+    assert all(th.equal(a, b) for a, b in zip(*batches, strict=True) if a is not None)
+
+    loaded.learn(96, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 396
+    assert loaded.replay_buffer.pos == 396 % 240 // n_envs
+
+
+def test_a_loaded_buffer_takes_over_the_half_life_of_the_model(tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=50)).learn(100)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=500))
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert other.replay_buffer.half_life == 500
+    assert other.replay_buffer.size() == 100
+
+
+def test_set_env_and_learning_twice():
+    model = ReptileDQN("MlpPolicy", cartpole(2), **small()).learn(200)
+    model.set_env(cartpole(2))
+    model.learn(200, reset_num_timesteps=False)
+    assert model.num_timesteps == 400
+    assert model.replay_buffer.size() == 200
+
+
+def test_other_spaces_than_discrete_actions_are_refused_as_by_dqn():
+    with pytest.raises(AssertionError, match=r"only supports.*Discrete"):
+        ReptileDQN("MlpPolicy", "Pendulum-v1")
+
+
+def test_discrete_observations():
+    ReptileDQN("MlpPolicy", make_vec_env("FrozenLake-v1", n_envs=3), **small()).learn(200)
+
+
+def test_it_follows_a_change_that_uniform_replay_does_not():
+    """A two-armed bandit whose arms swap: after as many steps as before, only decayed replay prefers the better arm."""
+
+    class Bandit(gym.Env):
+        observation_space = spaces.Box(0, 1, (1,))
+        action_space = spaces.Discrete(2)
+        steps = 0
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.ones(1, dtype=np.float32), {}
+
+        def step(self, action):
+            self.steps += 1
+            good_arm = int(self.steps > 600)
+            return np.ones(1, dtype=np.float32), float(action == good_arm), True, False, {}
+
+    def margin_of_the_better_arm(half_life):
+        model = ReptileDQN(
+            "MlpPolicy",
+            Bandit(),
+            half_life=half_life,
+            learning_rate=5e-3,
+            exploration_final_eps=1.0,
+            **small(policy_kwargs=dict(net_arch=[16])),
+        )
+        model.learn(1_000)
+        with th.no_grad():
+            values = model.q_net(th.ones(1, 1))[0]
+        return float(values[1] - values[0])
+
+    # 400 steps since the change: decayed replay has forgotten what came before, uniform replay averages 400 to 600
+    assert margin_of_the_better_arm(40) > 0.8
+    assert margin_of_the_better_arm(INF) < 0
