@@ -1,0 +1,35 @@
+"""The Python examples of the README and the docs run as they stand, and print what they say they print."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = [
+    pytest.param(code, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_the_example_runs_and_prints_what_it_says(code, tmp_path):
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    promised = re.findall(r"print\(.*\)  # .*: (-?[\d.]+)$", code, re.MULTILINE)
+    printed = result.stdout.split("\n")
+    for line, number in zip(printed, promised, strict=False):
+        decimals = len(number.partition(".")[2])
+        assert f"{float(line):.{decimals}f}" == number
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
