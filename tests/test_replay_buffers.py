@@ -180,8 +180,8 @@ def test_diagnostics_are_those_of_the_distribution(n_steps, half_life, uniform_f
     expected = expected_frequencies(n_steps, N_ROWS, n_envs, half_life, uniform_fraction, optimize_memory_usage)
     probabilities = np.array(list(expected.values()))
     ages = n_envs * (n_steps - 1 - np.array(list(expected)) // 10)
-    assert buffer.expected_age() == pytest.approx(float(ages @ probabilities), rel=1e-9, abs=1e-12)
-    assert buffer.effective_sample_size() == pytest.approx(1 / float((probabilities**2).sum()), rel=1e-9)
+    assert buffer.expected_age() == pytest.approx(float(ages @ probabilities), rel=1e-12, abs=1e-12)
+    assert buffer.effective_sample_size() == pytest.approx(1 / float((probabilities**2).sum()), rel=1e-12)
 
 
 def test_half_life_counts_transitions_of_all_environments():
