@@ -2,13 +2,20 @@
 
 from importlib.metadata import version
 
-from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from sb3_reptile.replay import (
+    DecayedDictReplayBuffer,
+    DecayedHerReplayBuffer,
+    DecayedNStepReplayBuffer,
+    DecayedReplayBuffer,
+    DecayedSampling,
+)
 from sb3_reptile.reptile_dqn import ReptileDQN
 
 __version__ = version("sb3-reptile")
 
 __all__ = [
     "DecayedDictReplayBuffer",
+    "DecayedHerReplayBuffer",
     "DecayedNStepReplayBuffer",
     "DecayedReplayBuffer",
     "DecayedSampling",

@@ -143,8 +143,8 @@ def test_infinite_half_life_draws_what_sb3_draws(n_steps, optimize_memory_usage,
         fill(buffer, n_steps)
         np.random.seed(3)
         batches.append([buffer.sample(32) for _ in range(3)])
-    for ours, theirs in zip(*batches, strict=True):
-        assert all(a is b is None or bool((a == b).all()) for a, b in zip(ours, theirs, strict=True))
+    for theirs, ours in zip(*batches, strict=True):
+        assert all(a is b is None or bool((a == b).all()) for a, b in zip(ours[:6], theirs, strict=True))
 
 
 def test_infinite_half_life_draws_what_sb3_draws_for_dict_and_n_step():

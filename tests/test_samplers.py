@@ -19,8 +19,8 @@ def test_every_age_is_valid_at_the_extremes(n_rows, half_life):
     assert ages.dtype == np.int64
     assert ages.min() >= 0
     assert ages.max() < n_rows
-    assert 0 <= sampler.expected_age(n_rows) <= (n_rows - 1) / 2
-    assert 1 <= sampler.effective_sample_size(n_rows) <= n_rows
+    assert 0 <= sampler.diagnostics(n_rows).expected_age <= (n_rows - 1) / 2
+    assert 1 <= sampler.diagnostics(n_rows).effective_sample_size <= n_rows
 
 
 @pytest.mark.parametrize("u", [0.0, 0.25, 0.5, 0.999999, np.nextafter(1, 0)])
@@ -41,8 +41,8 @@ def test_diagnostics_keep_their_precision_where_the_decay_is_almost_none():
     nearly_uniform = GeometricSampler(Exponential(1e15).rate)
     # First order in the rate: the mean age falls by rate (n^2 - 1) / 12 below the uniform one
     expected = (n - 1) / 2 - math.log(2) / 1e15 * (n**2 - 1) / 12
-    assert nearly_uniform.expected_age(n) == pytest.approx(expected, rel=1e-13)
-    assert nearly_uniform.effective_sample_size(n) == pytest.approx(n, rel=1e-12)
+    assert nearly_uniform.diagnostics(n).expected_age == pytest.approx(expected, rel=1e-13)
+    assert nearly_uniform.diagnostics(n).effective_sample_size == pytest.approx(n, rel=1e-12)
 
 
 def test_exponential_halves_every_half_life():

@@ -2,16 +2,27 @@
 
 from sb3_reptile.replay.buffers import (
     DecayedDictReplayBuffer,
+    DecayedHerReplayBuffer,
     DecayedNStepReplayBuffer,
     DecayedReplayBuffer,
+    DecayedReplayBufferSamples,
     DecayedSampling,
+    ReplayDiagnostics,
 )
-from sb3_reptile.replay.decay import Exponential
+from sb3_reptile.replay.decay import Custom, EmphasizingRecent, Exponential, Linear, PowerLaw, Window
 
 __all__ = [
+    "Custom",
     "DecayedDictReplayBuffer",
+    "DecayedHerReplayBuffer",
     "DecayedNStepReplayBuffer",
     "DecayedReplayBuffer",
+    "DecayedReplayBufferSamples",
     "DecayedSampling",
+    "EmphasizingRecent",
     "Exponential",
+    "Linear",
+    "PowerLaw",
+    "ReplayDiagnostics",
+    "Window",
 ]

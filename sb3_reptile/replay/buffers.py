@@ -1,54 +1,164 @@
-"""Replay buffers that draw by age. Storage stays SB3's; which rows are drawn is the samplers' business."""
+"""Replay buffers that draw by age and weight. Storage stays SB3's; what is drawn is the samplers' business."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_reptile.replay.decay import Exponential
-from sb3_reptile.replay.samplers import GeometricSampler
+from sb3_reptile.replay.decay import Exponential, check_number, make_decay
+from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
+from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
+from sb3_reptile.replay.weights import check_weights, make_initial_weights
+
+
+class DecayedReplayBufferSamples(NamedTuple):
+    """
+    A batch: SB3's fields, and where it comes from.
+
+    :param observations: Shape (batch_size, ...), or a dict of such
+    :param actions: Shape (batch_size, action_dim)
+    :param next_observations: As the observations
+    :param dones: Shape (batch_size, 1); 0 where an episode was cut off by a time limit
+    :param rewards: Shape (batch_size, 1)
+    :param discounts: Shape (batch_size, 1) with n-step returns, else None
+    :param indices: Numbers of the transitions, ``row * n_envs + env``, int64, shape (batch_size,); on the CPU
+    :param weights: Importance weights ``(n P)^-beta``, divided by the largest of the batch, shape (batch_size, 1);
+        1 with ``beta=0``
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    indices: np.ndarray
+    weights: th.Tensor
+
+
+class ReplayDiagnostics(NamedTuple):
+    """
+    What a buffer replays. Ages are in transitions.
+
+    :param expected_age: Mean age of what is drawn
+    :param entropy: Entropy of the distribution over the transitions, in nats; ``log n`` for uniform replay
+    :param effective_sample_size: Over how many transitions a uniform draw would be as concentrated
+    :param newest_age: Age of the newest transition that can be drawn
+    :param oldest_age: Age of the oldest transition that can be drawn
+    :param replay_volume: Transitions drawn per transition added, so far
+    """
+
+    expected_age: float
+    entropy: float
+    effective_sample_size: float
+    newest_age: int
+    oldest_age: int
+    replay_volume: float
 
 
 class DecayedSampling(ReplayBuffer):
     """
-    Mixin for replay buffers: a transition is drawn with a probability that halves every ``half_life`` transitions.
+    Mixin for replay buffers: a transition is drawn with a probability that falls with its age, times a weight of its
+    own.
 
     Put it before the buffer class that stores: ``class MyBuffer(DecayedSampling, SomeReplayBuffer)``. That class
-    must keep its rows as SB3's ``ReplayBuffer`` does (a ring with ``pos``, ``full`` and ``buffer_size``) and fetch
-    them by ``_get_samples(rows, env)``.
+    must keep its rows as SB3's ``ReplayBuffer`` does (a ring with ``pos``, ``full`` and ``buffer_size``, arrays that
+    begin with the axes row and environment) and fetch them by ``_get_samples(rows, env)``.
 
-    :param half_life: Age at which a transition is half as likely to be drawn as the newest, in transitions.
-        ``inf`` replays uniformly, with the same random draws as the storing class by itself.
-    :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1]
-    :raises TypeError: if ``half_life`` or ``uniform_fraction`` is not a number
-    :raises ValueError: if ``half_life`` is not > 0, or ``uniform_fraction`` outside [0, 1]
+    :param half_life: Age at which a transition is half as likely to be drawn as the newest, in transitions (all
+        environments counted). ``inf`` replays uniformly, with the same random draws as the storing class by itself.
+    :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
+        becomes less likely than ``uniform_fraction / size``
+    :param decay: Another decay than the exponential one of ``half_life``, which is then not used: one of
+        :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
+        ``{"linear": {"horizon": 80000, "floor": 0.1}}``
+    :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
+        https://arxiv.org/abs/1712.01275)
+    :param initial_weights: What a transition counts when it is new: ``"uniform"``; ``"random"`` or
+        ``{"random": {"seed": 0}}``, uniform in (0, 1]; ``"info"``, what the environment says in
+        ``info["replay_weight"]``, 1 if it says nothing; or a function of the arguments of ``add()`` that returns a
+        weight for each environment. They multiply the decay.
+    :param prioritized: Whether ``update_priorities()`` can be called (https://arxiv.org/abs/1511.05952). Priorities
+        multiply decay and initial weights; new transitions enter at the largest priority so far.
+    :param beta: Exponent of the importance weights in the batch, in [0, 1]: 0 leaves them 1, 1 undoes the preference
+        for recent or prioritized transitions. It can be changed at any time. SB3's algorithms do not use these weights.
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if an argument has a value that is not allowed
     """
 
-    def __init__(self, *args: Any, half_life: float = 1_000, uniform_fraction: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        half_life: float = 1_000,
+        uniform_fraction: float = 0.0,
+        decay: Any = None,
+        combined: bool = False,
+        initial_weights: Any = "uniform",
+        prioritized: bool = False,
+        beta: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         # Check before the storing class allocates
-        decay = Exponential(half_life)
-        GeometricSampler(decay.rate, uniform_fraction)
+        self._decay = make_decay(decay) if decay is not None else Exponential(half_life)
+        self._initial_weights = make_initial_weights(initial_weights)
+        GeometricSampler(0.0, uniform_fraction)
+        check_number("beta", beta, "in [0, 1]", lambda value: 0 <= value <= 1, "use 0 for no correction")
         super().__init__(*args, **kwargs)
-        self._decay = decay
-        self._sampler = GeometricSampler(decay.rate * self.n_envs, uniform_fraction)
+        self.combined = combined
+        self.prioritized = prioritized
+        self.beta = beta
+        self._uniform_fraction = uniform_fraction
+        self._largest_priority = 1.0
+        # The initial weights by themselves, where priorities change what the sampler holds
+        self._prior: np.ndarray | None = None
+        if prioritized and self._initial_weights is not None:
+            self._prior = np.ones(self.buffer_size * self.n_envs)
+        self._drawn = 0
+        self._added = 0
+        self._diagnosed: tuple[int, Diagnostics] | None = None
+        self._make_samplers()
+
+    def _make_samplers(self) -> None:
+        self._ages = make_age_sampler(self._decay, self.buffer_size, self.n_envs, self._uniform_fraction)
+        self._weighted: WeightedSampler | None = None
+        if self.prioritized or self._initial_weights is not None:
+            self._weighted = WeightedSampler(self._ages, self.buffer_size, self.n_envs)
 
     @property
     def half_life(self) -> float:
-        """Age, in transitions, at which the probability of a draw is halved. It can be changed at any time."""
+        """
+        Age, in transitions, at which the probability of a draw is halved. It can be changed at any time, which costs
+        O(1), or O(size) with initial weights or priorities.
+
+        :raises AttributeError: if the decay is not exponential
+        """
+        if not isinstance(self._decay, Exponential):
+            raise AttributeError(f"only an exponential decay has a half_life, this buffer's is {self._decay}")
         return self._decay.half_life
 
     @half_life.setter
     def half_life(self, half_life: float) -> None:
+        if half_life == self.half_life:
+            return
         self._decay = Exponential(half_life)
-        self._sampler = GeometricSampler(self._decay.rate * self.n_envs, self.uniform_fraction)
+        weighted = self._weighted
+        self._make_samplers()
+        self._diagnosed = None
+        if weighted is not None:
+            assert self._weighted is not None
+            self._weighted.p = weighted.p
+            self._weighted.largest = weighted.largest
+            self._weighted.rows_added = weighted.rows_added
 
     @property
     def uniform_fraction(self) -> float:
         """Share of the draws that is uniform over the buffer."""
-        return self._sampler.uniform_fraction
+        return self._uniform_fraction
 
     def _n_rows(self) -> int:
         """
@@ -66,46 +176,292 @@ class DecayedSampling(ReplayBuffer):
             )
         return n_rows
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """
-        Draw transitions, with replacement, with probabilities that decay with their age.
+        Store a row, one transition from each environment.
+
+        :param obs: Observations
+        :param next_obs: Next observations
+        :param action: Actions
+        :param reward: Rewards
+        :param done: Whether an episode ended
+        :param infos: Additional information, one dict for each environment
+        :raises ValueError: if an initial weight is not a finite number > 0; nothing is stored then
+        """
+        if self._weighted is None:
+            super().add(obs, next_obs, action, reward, done, infos)
+        else:
+            weights: np.ndarray | float = self._largest_priority
+            if self._initial_weights is not None:
+                prior = self._initial_weights(obs, next_obs, action, reward, done, infos)
+                prior = check_weights("initial weights", prior, self.n_envs)
+                weights = prior * self._largest_priority
+            row = self.pos
+            super().add(obs, next_obs, action, reward, done, infos)
+            if self._prior is not None:
+                self._prior.reshape(-1, self.n_envs)[row] = prior
+            self._weighted.add(weights)
+        self._added += self.n_envs
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._largest_priority = 1.0
+        self._drawn = self._added = 0
+        self._diagnosed = None
+        self._make_samplers()
+
+    def update_priorities(self, indices: Any, priorities: Any) -> None:
+        """
+        Set the priorities of transitions, from their TD errors for instance.
+
+        :param indices: Numbers of the transitions, as they came with a batch
+        :param priorities: Their new priorities, > 0, the same number of them; of an index that is named twice the last
+            one counts
+        :raises RuntimeError: if the buffer was not made with ``prioritized=True``
+        :raises ValueError: if an index is not that of a stored transition, or a priority not a finite number > 0;
+            nothing is changed then
+        """
+        if not self.prioritized or self._weighted is None:
+            raise RuntimeError(f"{type(self).__name__} has no priorities: make it with prioritized=True")
+        indices = np.asarray(indices)
+        if indices.dtype.kind not in "iu":
+            raise ValueError(f"indices must be whole numbers, got {indices.dtype}; take batch.indices")
+        indices = indices.reshape(-1).astype(np.int64, copy=False)
+        if isinstance(priorities, th.Tensor):
+            priorities = priorities.detach().cpu().numpy()
+        priorities = check_weights("priorities", priorities, len(indices))
+        if len(indices) == 0:
+            return
+        n_stored = self.size() * self.n_envs
+        if indices.min() < 0 or indices.max() >= n_stored:
+            bad = indices[(indices < 0) | (indices >= n_stored)][0]
+            raise ValueError(f"indices must be those of stored transitions, 0 to {n_stored - 1}, got {bad}")
+        weights = priorities if self._prior is None else priorities * self._prior[indices]
+        self._weighted.set(indices, weights)
+        self._largest_priority = max(self._largest_priority, float(priorities.max()))
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:  # type: ignore[override]
+        """
+        Draw transitions, with replacement, by decay, initial weights and priorities.
 
         :param batch_size: Number of transitions to draw
         :param env: Associated VecEnv to normalize the observations and rewards
-        :return: The transitions, each field of shape (batch_size, ...)
+        :return: The transitions, each field of shape (batch_size, ...), their numbers and importance weights
         :raises ValueError: if the buffer is empty
         """
         n_rows = self._n_rows()
-        if self._sampler.rate == 0:
-            # No decay: the very draws of the storing class
-            return super().sample(batch_size, env=env)
-        ages = self._sampler.sample(n_rows, batch_size)
-        return self._get_samples((self.pos - 1 - ages) % self.buffer_size, env=env)
+        indices = self._draw(n_rows, batch_size)
+        if self.combined and batch_size > 0:
+            newest = (self.pos - 1) % self.buffer_size
+            indices[0] = newest * self.n_envs + indices[0] % self.n_envs
+        return self._batch(indices, env, n_rows)
+
+    def _draw(self, n_rows: int, size: int) -> np.ndarray:
+        """
+        :param n_rows: How many rows can be drawn
+        :param size: Number of draws
+        :return: Numbers of transitions, int64, shape (size,)
+        """
+        if self._weighted is not None:
+            return self._weighted.sample(n_rows, size)
+        if isinstance(self._ages, GeometricSampler) and self._ages.rate == 0:
+            # No decay: the very draws of SB3, which leaves out the row at pos where it must not be drawn
+            rows = np.random.randint(self.size() - n_rows, self.size(), size=size)
+            if n_rows < self.size():
+                rows = (rows + self.pos) % self.buffer_size
+        else:
+            rows = self.pos - 1 - self._ages.sample(n_rows, size)
+            np.add(rows, self.buffer_size, out=rows, where=rows < 0)
+        if self.n_envs == 1:
+            return rows
+        return rows * self.n_envs + np.random.randint(0, self.n_envs, size=size)
+
+    def _batch(self, indices: np.ndarray, env: VecNormalize | None, n_rows: int) -> DecayedReplayBufferSamples:
+        """What was drawn, with its importance weights; ends the draw."""
+        weights = self._importance_weights(indices, n_rows)
+        self._ages.next_call()
+        self._drawn += len(indices)
+        return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, weights))
+
+    def _importance_weights(self, indices: np.ndarray, n_rows: int) -> th.Tensor:
+        """``(n P)^-beta``, divided by the largest of the batch, float32, shape (batch_size, 1)."""
+        if self.beta == 0 or len(indices) == 0:
+            return th.ones((len(indices), 1), device=self.device)
+        if self._weighted is not None:
+            p = self._weighted.relative_probabilities(indices, n_rows)
+        else:
+            p = self._ages.probabilities((self.pos - 1 - indices // self.n_envs) % self.buffer_size, n_rows)
+        # A combined batch may hold a newest row that a decay gives no chance of being drawn, but no other such
+        weights = (p / p.min()) ** -self.beta
+        return th.as_tensor(weights.astype(np.float32).reshape(-1, 1), device=self.device)
+
+    def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        """
+        Get transitions out of the storing class, whatever it is, through its ``_get_samples()``. As that draws the
+        environments by itself, it is asked for one environment at a time, by way of a view that holds no other.
+
+        :param indices: Numbers of the transitions, int64, shape (batch_size,)
+        :param env: Associated VecEnv to normalize the observations and rewards
+        :return: The fields of SB3's ReplayBufferSamples
+        """
+        if self.n_envs == 1:
+            return tuple(self._get_samples(indices, env))
+        rows, envs = np.divmod(indices, self.n_envs)
+        order, parts = [], []
+        for index, view in enumerate(self._views_of_environments()):
+            wanted = np.flatnonzero(envs == index)
+            if len(wanted) > 0:
+                order.append(wanted)
+                parts.append(view._get_samples(rows[wanted], env))
+        back = th.as_tensor(np.argsort(np.concatenate(order)), device=self.device)
+
+        def join(values: tuple[Any, ...]) -> Any:
+            if values[0] is None:
+                return None
+            if isinstance(values[0], dict):
+                return {key: join(tuple(value[key] for value in values)) for key in values[0]}
+            return th.cat(values)[back]
+
+        return tuple(join(values) for values in zip(*parts, strict=True))
+
+    def _views_of_environments(self) -> list[ReplayBuffer]:
+        """For each environment, this buffer as if it had no other; the arrays are shared."""
+
+        def of_environment(value: Any, index: int) -> Any:
+            if isinstance(value, np.ndarray) and value.shape[:2] == (self.buffer_size, self.n_envs):
+                return value[:, index : index + 1]
+            if isinstance(value, dict):
+                return {key: of_environment(item, index) for key, item in value.items()}
+            return value
+
+        views: list[ReplayBuffer] = []
+        for index in range(self.n_envs):
+            view = object.__new__(type(self))
+            view.__dict__.update({name: of_environment(value, index) for name, value in self.__dict__.items()})
+            view.n_envs = 1
+            views.append(view)
+        return views
+
+    def sampling_probabilities(self) -> np.ndarray:
+        """
+        The exact distribution of the next draw, for plots and tests; the first element of a combined batch aside.
+
+        :return: Probability of each transition, shape (buffer_size, n_envs), by row of the storage. O(size)
+        :raises ValueError: if the buffer is empty
+        """
+        n_rows = self._n_rows()
+        ages = np.arange(n_rows)
+        rows = (self.pos - 1 - ages) % self.buffer_size
+        probabilities = np.zeros((self.buffer_size, self.n_envs))
+        if self._weighted is None:
+            probabilities[rows] = self._ages.probabilities(ages, n_rows)[:, None] / self.n_envs
+        else:
+            w = self._weighted.p[rows] * self._ages.weights(ages, n_rows)[:, None]
+            epsilon = self._uniform_fraction
+            probabilities[rows] = (1 - epsilon) * w / w.sum() + epsilon / (n_rows * self.n_envs)
+        return probabilities
+
+    def ages(self) -> np.ndarray:
+        """
+        :return: Age of each transition in transitions, shape (buffer_size, n_envs), by row of the storage; -1 where
+            there is none. O(size)
+        """
+        ages = (self.pos - 1 - np.arange(self.buffer_size)) % self.buffer_size * self.n_envs
+        if not self.full:
+            ages[self.pos :] = -1
+        return np.repeat(ages[:, None], self.n_envs, axis=1)
+
+    def diagnostics(self) -> ReplayDiagnostics:
+        """
+        What is replayed. Closed forms, O(1), where there are such (exponential decay, windows, no decay). Otherwise
+        O(size), and done anew only when the buffer has changed by more than 1 % of its size since.
+
+        :return: The diagnostics
+        :raises ValueError: if the buffer is empty
+        """
+        n_rows = self._n_rows()
+        if self._weighted is None:
+            of_rows = self._ages.diagnostics(n_rows)
+            # Within a row all environments are equally likely
+            known = Diagnostics(
+                self.n_envs * of_rows.expected_age,
+                of_rows.entropy + float(np.log(self.n_envs)),
+                self.n_envs * of_rows.effective_sample_size,
+            )
+        else:
+            if self._diagnosed is None or self._added - self._diagnosed[0] > n_rows * self.n_envs // 100:
+                self._diagnosed = self._added, diagnose(self.sampling_probabilities(), self.ages())
+            known = self._diagnosed[1]
+        volume = self._drawn / self._added if self._added else 0.0
+        return ReplayDiagnostics(*known, 0, (n_rows - 1) * self.n_envs, volume)
 
     def expected_age(self) -> float:
         """
-        :return: Mean age of a drawn transition, in transitions; O(1)
+        :return: Mean age of a drawn transition, in transitions
         :raises ValueError: if the buffer is empty
         """
-        return self.n_envs * self._sampler.expected_age(self._n_rows())
+        return self.diagnostics().expected_age
 
     def effective_sample_size(self) -> float:
         """
-        Number of transitions that uniform replay would spread its draws over to be as concentrated as this buffer's,
-        ``(sum w)^2 / sum w^2`` (Kish, Survey Sampling, 1965, section 8.2).
-
-        :return: The effective sample size, in transitions; O(1)
+        :return: Over how many transitions a uniform draw would be as concentrated as this buffer's
         :raises ValueError: if the buffer is empty
         """
-        return self.n_envs * self._sampler.effective_sample_size(self._n_rows())
+        return self.diagnostics().effective_sample_size
 
 
-class DecayedReplayBuffer(DecayedSampling, ReplayBuffer):
+def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Transitions by their numbers, out of an array that begins with the axes row and environment."""
+    return array.reshape(-1, *array.shape[2:]).take(flat, axis=0)
+
+
+class _SB3Storage(DecayedSampling):
+    """Fetches straight out of the arrays of SB3's own buffers, faster than their ``_get_samples()``."""
+
+    def _tensor(self, array: np.ndarray) -> th.Tensor:
+        # What was taken is a copy already
+        return th.as_tensor(array, device=self.device)
+
+    def _tensors(self, observations: np.ndarray | dict[str, np.ndarray]) -> th.Tensor | TensorDict:
+        if isinstance(observations, dict):
+            return {key: self._tensor(value) for key, value in observations.items()}
+        return self._tensor(observations)
+
+    def _observations(self, stored: Any, flat: np.ndarray, env: VecNormalize | None) -> th.Tensor | TensorDict:
+        if isinstance(stored, dict):
+            taken: Any = {key: _take(value, flat) for key, value in stored.items()}
+        else:
+            taken = _take(stored, flat)
+        return self._tensors(self._normalize_obs(taken, env))
+
+    def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        if self.optimize_memory_usage:
+            of_next = (indices + self.n_envs) % (self.buffer_size * self.n_envs)
+            next_obs = self._observations(self.observations, of_next, env)
+        else:
+            next_obs = self._observations(self.next_observations, indices, env)
+        dones = self.dones.take(indices)
+        if self.handle_timeout_termination:
+            dones *= 1 - self.timeouts.take(indices)
+        return (
+            self._observations(self.observations, indices, env),
+            self._tensor(_take(self.actions, indices)),
+            next_obs,
+            self._tensor(dones.reshape(-1, 1)),
+            self._tensor(self._normalize_reward(self.rewards.take(indices).reshape(-1, 1), env)),
+            None,
+        )
+
+
+class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
     """
     Replay buffer for off-policy algorithms in which a transition counts less the older it is: its probability of
-    being drawn halves every ``half_life`` transitions (truncated geometric replay, https://arxiv.org/abs/2605.10236).
+    being drawn halves every ``half_life`` transitions (truncated geometric replay, https://arxiv.org/abs/2605.10236),
+    or follows another decay, initial weights and priorities.
 
-    A draw costs O(1), whatever the size of the buffer, and nothing is updated as the transitions age.
+    A draw by age costs the same whatever the size of the buffer, one by weight grows with its logarithm, and nothing is
+    updated as the transitions age.
 
     :param buffer_size: Max number of element in the buffer
     :param observation_space: Observation space
@@ -120,9 +476,13 @@ class DecayedReplayBuffer(DecayedSampling, ReplayBuffer):
         environments counted). ``inf`` is SB3's ``ReplayBuffer``, draw for draw.
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
-    :raises TypeError: if ``half_life`` or ``uniform_fraction`` is not a number
-    :raises ValueError: if ``half_life`` is not > 0, ``uniform_fraction`` outside [0, 1], or the observation space is
-        a Dict
+    :param decay: Another decay, see :class:`DecayedSampling`
+    :param combined: Whether the newest row is always in the batch, see :class:`DecayedSampling`
+    :param initial_weights: What a transition counts when it is new, see :class:`DecayedSampling`
+    :param prioritized: Whether there are priorities to update, see :class:`DecayedSampling`
+    :param beta: Exponent of the importance weights, see :class:`DecayedSampling`
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if an argument has a value that is not allowed, or the observation space is a Dict
     """
 
     def __init__(
@@ -136,6 +496,11 @@ class DecayedReplayBuffer(DecayedSampling, ReplayBuffer):
         handle_timeout_termination: bool = True,
         half_life: float = 1_000,
         uniform_fraction: float = 0.0,
+        decay: Any = None,
+        combined: bool = False,
+        initial_weights: Any = "uniform",
+        prioritized: bool = False,
+        beta: float = 0.0,
     ) -> None:
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
@@ -152,18 +517,111 @@ class DecayedReplayBuffer(DecayedSampling, ReplayBuffer):
             handle_timeout_termination=handle_timeout_termination,
             half_life=half_life,
             uniform_fraction=uniform_fraction,
+            decay=decay,
+            combined=combined,
+            initial_weights=initial_weights,
+            prioritized=prioritized,
+            beta=beta,
         )
 
 
-class DecayedDictReplayBuffer(DecayedSampling, DictReplayBuffer):  # type: ignore[misc]
+class DecayedDictReplayBuffer(_SB3Storage, DictReplayBuffer):  # type: ignore[misc]
     """
-    :class:`DecayedReplayBuffer` for Dict observations. It takes the arguments of SB3's ``DictReplayBuffer`` and the
-    two of :class:`DecayedSampling`.
+    :class:`DecayedReplayBuffer` for Dict observations. It takes the arguments of SB3's ``DictReplayBuffer`` and those
+    of :class:`DecayedSampling`.
     """
 
 
-class DecayedNStepReplayBuffer(DecayedSampling, NStepReplayBuffer):
+class DecayedNStepReplayBuffer(_SB3Storage, NStepReplayBuffer):
     """
-    :class:`DecayedReplayBuffer` with n-step returns. It takes the arguments of SB3's ``NStepReplayBuffer`` and the two
-    of :class:`DecayedSampling`. The age is that of the transition in which the n steps begin.
+    :class:`DecayedReplayBuffer` with n-step returns. It takes the arguments of SB3's ``NStepReplayBuffer`` and those
+    of :class:`DecayedSampling`. The age is that of the transition in which the n steps begin; discounts and truncation
+    are SB3's.
     """
+
+    def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        newest = (self.pos - 1) % self.buffer_size
+        flat = (indices[:, None] + np.arange(self.n_steps) * self.n_envs) % (self.buffer_size * self.n_envs)
+        # The return ends with the episode, or with the newest row: what follows it in the ring is the oldest one
+        ends = (self.dones.take(flat) > 0) | (self.timeouts.take(flat) > 0) | (flat // self.n_envs == newest)
+        ends[:, -1] = True
+        last = ends.argmax(axis=1)
+        counts = np.arange(self.n_steps) <= last[:, None]
+        powers = self.gamma ** np.arange(self.n_steps, dtype=np.float32)
+        rewards = self._normalize_reward(self.rewards.take(flat), env) * powers * counts
+        final = flat[np.arange(len(flat)), last]
+        # At the newest row an unfinished episode bootstraps, as if it were cut off by a time limit
+        dones = self.dones.take(final) * (1 - self.timeouts.take(final))
+        return (
+            self._observations(self.observations, indices, env),
+            self._tensor(_take(self.actions, indices)),
+            self._observations(self.next_observations, final, env),
+            self._tensor(dones.astype(np.float32).reshape(-1, 1)),
+            self._tensor(rewards.sum(axis=1, keepdims=True)),
+            self._tensor(self.gamma ** (last + 1).reshape(-1, 1).astype(np.float32)),
+        )
+
+
+class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
+    """
+    Hindsight experience replay (https://arxiv.org/abs/1707.01495) in which recent episodes count more. It takes the
+    arguments of SB3's ``HerReplayBuffer`` and those of :class:`DecayedSampling`, but for ``combined``: the newest
+    transition has no goal to be relabelled with before its episode ends.
+
+    Transitions of unfinished episodes are not drawn, as in SB3; their probability goes to the others in proportion.
+    """
+
+    def __init__(self, *args: Any, combined: bool = False, **kwargs: Any) -> None:
+        if combined:
+            raise ValueError("combined must be False with hindsight replay: the newest episode has no end yet")
+        super().__init__(*args, **kwargs)
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:  # type: ignore[override]
+        """
+        Draw transitions of finished episodes by decay, initial weights and priorities, and relabel a share of them.
+
+        :param batch_size: Number of transitions to draw
+        :param env: Associated VecEnv to normalize the observations and rewards
+        :return: The transitions, first those with their own goals, then the relabelled
+        :raises RuntimeError: if no episode has ended yet
+        """
+        if self.size() == 0:
+            raise self._no_episode()
+        n_rows = self._n_rows()
+        episode_ended = self.ep_length.reshape(-1) > 0
+        if self._weighted is None and isinstance(self._ages, GeometricSampler) and self._ages.rate == 0:
+            # No decay: the very draws of SB3
+            if not episode_ended.any():
+                raise self._no_episode()
+            indices = np.random.choice(np.flatnonzero(episode_ended), size=batch_size, replace=True)
+        else:
+            indices = self._draw(n_rows, 2 * batch_size)
+            indices = indices[episode_ended[indices]][:batch_size]
+            if len(indices) < batch_size:
+                # Most of what counts belongs to unfinished episodes: look at every transition, O(size) as in SB3
+                cumulative = (self.sampling_probabilities().reshape(-1) * episode_ended).cumsum()
+                if cumulative[-1] == 0:
+                    raise self._no_episode()
+                missing = np.random.random_sample(batch_size - len(indices)) * cumulative[-1]
+                indices = np.concatenate([indices, cumulative.searchsorted(missing, side="right")])
+        # SB3 relabels the first of them and returns them last
+        return self._batch(np.roll(indices, -int(self.her_ratio * batch_size)), env, n_rows)
+
+    def _no_episode(self) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__} cannot be sampled before the end of the first episode that counts: "
+            "raise learning_starts above the length of an episode, or use a decay that forgets less"
+        )
+
+    def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        rows, envs = np.divmod(indices, self.n_envs)
+        n_real = len(rows) - int(self.her_ratio * len(rows))
+        real = self._get_real_samples(rows[:n_real], envs[:n_real], env)
+        virtual = self._get_virtual_samples(rows[n_real:], envs[n_real:], env)
+
+        def join(first: Any, second: Any) -> Any:
+            if isinstance(first, dict):
+                return {key: th.cat((first[key], second[key])) for key in first}
+            return None if first is None else th.cat((first, second))
+
+        return tuple(join(*fields) for fields in zip(real, virtual, strict=True))

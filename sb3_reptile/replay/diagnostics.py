@@ -1,6 +1,38 @@
-"""Closed-form diagnostics of sampling distributions: expected age and effective sample size, in O(1)."""
+"""Diagnostics of sampling distributions: expected age, entropy, effective sample size; some in closed form."""
 
 import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Diagnostics(NamedTuple):
+    """
+    What a sampling distribution is like.
+
+    :param expected_age: Mean age of what is drawn
+    :param entropy: ``-sum P log P``, in nats; ``log n`` for uniform replay of n
+    :param effective_sample_size: ``(sum w)^2 / sum w^2 = 1 / sum P^2`` (Kish, Survey Sampling, 1965, section 8.2):
+        over how many a uniform draw would be as concentrated
+    """
+
+    expected_age: float
+    entropy: float
+    effective_sample_size: float
+
+
+def diagnose(probabilities: np.ndarray, ages: np.ndarray) -> Diagnostics:
+    """
+    :param probabilities: The distribution; it sums to 1
+    :param ages: The age of each outcome, same shape
+    :return: Its diagnostics, O(n)
+    """
+    p = probabilities[probabilities > 0]
+    return Diagnostics(
+        expected_age=float((probabilities * ages).sum()),
+        entropy=float(-(p * np.log(p)).sum()),
+        effective_sample_size=float(1 / (p**2).sum()),
+    )
 
 
 def _inverse_expm1(y: float) -> float:
@@ -43,3 +75,18 @@ def geometric_sum_of_squares(rate: float, n: int) -> float:
     if rate == 0:
         return 1 / n
     return math.tanh(rate / 2) / math.tanh(n * rate / 2)
+
+
+def geometric_entropy(rate: float, n: int) -> float:
+    """
+    Entropy of the truncated geometric distribution ``P(a) ~ exp(-rate * a)``, ``a`` in ``0..n-1``, in nats: since
+    ``-log P(a) = rate a + log(sum of the weights)``, it is ``rate E[a] + log((1 - e^(-n rate)) / (1 - e^-rate))``.
+
+    :param rate: Decay per row, >= 0
+    :param n: Number of rows, >= 1
+    """
+    if rate == 0:
+        return math.log(n)
+    if math.isinf(rate):
+        return 0.0
+    return rate * geometric_expected_age(rate, n) + math.log(math.expm1(-n * rate) / math.expm1(-rate))

@@ -48,8 +48,8 @@ class ReptileDQN(DQN):
     :param replay_buffer_class: Replay buffer class to use. If ``None``, the decayed buffer for the observation space
         and ``n_steps`` is selected. A class that does not derive from ``DecayedSampling`` replays as it always does;
         ``half_life`` is then ignored, with a warning.
-    :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation. A ``half_life`` in it
-        goes before the argument of that name.
+    :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation, the other options of
+        ``DecayedReplayBuffer`` among them. A ``half_life`` or ``decay`` in it goes before the argument ``half_life``.
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
     :param n_steps: When n_step > 1, uses n-step return (with the DecayedNStepReplayBuffer) when updating the
@@ -165,7 +165,8 @@ class ReptileDQN(DQN):
 
     def _set_half_life_of_buffer(self) -> None:
         if isinstance(self.replay_buffer, DecayedSampling):
-            self.replay_buffer.half_life = self.half_life
+            if "decay" not in self.replay_buffer_kwargs:
+                self.replay_buffer.half_life = self.half_life
         else:
             warnings.warn(
                 f"`half_life={self.half_life}` is ignored because `{type(self.replay_buffer).__name__}` does not "
@@ -193,8 +194,9 @@ class ReptileDQN(DQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         super().train(gradient_steps, batch_size)
         if isinstance(self.replay_buffer, DecayedSampling):
-            self.logger.record("replay/mean_age", self.replay_buffer.expected_age())
-            self.logger.record("replay/effective_sample_size", self.replay_buffer.effective_sample_size())
+            diagnostics = self.replay_buffer.diagnostics()
+            self.logger.record("replay/mean_age", diagnostics.expected_age)
+            self.logger.record("replay/effective_sample_size", diagnostics.effective_sample_size)
 
     def learn(
         self: SelfReptileDQN,

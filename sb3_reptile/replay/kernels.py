@@ -1,0 +1,143 @@
+"""The inner loops of sampling: compiled where numba is installed (extra ``fast``), vectorised where it is not."""
+
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+# In a vectorised descent, one cumulative sum over so many nodes replaces the levels above them
+TOP = 4096
+
+
+class Find(Protocol):
+    def __call__(self, nodes: np.ndarray, targets: np.ndarray) -> np.ndarray: ...
+
+
+class Update(Protocol):
+    def __call__(self, nodes: np.ndarray, changed: np.ndarray) -> None: ...
+
+
+class UpdateRange(Protocol):
+    def __call__(self, nodes: np.ndarray, start: int, stop: int) -> None: ...
+
+
+class Search(Protocol):
+    def __call__(self, cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray: ...
+
+
+class Kernels(NamedTuple):
+    """
+    The loops. A tree is an array in which node ``i`` is the sum of nodes ``2 i`` and ``2 i + 1``; the root is node 1,
+    and the leaves are the second half.
+
+    :param find: The leaf in which each target in ``[0, total)`` lies, as the number of its node; never one that is 0
+    :param update: Recompute the sums above nodes that have changed; the array of them is used up
+    :param update_range: The same for neighbours, ``start`` to ``stop - 1``
+    :param search: The first element greater than each target, or the last one, in an array that never falls
+    """
+
+    find: Find
+    update: Update
+    update_range: UpdateRange
+    search: Search
+
+
+@cache
+def kernels() -> Kernels:
+    """The fastest loops there are on this machine."""
+    try:
+        return _compiled()
+    except ImportError:
+        return VECTORISED
+
+
+def _find(nodes: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    width = min(len(nodes) // 2, TOP)
+    top = nodes[width : 2 * width]
+    sums = top.cumsum()
+    found = sums.searchsorted(targets, side="right")
+    if found.max(initial=0) == width:  # rounding: past the sum of all, take the last node that counts
+        found[found == width] = np.flatnonzero(top)[-1]
+    targets = targets - (sums[found] - top[found])
+    found += width
+    pairs = nodes.reshape(-1, 2)
+    while width < len(nodes) // 2:
+        left, right = pairs.take(found, axis=0).T
+        go_right = (targets >= left) & (right > 0)
+        targets -= left * go_right
+        found *= 2
+        found += go_right
+        width *= 2
+    return found
+
+
+def _update(nodes: np.ndarray, changed: np.ndarray) -> None:
+    pairs = nodes.reshape(-1, 2)
+    width = len(nodes) // 2
+    while width > 1:
+        changed >>= 1
+        nodes[changed] = pairs.take(changed, axis=0).sum(axis=1)
+        width //= 2
+
+
+def _update_range(nodes: np.ndarray, start: int, stop: int) -> None:
+    while start > 1:
+        start, stop = start // 2, (stop + 1) // 2
+        np.add(nodes[2 * start : 2 * stop : 2], nodes[2 * start + 1 : 2 * stop : 2], out=nodes[start:stop])
+
+
+def _search(cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return np.minimum(cumulative.searchsorted(targets, side="right"), len(cumulative) - 1)
+
+
+VECTORISED = Kernels(_find, _update, _update_range, _search)
+
+
+def _compiled() -> Kernels:
+    from numba import njit
+
+    # All draws go down one level before any goes down the next: the loads of a level do not wait for each other, which
+    # matters more than anything else in a tree that does not fit into the cache.
+
+    @njit(cache=True)
+    def find(nodes: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        found = np.ones(len(targets), dtype=np.int64)
+        rest = targets.copy()
+        width = 1
+        while width < len(nodes) // 2:
+            for i in range(len(found)):
+                left = nodes[2 * found[i]]
+                go_right = rest[i] >= left and nodes[2 * found[i] + 1] > 0
+                rest[i] -= left if go_right else 0.0
+                found[i] = 2 * found[i] + go_right
+            width *= 2
+        return found
+
+    @njit(cache=True)
+    def update(nodes: np.ndarray, changed: np.ndarray) -> None:
+        width = len(nodes) // 2
+        while width > 1:
+            for i in range(len(changed)):
+                changed[i] >>= 1
+                nodes[changed[i]] = nodes[2 * changed[i]] + nodes[2 * changed[i] + 1]
+            width //= 2
+
+    @njit(cache=True)
+    def update_range(nodes: np.ndarray, start: int, stop: int) -> None:
+        while start > 1:
+            start, stop = start // 2, (stop + 1) // 2
+            for i in range(start, stop):
+                nodes[i] = nodes[2 * i] + nodes[2 * i + 1]
+
+    @njit(cache=True)
+    def search(cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(targets), dtype=np.int64)
+        length = len(cumulative)
+        while length > 1:
+            half = length // 2
+            for i in range(len(found)):
+                found[i] += half if cumulative[found[i] + half - 1] <= targets[i] else 0
+            length -= half
+        return found
+
+    return Kernels(find, update, update_range, search)

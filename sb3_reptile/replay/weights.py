@@ -1,0 +1,85 @@
+"""Initial weights: what a transition counts when it is new. Decay and priorities multiply them later."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+#: Weights and priorities outside this range are refused: products with a decay must stay within double precision.
+SMALLEST, LARGEST = 1e-100, 1e100
+
+InitialWeights = Callable[[Any, Any, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]], Any]
+
+
+def check_weights(name: str, weights: Any, n: int) -> np.ndarray:
+    """
+    :param name: What they are, for the message
+    :param weights: Numbers, or one for all
+    :param n: How many there must be
+    :return: The weights, float64, shape (n,)
+    :raises ValueError: if there are not so many, or one is not between 1e-100 and 1e100
+    """
+    try:
+        values = np.asarray(weights, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {n} numbers > 0, got {weights!r}") from None
+    if values.shape != (n,):
+        if values.shape != (1,):
+            raise ValueError(f"{name} must be one for each of {n} transitions, got {len(values)} of them")
+        values = np.repeat(values, n)
+    # Written so that NaN fails it
+    if not (values.min(initial=1.0) >= SMALLEST and values.max(initial=1.0) <= LARGEST):
+        bad = values[~((values >= SMALLEST) & (values <= LARGEST))][0]
+        raise ValueError(
+            f"{name} must be > 0 and finite (between {SMALLEST:g} and {LARGEST:g}), got {bad}; "
+            "add a small constant to what may be 0"
+        )
+    return values
+
+
+class RandomWeights:
+    """
+    Draws each initial weight uniformly from (0, 1], from a generator of its own.
+
+    :param seed: Seed of the generator
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = seed
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, obs: Any, next_obs: Any, action: Any, reward: np.ndarray, done: Any, infos: Any) -> np.ndarray:
+        return 1 - self.generator.random(len(infos))
+
+
+def info_weights(
+    obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
+) -> list[Any]:
+    """The initial weight that the environment or a wrapper says in ``info["replay_weight"]``, 1 where it does not."""
+    return [info.get("replay_weight", 1.0) for info in infos]
+
+
+def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
+    """
+    :param initial_weights: ``"uniform"``, ``"random"``, ``{"random": {"seed": 0}}``, ``"info"``, or a function of the
+        arguments of ``add()`` that returns one weight for each environment
+    :return: The function, None for uniform weights
+    :raises ValueError: if it is none of these
+    """
+    if initial_weights == "uniform":
+        return None
+    if initial_weights == "random":
+        return RandomWeights()
+    if initial_weights == "info":
+        return info_weights
+    if isinstance(initial_weights, dict) and list(initial_weights) == ["random"]:
+        arguments = initial_weights["random"] or {}
+        if not isinstance(arguments, dict) or not set(arguments) <= {"seed"}:
+            raise ValueError(f"initial_weights 'random' takes seed, got {arguments!r}")
+        return RandomWeights(**arguments)
+    if callable(initial_weights):
+        return initial_weights
+    raise ValueError(
+        f"unknown initial_weights {initial_weights!r}; known: 'uniform', 'random', {{'random': {{'seed': 0}}}}, "
+        "'info', or a function of (obs, next_obs, action, reward, done, infos)"
+    )
