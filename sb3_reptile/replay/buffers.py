@@ -107,19 +107,17 @@ class DecayedSampling(ReplayBuffer):
         self._decay = make_decay(decay) if decay is not None else Exponential(half_life)
         self._initial_weights = make_initial_weights(initial_weights)
         GeometricSampler(0.0, uniform_fraction)
-        check_number("beta", beta, "in [0, 1]", lambda value: 0 <= value <= 1, "use 0 for no correction")
+        self.beta = beta
         super().__init__(*args, **kwargs)
         self.combined = combined
         self.prioritized = prioritized
-        self.beta = beta
         self._uniform_fraction = uniform_fraction
         self._largest_priority = 1.0
         # The initial weights by themselves, where priorities change what the sampler holds
         self._prior: np.ndarray | None = None
         if prioritized and self._initial_weights is not None:
             self._prior = np.ones(self.buffer_size * self.n_envs)
-        self._drawn = 0
-        self._added = 0
+        self._drawn = self._added = self._updated = 0
         self._diagnosed: tuple[int, Diagnostics] | None = None
         self._make_samplers()
 
@@ -159,6 +157,16 @@ class DecayedSampling(ReplayBuffer):
     def uniform_fraction(self) -> float:
         """Share of the draws that is uniform over the buffer."""
         return self._uniform_fraction
+
+    @property
+    def beta(self) -> float:
+        """Exponent of the importance weights, in [0, 1]. It can be changed at any time."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta: float) -> None:
+        check_number("beta", beta, "in [0, 1]", lambda value: 0 <= value <= 1, "use 0 for no correction")
+        self._beta = beta
 
     def _n_rows(self) -> int:
         """
@@ -207,7 +215,7 @@ class DecayedSampling(ReplayBuffer):
         """Forget everything."""
         super().reset()
         self._largest_priority = 1.0
-        self._drawn = self._added = 0
+        self._drawn = self._added = self._updated = 0
         self._diagnosed = None
         self._make_samplers()
 
@@ -240,6 +248,7 @@ class DecayedSampling(ReplayBuffer):
         weights = priorities if self._prior is None else priorities * self._prior[indices]
         self._weighted.set(indices, weights)
         self._largest_priority = max(self._largest_priority, float(priorities.max()))
+        self._updated += len(indices)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:  # type: ignore[override]
         """
@@ -390,8 +399,9 @@ class DecayedSampling(ReplayBuffer):
                 self.n_envs * of_rows.effective_sample_size,
             )
         else:
-            if self._diagnosed is None or self._added - self._diagnosed[0] > n_rows * self.n_envs // 100:
-                self._diagnosed = self._added, diagnose(self.sampling_probabilities(), self.ages())
+            changed = self._added + self._updated
+            if self._diagnosed is None or changed - self._diagnosed[0] > n_rows * self.n_envs // 100:
+                self._diagnosed = changed, diagnose(self.sampling_probabilities(), self.ages())
             known = self._diagnosed[1]
         volume = self._drawn / self._added if self._added else 0.0
         return ReplayDiagnostics(*known, 0, (n_rows - 1) * self.n_envs, volume)
@@ -420,20 +430,15 @@ class _SB3Storage(DecayedSampling):
     """Fetches straight out of the arrays of SB3's own buffers, faster than their ``_get_samples()``."""
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
-        # What was taken is a copy already
-        return th.as_tensor(array, device=self.device)
+        # What was taken is a copy already; `to` does nothing on the CPU
+        return th.from_numpy(array).to(self.device)
 
-    def _tensors(self, observations: np.ndarray | dict[str, np.ndarray]) -> th.Tensor | TensorDict:
-        if isinstance(observations, dict):
-            return {key: self._tensor(value) for key, value in observations.items()}
-        return self._tensor(observations)
-
-    def _observations(self, stored: Any, flat: np.ndarray, env: VecNormalize | None) -> th.Tensor | TensorDict:
+    def _observations(self, stored: Any, indices: np.ndarray, env: VecNormalize | None) -> Any:
         if isinstance(stored, dict):
-            taken: Any = {key: _take(value, flat) for key, value in stored.items()}
-        else:
-            taken = _take(stored, flat)
-        return self._tensors(self._normalize_obs(taken, env))
+            taken: Any = {key: _take(value, indices) for key, value in stored.items()}
+            return {key: self._tensor(value) for key, value in self._normalize_obs(taken, env).items()}  # type: ignore[union-attr]
+        taken = _take(stored, indices)
+        return self._tensor(taken if env is None else self._normalize_obs(taken, env))  # type: ignore[arg-type]
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         if self.optimize_memory_usage:
@@ -444,12 +449,13 @@ class _SB3Storage(DecayedSampling):
         dones = self.dones.take(indices)
         if self.handle_timeout_termination:
             dones *= 1 - self.timeouts.take(indices)
+        rewards = self.rewards.take(indices).reshape(-1, 1)
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),
             next_obs,
             self._tensor(dones.reshape(-1, 1)),
-            self._tensor(self._normalize_reward(self.rewards.take(indices).reshape(-1, 1), env)),
+            self._tensor(self._normalize_reward(rewards, env)),
             None,
         )
 

@@ -200,9 +200,11 @@ class Custom:
         advice = "return one finite number >= 0 for every age, never rising with age"
         if weights.shape != np.shape(age):
             raise ValueError(f"decay gave shape {weights.shape} for ages of shape {np.shape(age)}; {advice}")
-        if not np.isfinite(weights).all() or (weights < 0).any() or not weights[0] > 0:
-            bad = int(np.flatnonzero(~np.isfinite(weights) | (weights < 0) | (np.arange(len(weights)) < 1))[0])
-            raise ValueError(f"decay gave {weights[bad]} at age {age[bad]:g}; {advice}, and > 0 at age 0")
+        is_bad = ~(np.isfinite(weights) & (weights >= 0))
+        is_bad[0] |= weights[0] == 0
+        if is_bad.any():
+            first = int(is_bad.argmax())
+            raise ValueError(f"decay gave {weights[first]:g} at age {age[first]:g}; {advice}, and > 0 at age 0")
         rises = np.flatnonzero(np.diff(weights) > 0)
         if len(rises) > 0:
             first = int(rises[0])

@@ -59,11 +59,13 @@ class AgeSampler(ABC):
         """
 
     @abstractmethod
-    def draw(self, n_rows: int, size: int) -> np.ndarray:
+    def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
         """
+        The inverse of the cumulative distribution of the ages by the decay alone.
+
         :param n_rows: How many rows can be drawn, >= 1
-        :param size: Number of draws, with replacement
-        :return: Ages in rows, drawn by the decay alone, int64, shape (size,), each in ``0..n_rows-1``
+        :param u: Numbers in [0, 1); the array may be used up
+        :return: Ages in rows, int64, same shape, each in ``0..n_rows-1``
         """
 
     def next_call(self) -> None:  # noqa: B027 -- most decays stay the same
@@ -75,11 +77,18 @@ class AgeSampler(ABC):
         :param batch_size: Number of draws, with replacement
         :return: Ages in rows, int64, shape (batch_size,), each in ``0..n_rows-1``
         """
-        ages = self.draw(n_rows, batch_size)
-        if self.uniform_fraction > 0:
-            is_uniform = np.random.random_sample(batch_size) < self.uniform_fraction
-            np.copyto(ages, np.random.randint(0, n_rows, size=batch_size), where=is_uniform)
-        return ages
+        u = np.random.random_sample(batch_size)
+        epsilon = self.uniform_fraction
+        if epsilon == 0:
+            return self.quantile(n_rows, u)
+        # One number serves both: below epsilon for a uniform draw, above it for one by the decay
+        uniform = (u * (n_rows / epsilon)).astype(np.int64)
+        is_uniform = u < epsilon
+        u -= epsilon
+        u /= max(1 - epsilon, epsilon)
+        ages = self.quantile(n_rows, np.maximum(u, 0, out=u))
+        np.copyto(ages, uniform, where=is_uniform)
+        return np.minimum(ages, n_rows - 1, out=ages)
 
     def probabilities(self, ages: np.ndarray, n_rows: int) -> np.ndarray:
         """
@@ -123,15 +132,14 @@ class GeometricSampler(AgeSampler):
             return float(n_rows)
         return math.expm1(-self.rate * n_rows) / math.expm1(-self.rate)
 
-    def draw(self, n_rows: int, size: int) -> np.ndarray:
+    def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
+        # (1 - λ^a) / (1 - λ^n) = u. expm1 and log1p keep its precision where λ is within rounding of 1.
         if self.rate == 0:
-            return np.random.randint(0, n_rows, size=size)
-        # Inverse of the cumulative distribution (1 - λ^a) / (1 - λ^n). expm1 and log1p keep its precision where
-        # λ is within rounding of 1.
-        u = np.random.random_sample(size)
-        u *= math.expm1(-self.rate * n_rows)
-        np.log1p(u, out=u)
-        u /= -self.rate
+            u *= n_rows
+        else:
+            u *= math.expm1(-self.rate * n_rows)
+            np.log1p(u, out=u)
+            u /= -self.rate
         ages = u.astype(np.int64)
         # Rounding may reach n_rows where u was close to 1
         return np.minimum(ages, n_rows - 1, out=ages)
@@ -173,20 +181,25 @@ class LinearSampler(AgeSampler):
         sloping = min(n_rows, self.n_sloping)
         return sloping - self.slope * sloping * (sloping - 1) / 2 + self.floor * (n_rows - sloping)
 
-    def draw(self, n_rows: int, size: int) -> np.ndarray:
-        target = np.random.random_sample(size)
-        target *= self.total(n_rows)
-        # Root of a (1 + slope / 2) - slope a^2 / 2 = target, in the form that loses no digits for small slopes
-        b = 1 + self.slope / 2
-        root = np.sqrt(np.maximum(b * b - 2 * self.slope * target, 0))
-        root += b
-        ages = (2 * target / root).astype(np.int64)
+    def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
         n_sloping = min(self.n_sloping, n_rows)
+        total, on_slope = self.total(n_rows), self.total(n_sloping)
+        # Root of a (1 + slope / 2) - slope a^2 / 2 = total u
+        b = 1 + self.slope / 2
+        root = u * (-2 * self.slope * total)
+        root += b * b
+        np.maximum(root, 0, out=root)
+        np.sqrt(root, out=root)
+        np.subtract(b, root, out=root)
+        root /= self.slope
+        ages = root.astype(np.int64)
         np.minimum(ages, n_sloping - 1, out=ages)
         if n_rows > n_sloping and self.floor > 0:
-            beyond = target - self.total(n_sloping)
-            at_floor = beyond >= 0
-            ages[at_floor] = n_sloping + (beyond[at_floor] / self.floor).astype(np.int64)
+            u *= total / self.floor
+            u -= on_slope / self.floor
+            beyond = u.astype(np.int64)
+            beyond += n_sloping
+            np.copyto(ages, beyond, where=u >= 0)
             np.minimum(ages, n_rows - 1, out=ages)
         return ages
 
@@ -209,8 +222,11 @@ class WindowSampler(AgeSampler):
     def total(self, n_rows: int) -> float:
         return min(self.n_newest, n_rows)
 
-    def draw(self, n_rows: int, size: int) -> np.ndarray:
-        return np.random.randint(0, int(self.total(n_rows)), size=size)
+    def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
+        n_newest = int(self.total(n_rows))
+        u *= n_newest
+        ages = u.astype(np.int64)
+        return np.minimum(ages, n_newest - 1, out=ages)
 
     def diagnostics(self, n_rows: int) -> Diagnostics:
         """In closed form: the rows within the window have one probability, the others another."""
@@ -266,10 +282,9 @@ class TableSampler(AgeSampler):
     def total(self, n_rows: int) -> float:
         return float(self.cumulative[n_rows - 1])
 
-    def draw(self, n_rows: int, size: int) -> np.ndarray:
-        target = np.random.random_sample(size)
-        target *= self.total(n_rows)
-        return kernels().search(self.cumulative[:n_rows], target)
+    def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
+        u *= self.total(n_rows)
+        return kernels().search(self.cumulative[:n_rows], u)
 
 
 def make_age_sampler(decay: Decay, n_rows: int, n_envs: int, uniform_fraction: float) -> AgeSampler:
@@ -311,7 +326,7 @@ class WeightedSampler:
 
     # The landmark moves when a new transition's weight has grown to 2^MAX_EXPONENT times its own
     MAX_EXPONENT = 500
-    # 2^-UNDERFLOW times the largest weight allowed is 0 in double precision: 1075 + log2(1e100), rounded up
+    # 2^-UNDERFLOW times the largest weight there is, 1e50 squared, is 0 in double precision: 1075 + log2(1e100)
     UNDERFLOW = 1_500
 
     def __init__(self, ages: AgeSampler, n_rows: int, n_envs: int) -> None:
@@ -345,8 +360,10 @@ class WeightedSampler:
         self._bring_tree_up_to_date()
         self.p.reshape(-1)[transitions] = weights
         self.largest = max(self.largest, float(weights.max()))
-        births = self.rows_added - 1 - self.age_of(transitions // self.n_envs)
-        self.tree.set(transitions, weights * np.exp2((births - self.landmark) * self.exponent))
+        if self.exponent > 0:
+            ages = self.age_of(transitions // self.n_envs if self.n_envs > 1 else transitions)
+            weights = weights * np.exp2((self.rows_added - 1 - self.landmark - ages) * self.exponent)
+        self.tree.set(transitions, weights)
 
     def age_of(self, rows: np.ndarray) -> np.ndarray:
         """
@@ -415,7 +432,7 @@ class WeightedSampler:
                 transitions = self.tree.sample(tries)
                 acceptance = self.ages.weights(self.age_of(transitions // self.n_envs), n_rows)
             else:
-                transitions = self._of_age(self.ages.draw(n_rows, tries))
+                transitions = self._of_age(self.ages.quantile(n_rows, np.random.random_sample(tries)))
                 acceptance = self.p.reshape(-1)[transitions] / self.largest
             accepted.append(transitions[np.random.random_sample(tries) < acceptance][:missing])
             missing -= len(accepted[-1])
@@ -433,10 +450,16 @@ class WeightedSampler:
         """
         :param transitions: Transitions that were just drawn, int64
         :param n_rows: How many rows can be drawn, from the newest on
-        :return: The probability of each, up to a factor common to all; with a uniform share only of an exponential
-            decay
+        :return: The probability of each, up to a factor common to all. O(batch), but O(size) for a decay other than the
+            exponential with a uniform share: only there the factor matters and is not known.
         """
-        if not self.in_tree:
-            return self.weights(transitions, n_rows)
         epsilon = self.ages.uniform_fraction
-        return (1 - epsilon) * self.tree.values[transitions] / self.tree.total + epsilon / (n_rows * self.n_envs)
+        if self.in_tree:
+            decayed = self.tree.values[transitions] / self.tree.total
+        else:
+            decayed = self.weights(transitions, n_rows)
+            if epsilon == 0:
+                return decayed
+            ages = np.arange(n_rows)
+            decayed /= (self.p[self.age_of(ages)] * self.ages.weights(ages, n_rows)[:, None]).sum()
+        return (1 - epsilon) * decayed + epsilon / (n_rows * self.n_envs)

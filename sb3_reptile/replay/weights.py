@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-#: Weights and priorities outside this range are refused: products with a decay must stay within double precision.
-SMALLEST, LARGEST = 1e-100, 1e100
+#: Weights and priorities outside this range are refused: their products with a decay must stay within double precision.
+SMALLEST, LARGEST = 1e-50, 1e50
 
 InitialWeights = Callable[[Any, Any, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]], Any]
 
@@ -17,7 +17,7 @@ def check_weights(name: str, weights: Any, n: int) -> np.ndarray:
     :param weights: Numbers, or one for all
     :param n: How many there must be
     :return: The weights, float64, shape (n,)
-    :raises ValueError: if there are not so many, or one is not between 1e-100 and 1e100
+    :raises ValueError: if there are not so many, or one is not between 1e-50 and 1e50
     """
     try:
         values = np.asarray(weights, dtype=np.float64).reshape(-1)
