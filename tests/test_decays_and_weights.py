@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+import yaml
 from gymnasium import spaces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile.replay import EmphasizingRecent, Exponential, Linear, PowerLaw, Window
 from tests.test_replay_buffers import assert_drawn_from
 
 N_ROWS = 24
@@ -447,6 +449,22 @@ def test_priorities_of_a_buffer_without_them_are_refused():
     add(buffer, steps=2, start=0)
     with pytest.raises(RuntimeError, match="has no priorities: make it with prioritized=True"):
         buffer.update_priorities([0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "decay"),
+    [
+        ("decay: {linear: {horizon: 80000, floor: 0.1}}", Linear(80_000, 0.1)),
+        ("decay: ere", EmphasizingRecent()),
+        ("decay: {ere: }", EmphasizingRecent()),
+        ("decay: {power_law: {scale: 100}}", PowerLaw(100)),
+        ("decay: {window: {size: !!float 5e3}}", Window(5_000)),
+        ("decay: {exponential: {half_life: .inf}}", Exponential(math.inf)),
+        ("half_life: 300", Exponential(300)),
+    ],
+)
+def test_yaml_can_spell_every_decay(text, decay):
+    assert make(**yaml.safe_load(text)).decay == decay
 
 
 def test_half_life_belongs_to_the_exponential_decay():

@@ -16,6 +16,7 @@ from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMu
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.replay.decay import Exponential, PowerLaw, make_decay
 
 INF = float("inf")
 
@@ -158,6 +159,16 @@ def test_bad_half_lives_are_refused(half_life, error):
 def test_half_life_in_the_buffer_kwargs_goes_first():
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30)))
     assert model.half_life == model.replay_buffer.half_life == 30
+
+
+@pytest.mark.parametrize("decay", ["power_law", {"exponential": {"half_life": 30}}])
+def test_another_decay_goes_before_the_half_life(decay, tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(decay=decay))).learn(200)
+    assert model.replay_buffer.decay == make_decay(decay)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=50))
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert other.replay_buffer.decay == (PowerLaw() if decay == "power_law" else Exponential(50))
 
 
 @pytest.mark.parametrize("buffer_class", [ReplayBuffer, NStepReplayBuffer])

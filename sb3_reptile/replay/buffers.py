@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_reptile.replay.decay import Exponential, check_number, make_decay
+from sb3_reptile.replay.decay import Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
 from sb3_reptile.replay.weights import check_weights, make_initial_weights
@@ -126,6 +126,11 @@ class DecayedSampling(ReplayBuffer):
         self._weighted: WeightedSampler | None = None
         if self.prioritized or self._initial_weights is not None:
             self._weighted = WeightedSampler(self._ages, self.buffer_size, self.n_envs)
+
+    @property
+    def decay(self) -> Decay:
+        """The decay; half_life changes it where it is exponential."""
+        return self._decay
 
     @property
     def half_life(self) -> float:
@@ -281,7 +286,7 @@ class DecayedSampling(ReplayBuffer):
                 rows = (rows + self.pos) % self.buffer_size
         else:
             rows = self.pos - 1 - self._ages.sample(n_rows, size)
-            np.add(rows, self.buffer_size, out=rows, where=rows < 0)
+            rows %= self.buffer_size
         if self.n_envs == 1:
             return rows
         return rows * self.n_envs + np.random.randint(0, self.n_envs, size=size)
@@ -430,8 +435,9 @@ class _SB3Storage(DecayedSampling):
     """Fetches straight out of the arrays of SB3's own buffers, faster than their ``_get_samples()``."""
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
-        # What was taken is a copy already; `to` does nothing on the CPU
-        return th.from_numpy(array).to(self.device)
+        # What was taken is a copy already
+        tensor = th.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
     def _observations(self, stored: Any, indices: np.ndarray, env: VecNormalize | None) -> Any:
         if isinstance(stored, dict):

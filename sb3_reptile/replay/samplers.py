@@ -183,7 +183,7 @@ class LinearSampler(AgeSampler):
 
     def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
         n_sloping = min(self.n_sloping, n_rows)
-        total, on_slope = self.total(n_rows), self.total(n_sloping)
+        total = self.total(n_rows)
         # Root of a (1 + slope / 2) - slope a^2 / 2 = total u
         b = 1 + self.slope / 2
         root = u * (-2 * self.slope * total)
@@ -192,16 +192,14 @@ class LinearSampler(AgeSampler):
         np.sqrt(root, out=root)
         np.subtract(b, root, out=root)
         root /= self.slope
-        ages = root.astype(np.int64)
-        np.minimum(ages, n_sloping - 1, out=ages)
         if n_rows > n_sloping and self.floor > 0:
             u *= total / self.floor
-            u -= on_slope / self.floor
-            beyond = u.astype(np.int64)
-            beyond += n_sloping
-            np.copyto(ages, beyond, where=u >= 0)
-            np.minimum(ages, n_rows - 1, out=ages)
-        return ages
+            u += n_sloping - self.total(n_sloping) / self.floor
+            np.minimum(root, n_sloping - 0.5, out=root)
+            np.copyto(root, u, where=u >= n_sloping)
+        ages = root.astype(np.int64)
+        last = n_rows if self.floor > 0 else n_sloping
+        return np.minimum(ages, last - 1, out=ages)
 
 
 class WindowSampler(AgeSampler):

@@ -165,7 +165,8 @@ class ReptileDQN(DQN):
 
     def _set_half_life_of_buffer(self) -> None:
         if isinstance(self.replay_buffer, DecayedSampling):
-            if "decay" not in self.replay_buffer_kwargs:
+            # Another decay, from the kwargs or with a loaded buffer, has no use for it
+            if "decay" not in self.replay_buffer_kwargs and isinstance(self.replay_buffer.decay, Exponential):
                 self.replay_buffer.half_life = self.half_life
         else:
             warnings.warn(
