@@ -347,7 +347,7 @@ class WeightedSampler:
         :param weights: The weights of a new row, shape (n_envs,), or one for all
         """
         self.p[self.rows_added % self.n_rows] = weights
-        self.largest = max(self.largest, weights if isinstance(weights, float) else float(np.max(weights)))
+        self.largest = max(self.largest, weights if isinstance(weights, float) else float(weights.max()))
         self.rows_added += 1
 
     def set(self, transitions: np.ndarray, weights: np.ndarray) -> None:

@@ -20,15 +20,17 @@ def check_weights(name: str, weights: Any, n: int) -> np.ndarray:
     :raises ValueError: if there are not so many, or one is not between 1e-50 and 1e50
     """
     try:
-        values = np.asarray(weights, dtype=np.float64).reshape(-1)
+        values = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be {n} numbers > 0, got {weights!r}") from None
     if values.shape != (n,):
-        if values.shape != (1,):
+        values = values.reshape(-1)
+        if len(values) not in (1, n):
             raise ValueError(f"{name} must be one for each of {n} transitions, got {len(values)} of them")
-        values = np.repeat(values, n)
-    # Written so that NaN fails it
-    if not (values.min(initial=1.0) >= SMALLEST and values.max(initial=1.0) <= LARGEST):
+        values = np.broadcast_to(values, (n,))
+    # A few numbers, as when a row is added, are compared faster one by one. NaN fails either way.
+    few_and_fine = n <= 8 and all(SMALLEST <= value <= LARGEST for value in values.tolist())
+    if not few_and_fine and not (values.min(initial=1.0) >= SMALLEST and values.max(initial=1.0) <= LARGEST):
         bad = values[~((values >= SMALLEST) & (values <= LARGEST))][0]
         raise ValueError(
             f"{name} must be > 0 and finite (between {SMALLEST:g} and {LARGEST:g}), got {bad}; "

@@ -1,0 +1,602 @@
+"""
+What a call of the replay buffers costs: `sample`, `add` and `update_priorities`, next to SB3's and other libraries'.
+
+    python benchmarks/sampling.py [--quick] [--output benchmarks/results/sampling.csv]
+
+It writes records (CSV) and, next to them, the tables (Markdown) that it prints; `--from-records` rebuilds the tables
+from the records without measuring. The buffers compared are full, run on one thread, and take turns: in every round
+each of them is timed for a short block of calls, in random order.
+"""
+
+import argparse
+import csv
+import gc
+import math
+import os
+import platform
+import random
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# Read when numpy, torch and numba are imported
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from tqdm import tqdm
+
+from sb3_reptile.replay import (
+    DecayedDictReplayBuffer,
+    DecayedNStepReplayBuffer,
+    DecayedReplayBuffer,
+    DecayedSampling,
+)
+
+RESULTS = Path(__file__).parent / "results"
+
+CAPACITIES = [10_000, 100_000, 1_000_000, 10_000_000]
+ADDS = 256  # calls of add() in a block
+EPISODE = 200  # steps in an episode of the stored data
+CHUNK = 10_000  # rows written at a time into the buffers of other libraries
+
+# Exponents of priorities and importance weights in every prioritized buffer (https://arxiv.org/abs/1511.05952)
+ALPHA, BETA = 0.6, 0.4
+
+PACKAGES = ["numpy", "torch", "stable_baselines3", "numba", "cpprb", "tianshou"]
+FIELDS = ["capacity", "observation", "batch", "buffer", "operation", "median_us", "min_us", "max_us"]
+FIELDS += ["ratio", "reference", "rounds", *PACKAGES, "cpu"]
+
+Record = dict[str, str]
+# In each round, by buffer, batch size (None for add) and operation
+Times = dict[tuple[str, int | None, str], list[float]]
+
+RNG = np.random.default_rng(0)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """
+    What the buffers store, and how it is measured.
+
+    :param max_capacity: The largest buffer to fill with it
+    :param rounds: How often each buffer has its turn
+    :param quick_rounds: The same with ``--quick``; 0 leaves it out
+    :param calls: Calls of ``sample()`` in a block, by batch size
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+    max_capacity: int
+    rounds: int
+    quick_rounds: int
+    calls: dict[int, int]
+
+    @property
+    def space(self) -> spaces.Box:
+        return spaces.Box(0, 255 if self.dtype is np.uint8 else 1, self.shape, self.dtype)  # type: ignore[arg-type]
+
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+FLOATS = Observation("8 float32", (8,), np.float32, 10_000_000, 120, 10, {32: 100, 256: 50, 2048: 10})
+# Buffers of 100,000 images would take 5.6 GB each. Filling even the small ones takes longer than a quick run.
+IMAGES = Observation("4x84x84 uint8", (4, 84, 84), np.uint8, 10_000, 40, 0, {32: 10, 256: 2, 2048: 1})
+INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, 30, {256: 200})
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    A full buffer, behind the same calls as all others.
+
+    :param sample: Takes a batch size
+    :param add: Adds a row, the same every time
+    :param settle: Does what ``add()`` has put off, to be counted with it
+    :param update: Takes what ``sample()`` returned and a new priority for each transition
+    """
+
+    sample: Callable[[int], Any]
+    add: Callable[[], Any] | None = None
+    settle: Callable[[], None] | None = None
+    update: Callable[[Any, np.ndarray], None] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    Buffers that are compared with each other.
+
+    :param contenders: How to make each of them; the first is the one that the ratios refer to
+    """
+
+    capacity: int
+    observation: Observation
+    contenders: Mapping[str, Callable[[], Contender]]
+
+    @property
+    def reference(self) -> str:
+        return next(iter(self.contenders))
+
+    def groups(self, memory: float) -> list[list[str]]:
+        """What fits into the memory (bytes) at once, the reference being in every group."""
+        # A transition: two observations; action, reward, ends and the tree of the priorities take less than 64 bytes
+        at_once = int(memory / (self.capacity * (2 * self.observation.n_bytes + 64))) - 1
+        others = list(self.contenders)[1:]
+        if at_once < 1:
+            return []
+        return [[self.reference, *others[start : start + at_once]] for start in range(0, len(others), at_once)]
+
+
+def random_priorities(n: int) -> np.ndarray:
+    """Priorities in (0, 1], float32, as TD errors are."""
+    return 1 - RNG.random(n, dtype=np.float32)
+
+
+# ---- Stable-Baselines3 and this package
+
+
+def as_arrays(value: np.ndarray | dict[str, np.ndarray]) -> Iterable[np.ndarray]:
+    return value.values() if isinstance(value, dict) else [value]
+
+
+def fill(buffer: ReplayBuffer) -> None:
+    """Make it full, every page of its memory being written."""
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        for array in as_arrays(getattr(buffer, name)):
+            array.fill(1)
+    buffer.dones.fill(0)
+    buffer.timeouts.fill(0)
+    buffer.dones[EPISODE - 1 :: EPISODE] = 1
+    buffer.pos, buffer.full = 0, True
+    if isinstance(buffer, DecayedSampling):
+        buffer._added = buffer.buffer_size
+        weighted = buffer._weighted
+        if weighted is not None:
+            weighted.p[:, 0] = random_priorities(buffer.buffer_size)
+            weighted.largest = float(weighted.p.max())
+            weighted.rows_added = buffer.buffer_size
+
+
+def sb3_buffer(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **settings: Any) -> Contender:
+    buffer = buffer_class(capacity, space, spaces.Discrete(2), device="cpu", **settings)
+    fill(buffer)
+    if isinstance(space, spaces.Dict):
+        obs: Any = {key: value[None] for key, value in space.sample().items()}
+    else:
+        obs = space.sample()[None]
+    action, reward, done = np.ones((1, 1), np.int64), np.ones(1, np.float32), np.zeros(1, np.float32)
+    contender = partial(Contender, buffer.sample, partial(buffer.add, obs, obs, action, reward, done, [{}]))
+    if not isinstance(buffer, DecayedSampling) or buffer._weighted is None:
+        return contender()
+    settle = buffer._weighted._bring_tree_up_to_date
+    if not buffer.prioritized:
+        return contender(settle)
+    # The other libraries raise the priorities to their power themselves
+    return contender(settle, lambda batch, priorities: buffer.update_priorities(batch.indices, priorities**ALPHA))
+
+
+def decays(capacity: int) -> dict[str, dict[str, Any]]:
+    """The settings of DecayedReplayBuffer that are measured, by the names of the table."""
+    linear = {"linear": {"horizon": 0.8 * capacity}}
+    prioritized = {"prioritized": True, "beta": BETA}
+    return {
+        "no decay": {"half_life": math.inf},
+        "exponential, half-life 1,000": {"half_life": 1_000},
+        "exponential, half-life capacity/10": {"half_life": capacity / 10},
+        "exponential, half-life 1,000, 10 % uniform": {"half_life": 1_000, "uniform_fraction": 0.1},
+        "linear": {"decay": linear},
+        "power law": {"decay": {"power_law": {"scale": 100}}},
+        "window of capacity/10": {"decay": {"window": {"size": capacity / 10}}},
+        "ERE": {"decay": "ere"},
+        "exponential, half-life 1,000, random initial weights": {"half_life": 1_000, "initial_weights": "random"},
+        "prioritized, no decay": {"half_life": math.inf, **prioritized},
+        "prioritized, exponential, half-life capacity/10": {"half_life": capacity / 10, **prioritized},
+        "prioritized, linear": {"decay": linear, **prioritized},
+    }
+
+
+# ---- Other libraries
+
+
+def cpprb_buffer(capacity: int, observation: Observation, prioritized: bool) -> Contender:
+    import cpprb
+
+    fields: dict[str, dict[str, Any]] = {
+        "obs": {"shape": observation.shape, "dtype": observation.dtype},
+        "act": {"shape": (1,), "dtype": np.int64},
+        "rew": {"shape": (1,), "dtype": np.float32},
+        "next_obs": {"shape": observation.shape, "dtype": observation.dtype},
+        "done": {"shape": (1,), "dtype": np.float32},
+    }
+    if prioritized:
+        buffer = cpprb.PrioritizedReplayBuffer(capacity, fields, alpha=ALPHA)
+    else:
+        buffer = cpprb.ReplayBuffer(capacity, fields)
+    rows = {name: np.ones((CHUNK, *field["shape"]), field["dtype"]) for name, field in fields.items()}
+    rows["done"][:] = 0
+    rows["done"][EPISODE - 1 :: EPISODE] = 1
+    for start in range(0, capacity, CHUNK):
+        count = min(CHUNK, capacity - start)
+        buffer.add(**{name: values[:count] for name, values in rows.items()})
+        if prioritized:
+            buffer.update_priorities(np.arange(start, start + count), random_priorities(count))
+    assert buffer.get_stored_size() == capacity
+    add = partial(buffer.add, **{name: values[0] for name, values in rows.items()})
+    if not prioritized:
+        return Contender(buffer.sample, add)
+    return Contender(
+        partial(buffer.sample, beta=BETA),
+        add,
+        update=lambda batch, priorities: buffer.update_priorities(batch["indexes"], priorities),
+    )
+
+
+def tianshou_buffer(capacity: int, observation: Observation, prioritized: bool) -> Contender:
+    from tianshou.data import Batch, PrioritizedReplayBuffer
+    from tianshou.data import ReplayBuffer as TianshouReplayBuffer
+
+    rows = Batch(
+        obs=np.ones((capacity, *observation.shape), observation.dtype),
+        act=np.ones((capacity, 1), np.int64),
+        rew=np.ones(capacity, np.float32),
+        terminated=np.arange(capacity) % EPISODE == EPISODE - 1,
+        truncated=np.full(capacity, False),
+        done=np.arange(capacity) % EPISODE == EPISODE - 1,
+        obs_next=np.ones((capacity, *observation.shape), observation.dtype),
+    )
+    if prioritized:
+        buffer = PrioritizedReplayBuffer(capacity, alpha=ALPHA, beta=BETA)
+    else:
+        buffer = TianshouReplayBuffer(capacity)
+    # What its from_data() does
+    buffer.set_batch(rows)
+    buffer._size = capacity
+    row = {"obs": np.ones(observation.shape, observation.dtype), "act": np.ones(1, np.int64), "rew": np.float32(1)}
+    add = partial(buffer.add, Batch(**row, terminated=False, truncated=False, obs_next=row["obs"]))
+    if not prioritized:
+        return Contender(buffer.sample, add)
+    for start in range(0, capacity, CHUNK):
+        indices = np.arange(start, min(start + CHUNK, capacity))
+        buffer.update_weight(indices, random_priorities(len(indices)))
+    return Contender(buffer.sample, add, update=lambda batch, priorities: buffer.update_weight(batch[1], priorities))
+
+
+# ---- What is compared
+
+
+def plain(capacity: int, observation: Observation, peers: list[str]) -> Cell:
+    contenders = {"SB3 ReplayBuffer": partial(sb3_buffer, ReplayBuffer, capacity, observation.space)}
+    for name, settings in decays(capacity).items():
+        contenders[name] = partial(sb3_buffer, DecayedReplayBuffer, capacity, observation.space, **settings)
+    for peer, make in (("cpprb", cpprb_buffer), ("tianshou", tianshou_buffer)):
+        if peer in peers:
+            contenders[f"{peer} ReplayBuffer"] = partial(make, capacity, observation, False)
+            contenders[f"{peer} PrioritizedReplayBuffer"] = partial(make, capacity, observation, True)
+    return Cell(capacity, observation, contenders)
+
+
+def n_step(capacity: int, observation: Observation) -> Cell:
+    arguments = (capacity, observation.space)
+    contenders = {
+        "SB3 NStepReplayBuffer, 3 steps": partial(sb3_buffer, NStepReplayBuffer, *arguments, n_steps=3),
+        "3 steps, exponential, half-life 1,000": partial(
+            sb3_buffer, DecayedNStepReplayBuffer, *arguments, n_steps=3, half_life=1_000
+        ),
+    }
+    return Cell(capacity, observation, contenders)
+
+
+def dictionaries(capacity: int) -> Cell:
+    """The floats, split into two observations."""
+    space = spaces.Dict({name: spaces.Box(0, 1, (4,), np.float32) for name in ("position", "velocity")})
+    contenders = {
+        "SB3 DictReplayBuffer, 2 keys": partial(sb3_buffer, DictReplayBuffer, capacity, space),
+        "2 keys, exponential, half-life 1,000": partial(
+            sb3_buffer, DecayedDictReplayBuffer, capacity, space, half_life=1_000
+        ),
+    }
+    return Cell(capacity, FLOATS, contenders)
+
+
+def index_drawing(capacity: int) -> Cell:
+    """The decays with a closed form, without storage."""
+
+    def make(settings: dict[str, Any]) -> Contender:
+        buffer = DecayedReplayBuffer(capacity, INDICES.space, spaces.Discrete(2), device="cpu", **settings)
+        buffer.full = True
+        return Contender(partial(buffer._draw, capacity))
+
+    contenders = {"np.random.randint": lambda: Contender(partial(np.random.randint, 0, capacity))}
+    for name, settings in decays(capacity).items():
+        if not name.startswith(("no decay", "power law", "prioritized")) and "initial weights" not in name:
+            contenders[name] = partial(make, settings)
+    return Cell(capacity, INDICES, contenders)
+
+
+def all_cells(capacities: list[int], peers: list[str]) -> Iterator[Cell]:
+    for capacity in capacities:
+        for observation in (FLOATS, IMAGES):
+            if capacity <= observation.max_capacity:
+                yield plain(capacity, observation, peers)
+                yield n_step(capacity, observation)
+        yield dictionaries(capacity)
+        yield index_drawing(capacity)
+
+
+# ---- Measuring
+
+
+def time_samples(contender: Contender, batch_size: int, calls: int) -> dict[str, float]:
+    """Microseconds per call; with priorities, every sample is followed by its update."""
+    clock = time.perf_counter_ns
+    sampling = updating = 0
+    for _ in range(calls):
+        start = clock()
+        batch = contender.sample(batch_size)
+        sampling += clock() - start
+        if contender.update is not None:
+            priorities = random_priorities(batch_size)
+            start = clock()
+            contender.update(batch, priorities)
+            updating += clock() - start
+    times = {"sample": sampling / calls / 1e3}
+    if contender.update is not None:
+        times["update_priorities"] = updating / calls / 1e3
+        times["sample + update"] = (sampling + updating) / calls / 1e3
+    return times
+
+
+def time_adds(contender: Contender) -> float:
+    """Microseconds per call, together with what the calls have put off."""
+    add, settle = contender.add, contender.settle
+    assert add is not None
+    start = time.perf_counter_ns()
+    for _ in range(ADDS):
+        add()
+    if settle is not None:
+        settle()
+    return (time.perf_counter_ns() - start) / ADDS / 1e3
+
+
+def measure(cell: Cell, names: list[str], rounds: int, bar: tqdm) -> Times:
+    """Microseconds per call. The buffers are gone afterwards."""
+    contenders = {name: cell.contenders[name]() for name in names}
+    times: Times = defaultdict(list)
+    turns = list(contenders.items())
+    # The first round, which compiles, does not count
+    for done in range(-1, rounds):
+        for batch_size, calls in cell.observation.calls.items():
+            random.shuffle(turns)
+            for name, contender in turns:
+                for operation, value in time_samples(contender, batch_size, calls if done >= 0 else 2).items():
+                    times[name, batch_size, operation].append(value)
+        random.shuffle(turns)
+        for name, contender in turns:
+            if contender.add is not None:
+                times[name, None, "add"].append(time_adds(contender))
+        if done >= 0:
+            bar.update(len(turns))
+    return {key: values[1:] for key, values in times.items()}
+
+
+def records_of(cell: Cell, groups: list[list[str]], rounds: int, bar: tqdm) -> Iterator[Record]:
+    times: Times = defaultdict(list)
+    ratios: Times = defaultdict(list)
+    for names in groups:
+        bar.set_description(f"{cell.capacity:,} x {cell.observation.name}, {cell.reference}")
+        gc.collect()
+        gc.disable()
+        of_group = measure(cell, names, rounds, bar)
+        gc.enable()
+        for (name, batch_size, operation), values in of_group.items():
+            counterpart = of_group[cell.reference, batch_size, "add" if operation == "add" else "sample"]
+            times[name, batch_size, operation] += values
+            ratios[name, batch_size, operation] += list(np.divide(values, counterpart))
+    order = list(cell.contenders)
+    for name, batch_size, operation in sorted(times, key=lambda key: order.index(key[0])):
+        values = times[name, batch_size, operation]
+        yield {
+            "capacity": str(cell.capacity),
+            "observation": cell.observation.name,
+            "batch": "" if batch_size is None else str(batch_size),
+            "buffer": name,
+            "operation": "draw" if cell.observation is INDICES else operation,
+            "median_us": f"{np.median(values):.3f}",
+            "min_us": f"{min(values):.3f}",
+            "max_us": f"{max(values):.3f}",
+            "ratio": f"{np.median(ratios[name, batch_size, operation]):.3f}",
+            "reference": cell.reference,
+            "rounds": str(len(values)),
+            **environment(),
+        }
+
+
+def environment() -> Record:
+    return {**{package: installed_version(package) for package in PACKAGES}, "cpu": cpu_model()}
+
+
+def installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def run(path: Path, quick: bool, memory: float) -> None:
+    """Measure everything, and write the records of a cell as soon as it is done."""
+    th.set_num_threads(1)
+    np.random.seed(0)
+    random.seed(0)
+    peers = [peer for peer in ("cpprb", "tianshou") if installed_version(peer)]
+    for absent in sorted({"cpprb", "tianshou"} - set(peers)):
+        print(f"{absent} is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
+    plan = []
+    for cell in all_cells(CAPACITIES[:1] if quick else CAPACITIES, peers):
+        rounds = cell.observation.quick_rounds if quick else cell.observation.rounds
+        groups = cell.groups(memory) if rounds > 0 else []
+        if not groups:
+            what = f"{cell.reference} and what is compared with it, {cell.capacity:,} x {cell.observation.name}"
+            print(f"left out {'of a quick run' if quick else 'by --memory'}: {what}", file=sys.stderr)
+        plan.append((cell, groups, rounds))
+    total = sum(rounds * len(names) for _, groups, rounds in plan for names in groups)
+    with path.open("w", newline="") as file, tqdm(total=total, unit="turn") as bar:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        for cell, groups, rounds in plan:
+            writer.writerows(records_of(cell, groups, rounds, bar))
+            file.flush()
+
+
+# ---- Tables
+
+
+def distinct(records: Iterable[Record], field: str) -> list[str]:
+    """The values of a field, in the order in which they were measured."""
+    return list(dict.fromkeys(record[field] for record in records))
+
+
+def number(text: str) -> str:
+    return f"{int(text):,}"
+
+
+def table(records: list[Record], columns: str) -> list[str]:
+    """Buffers in the lines; ``columns`` is the field that differs between the columns."""
+    values = distinct(records, columns)
+    cells = {(record["buffer"], record[columns]): record for record in records}
+    lines = [f"| {columns} | " + " | ".join(map(number, values)) + " |", "|---" + "|---:" * len(values) + "|"]
+    for buffer in distinct(records, "buffer"):
+        found = [cells.get((buffer, value)) for value in values]
+        texts = [
+            f"{float(record['median_us']):.1f} ({float(record['ratio']):.2f})" if record else "" for record in found
+        ]
+        lines.append(f"| {buffer} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def sections(records: list[Record]) -> Iterator[list[str]]:
+    """Tables with a column for each capacity, or, where there is only one, for each batch size."""
+    for observation in distinct(records, "observation"):
+        of_observation = [record for record in records if record["observation"] == observation]
+        what = "index drawing alone" if observation == INDICES.name else f"observations {observation}"
+        for operation in distinct(of_observation, "operation"):
+            chosen = [record for record in of_observation if record["operation"] == operation]
+            capacities, batches = distinct(chosen, "capacity"), distinct(chosen, "batch")
+            heading = f"## `{operation}`, {what}"
+            if len(capacities) == 1 and len(batches) > 1:
+                yield [f"{heading}, capacity {number(capacities[0])}", "", *table(chosen, "batch"), ""]
+                continue
+            for batch in batches:
+                of_batch = [record for record in chosen if record["batch"] == batch]
+                yield [heading + (f", batch {number(batch)}" if batch else ""), "", *table(of_batch, "capacity"), ""]
+
+
+def left_out(records: list[Record]) -> Iterator[str]:
+    """What the tables lack, in sentences."""
+    for observation in (FLOATS, IMAGES):
+        measured = {record["capacity"] for record in records if record["observation"] == observation.name}
+        missing = [capacity for capacity in distinct(records, "capacity") if capacity not in measured]
+        if missing:
+            size = 2 * observation.n_bytes * min(map(int, missing)) / 1e9
+            where = ", ".join(map(number, missing))
+            yield f"Left out: observations {observation.name} at {where} transitions ({size:.1f} GB or more each)."
+    for package in PACKAGES:
+        if not records[0][package]:
+            yield f"{package} was not installed (`pip install '.[bench]'`)."
+
+
+def rounds_of(records: list[Record]) -> str:
+    rounds: dict[str, list[int]] = defaultdict(list)
+    for record in records:
+        rounds[record["observation"]].append(int(record["rounds"]))
+    return ", ".join(f"{min(values)} with observations {name}" for name, values in rounds.items())
+
+
+def markdown(records: list[Record]) -> str:
+    first = records[0]
+    lines = [
+        "# What a call of the replay buffers costs",
+        "",
+        "`python benchmarks/sampling.py` measures it; the records are in the CSV file of the same name.",
+        "",
+        "Microseconds per call, median over the rounds; in brackets the ratio to SB3's `ReplayBuffer` in the same",
+        "round, median too. Buffers with 3 steps or 2 keys are compared with SB3's `NStepReplayBuffer` or",
+        "`DictReplayBuffer`, index drawing with `np.random.randint`. `update_priorities` and `sample + update` have no",
+        "counterpart in SB3: their ratio is to its `sample`.",
+        "",
+        "All buffers are full and hold the transitions of one environment; everything runs on one thread, and every",
+        "buffer has a short turn in every round. SB3 and this package return tensors, cpprb and tianshou arrays.",
+        f"Prioritized buffers raise priorities to the power {ALPHA} and compute importance weights with beta {BETA};",
+        "every sample is followed by an update of its transitions.",
+        f"`add` is the mean of {ADDS} calls, with what they put off; the rows are made beforehand.",
+        "",
+    ]
+    versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
+    lines += [f"{first['cpu']}; {versions}.", "", f"Rounds: {rounds_of(records)}.", ""]
+    for sentence in left_out(records):
+        lines += [sentence, ""]
+    for section in sections(records):
+        lines += section
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="only the smallest buffers, few rounds: under half a minute"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="CSV file to write; the tables go next to it (default: benchmarks/results/sampling.csv, "
+        "with --quick sampling_quick.csv)",
+    )
+    parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
+    parser.add_argument("--memory", type=float, default=13, help="GB that the buffers may take at once (default: 13)")
+    arguments = parser.parse_args()
+    path = arguments.output or RESULTS / ("sampling_quick.csv" if arguments.quick else "sampling.csv")
+    if path.suffix != ".csv":
+        parser.error(f"--output must end in .csv, got {path}")
+    if not arguments.memory >= 2:
+        parser.error(f"--memory must be at least 2 (GB), got {arguments.memory:g}")
+
+    if not arguments.from_records:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run(path, arguments.quick, arguments.memory * 1e9)
+    elif not path.is_file():
+        parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        records = list(reader)
+    if reader.fieldnames != FIELDS or not records:
+        parser.error(f"{path} does not hold records of this benchmark; measure anew")
+    text = markdown(records)
+    path.with_suffix(".md").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
