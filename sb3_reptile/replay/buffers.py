@@ -319,7 +319,7 @@ class DecayedSampling(ReplayBuffer):
         :param env: Associated VecEnv to normalize the observations and rewards
         :return: The fields of SB3's ReplayBufferSamples
         """
-        if self.n_envs == 1:
+        if self.n_envs == 1 or len(indices) == 0:
             return tuple(self._get_samples(indices, env))
         rows, envs = np.divmod(indices, self.n_envs)
         order, parts = [], []
@@ -404,12 +404,16 @@ class DecayedSampling(ReplayBuffer):
                 self.n_envs * of_rows.effective_sample_size,
             )
         else:
-            changed = self._added + self._updated
-            if self._diagnosed is None or changed - self._diagnosed[0] > n_rows * self.n_envs // 100:
-                self._diagnosed = changed, diagnose(self.sampling_probabilities(), self.ages())
-            known = self._diagnosed[1]
+            known = self._diagnose(n_rows)
         volume = self._drawn / self._added if self._added else 0.0
         return ReplayDiagnostics(*known, 0, (n_rows - 1) * self.n_envs, volume)
+
+    def _diagnose(self, n_rows: int) -> Diagnostics:
+        """Of every transition, but not at every call."""
+        changed = self._added + self._updated
+        if self._diagnosed is None or changed - self._diagnosed[0] > n_rows * self.n_envs // 100:
+            self._diagnosed = changed, diagnose(self.sampling_probabilities(), self.ages())
+        return self._diagnosed[1]
 
     def expected_age(self) -> float:
         """
@@ -611,13 +615,54 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             indices = indices[episode_ended[indices]][:batch_size]
             if len(indices) < batch_size:
                 # Most of what counts belongs to unfinished episodes: look at every transition, O(size) as in SB3
-                cumulative = (self.sampling_probabilities().reshape(-1) * episode_ended).cumsum()
-                if cumulative[-1] == 0:
-                    raise self._no_episode()
-                missing = np.random.random_sample(batch_size - len(indices)) * cumulative[-1]
-                indices = np.concatenate([indices, cumulative.searchsorted(missing, side="right")])
+                probabilities = self.sampling_probabilities().reshape(-1)
+                cumulative = probabilities.cumsum()
+                targets = np.random.random_sample(batch_size - len(indices)) * cumulative[-1]
+                missing = np.minimum(cumulative.searchsorted(targets, side="right"), probabilities.nonzero()[0][-1])
+                indices = np.concatenate([indices, missing])
         # SB3 relabels the first of them and returns them last
         return self._batch(np.roll(indices, -int(self.her_ratio * batch_size)), env, n_rows)
+
+    def sampling_probabilities(self) -> np.ndarray:
+        """
+        The exact distribution of the next draw.
+
+        :return: Probability of each transition, shape (buffer_size, n_envs), by row of the storage. O(size)
+        :raises RuntimeError: if no episode has ended yet, or none that the decay lets count
+        """
+        episode_ended = self.ep_length > 0
+        if not episode_ended.any():
+            raise self._no_episode()
+        if isinstance(self._ages, GeometricSampler) and self.uniform_fraction == 0:
+            # Relative to the newest of them: unfinished episodes may last longer than numbers so small can be told
+            ages = self.ages() // self.n_envs
+            weights = self._ages.weights(np.maximum(ages - ages[episode_ended].min(), 0), len(ages))
+            if self._weighted is not None:
+                weights *= self._weighted.p
+        else:
+            weights = super().sampling_probabilities()
+        weights = np.where(episode_ended, weights, 0)
+        if weights.max() == 0:
+            raise self._no_episode()
+        return weights / weights.sum()
+
+    def diagnostics(self) -> ReplayDiagnostics:
+        """
+        What is replayed, transitions of unfinished episodes left out. O(size), but done anew only when the buffer has
+        changed by more than 1 % of its size since.
+
+        :return: The diagnostics
+        :raises RuntimeError: if no episode has ended yet, or none that the decay lets count
+        """
+        ages = self.ages()[self.ep_length > 0]
+        volume = self._drawn / self._added if self._added else 0.0
+        return ReplayDiagnostics(*self._diagnose(self._n_rows()), int(ages.min()), int(ages.max()), volume)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        for episodes in (self.ep_start, self.ep_length, self._current_ep_start):
+            episodes.fill(0)
 
     def _no_episode(self) -> RuntimeError:
         return RuntimeError(

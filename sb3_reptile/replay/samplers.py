@@ -85,7 +85,8 @@ class AgeSampler(ABC):
         uniform = (u * (n_rows / epsilon)).astype(np.int64)
         is_uniform = u < epsilon
         u -= epsilon
-        u /= max(1 - epsilon, epsilon)
+        if epsilon < 1:
+            u /= 1 - epsilon
         ages = self.quantile(n_rows, np.maximum(u, 0, out=u))
         np.copyto(ages, uniform, where=is_uniform)
         return np.minimum(ages, n_rows - 1, out=ages)

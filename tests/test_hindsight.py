@@ -1,0 +1,548 @@
+"""Hindsight replay with decay: what is drawn, against a reference that looks at every transition, and against SB3's."""
+
+import functools
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from scipy import stats
+from stable_baselines3 import DDPG, DQN, SAC, HerReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_reptile.replay import DecayedHerReplayBuffer
+
+INF = float("inf")
+N_ROWS = 40
+FILLS = {"partly filled": 27, "just full": N_ROWS, "wrapped": 5 * N_ROWS + 17}
+STRATEGIES = ["future", "final", "episode"]
+
+
+class Goals(gym.Env):
+    """Goals are numbers of steps and environments; nothing but the reward is ever asked of it."""
+
+    observation_space = spaces.Dict(
+        {key: spaces.Box(-np.inf, np.inf, (2,)) for key in ("observation", "achieved_goal", "desired_goal")}
+    )
+    action_space = spaces.Box(-np.inf, np.inf, (2,))
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return 1_000 * achieved_goal[:, 0] + desired_goal[:, 0]
+
+
+def length_of_episode(number, env):
+    return (6, 3, 9, 4, 7)[(number + env) % 5]
+
+
+def episodes(n_steps, env, length=length_of_episode):
+    """The first step of each episode, and the step after its last, which may lie beyond ``n_steps``."""
+    start, number = 0, 0
+    while start < n_steps:
+        yield start, start + length(number, env)
+        start += length(number, env)
+        number += 1
+
+
+@functools.cache
+def episode_of(step, env, length=length_of_episode):
+    return next((start, end) for start, end in episodes(step + 1, env, length) if step < end)
+
+
+def initial_weight(step, env):
+    return 0.5 + (7 * step + 3 * env) % 5
+
+
+def weigh(obs, next_obs, action, reward, done, infos):
+    return initial_weight(*obs["observation"].T)
+
+
+def make_buffer(buffer_class=DecayedHerReplayBuffer, n_envs=1, n_rows=N_ROWS, **kwargs):
+    env = DummyVecEnv([Goals])
+    size = n_rows * n_envs
+    return buffer_class(size, env.observation_space, env.action_space, env, device="cpu", n_envs=n_envs, **kwargs)
+
+
+def fill(buffer, n_steps, start=0, length=length_of_episode):
+    """Add rows in which every field tells the step and the environment it comes from."""
+    envs = np.arange(buffer.n_envs)
+    ends = [{end - 1 for _, end in episodes(start + n_steps, env, length)} for env in envs]
+    for step in range(start, start + n_steps):
+        here, there = (np.stack([np.full(buffer.n_envs, t), envs], axis=1) for t in (step, step + 1))
+        own_goal = np.full((buffer.n_envs, 2), -1)
+        obs = {"observation": here, "achieved_goal": here, "desired_goal": own_goal}
+        next_obs = {"observation": there, "achieved_goal": there, "desired_goal": own_goal}
+        done = np.array([step in ends[env] for env in envs])
+        # Every other episode is cut off by a time limit
+        infos = [{"TimeLimit.truncated": bool(done[env] and step % 2)} for env in envs]
+        buffer.add(obs, next_obs, here / 2, -step - envs / 10, done, infos)
+
+
+def expected_probabilities(n_steps, n_envs, f, p, uniform_fraction=0.0, length=length_of_episode):
+    """Naive reference: the probability of each transition by row and environment of the storage, one by one."""
+    stored = range(max(0, n_steps - N_ROWS), n_steps)
+    weights = {(step, env): p(step, env) * f(n_envs * (n_steps - 1 - step)) for step in stored for env in range(n_envs)}
+    total = sum(weights.values())
+    probabilities = np.zeros((N_ROWS, n_envs))
+    for env in range(n_envs):
+        for start, end in episodes(n_steps, env, length):
+            # Whole episodes only: they must have ended, and not be overwritten in part
+            if start >= stored.start and end <= n_steps:
+                for step in range(start, end):
+                    decayed = (1 - uniform_fraction) * weights[step, env] / total
+                    probabilities[step % N_ROWS, env] = decayed + uniform_fraction / len(weights)
+    return probabilities / probabilities.sum()
+
+
+def assert_drawn_from(indices, probabilities):
+    """Chi-square test; bins too rare for it are pooled, and what has probability 0 must not occur."""
+    expected = probabilities.reshape(-1) * len(indices)
+    counts = np.bincount(indices, minlength=len(expected))
+    assert (counts[expected == 0] == 0).all()
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    rare = expected < 10
+    if rare.any():
+        counts, expected = (np.append(x[~rare], x[rare].sum()) for x in (counts, expected))
+    assert len(expected) > 1
+    assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-4
+
+
+def assert_fields_tell_what_indices_tell(buffer, batch, n_steps):
+    """
+    Real transitions come first and then relabelled ones; each is what is stored at its index.
+
+    :return: Step and environment of each
+    """
+    n = len(batch.indices)
+    n_real = n - int(buffer.her_ratio * n)
+    rows, envs = np.divmod(batch.indices, buffer.n_envs)
+    steps = n_steps - 1 - (n_steps - 1 - rows) % buffer.buffer_size
+    here, there = (np.stack([t, envs], axis=1) for t in (steps, steps + 1))
+    observations, next_observations = ({k: v.numpy() for k, v in x.items()} for x in (batch[0], batch[2]))
+    for key in ("observation", "achieved_goal"):
+        assert np.array_equal(observations[key], here)
+        assert np.array_equal(next_observations[key], there)
+    assert np.array_equal(batch.actions.numpy(), here / 2)
+    goals = observations["desired_goal"]
+    assert np.array_equal(next_observations["desired_goal"], goals)
+    assert (goals[:n_real] == -1).all()
+    assert np.array_equal(goals[n_real:, 1], envs[n_real:])
+    rewards = batch.rewards.numpy().ravel()
+    assert np.array_equal(rewards[:n_real], (-steps - envs / 10).astype(np.float32)[:n_real])
+    assert np.array_equal(rewards[n_real:], (1_000 * (steps + 1) + goals[:, 0])[n_real:])
+    return steps, envs
+
+
+DECAYS = {
+    "short half-life": (lambda n_envs: dict(half_life=4.0 * n_envs), lambda age, n_envs: 0.5 ** (age / (4 * n_envs))),
+    "long half-life": (lambda n_envs: dict(half_life=500), lambda age, n_envs: 0.5 ** (age / 500)),
+    "linear": (
+        lambda n_envs: dict(decay={"linear": {"horizon": 30 * n_envs, "floor": 0.2}}),
+        lambda age, n_envs: max(0.2, 1 - age / (30 * n_envs)),
+    ),
+    "window": (lambda n_envs: dict(decay={"window": {"size": 18 * n_envs}}), lambda age, n_envs: age < 18 * n_envs),
+    "function": (
+        lambda n_envs: dict(decay=lambda age: 1 / (1 + age / 9)),
+        lambda age, n_envs: 1 / (1 + age / 9),
+    ),
+    "uniform fraction": (
+        lambda n_envs: dict(half_life=5 * n_envs, uniform_fraction=0.4),
+        lambda age, n_envs: 0.5 ** (age / (5 * n_envs)),
+    ),
+}
+WEIGHTS = {
+    "equal weights": {},
+    "initial weights": dict(initial_weights=weigh),
+    "priorities": dict(prioritized=True),
+    "weights and priorities": dict(prioritized=True, initial_weights=weigh),
+}
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 8])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("n_steps", FILLS.values(), ids=FILLS.keys())
+def test_frequencies_are_those_of_the_transitions_of_finished_episodes(n_steps, decay, weights, n_envs):
+    options, f = DECAYS[decay]
+    options = options(n_envs) | WEIGHTS[weights]
+    buffer = make_buffer(n_envs=n_envs, **options)
+    # Priorities are set once, and the newest rows come later, at the largest of them
+    n_before = n_steps - 5
+    fill(buffer, n_before)
+    if buffer.prioritized:
+        indices = np.arange(buffer.size() * n_envs)
+        buffer.update_priorities(indices, 1 + indices % 4)
+    fill(buffer, 5, start=n_before)
+
+    def p(step, env):
+        priority = 4
+        if step < n_before:
+            priority = 1 + (step % N_ROWS * n_envs + env) % 4
+        return (initial_weight(step, env) if "initial_weights" in options else 1) * (
+            priority if buffer.prioritized else 1
+        )
+
+    expected = expected_probabilities(n_steps, n_envs, lambda age: f(age, n_envs), p, buffer.uniform_fraction)
+    np.random.seed(0)
+    batch = buffer.sample(12_000)
+    assert_drawn_from(batch.indices, expected)
+    steps, envs = assert_fields_tell_what_indices_tell(buffer, batch, n_steps)
+    # The real ones by themselves too: a fifth of the batch, with 4 goals sampled for each
+    real = batch.observations["observation"].numpy().astype(int)[:2_400]
+    assert_drawn_from(real[:, 0] % N_ROWS * n_envs + real[:, 1], expected)
+    terminated = [episode_of(step, env)[1] == step + 1 and step % 2 == 0 for step, env in zip(steps, envs, strict=True)]
+    assert np.array_equal(batch.dones.numpy().ravel(), terminated)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("options", [dict(half_life=50), dict(half_life=50, prioritized=True), dict(half_life=INF)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_goals_come_from_the_episode_of_the_transition(strategy, options, n_envs):
+    n_steps = 3 * N_ROWS + 17
+    buffer = make_buffer(n_envs=n_envs, goal_selection_strategy=strategy, **options)
+    fill(buffer, n_steps)
+    np.random.seed(1)
+    batch = buffer.sample(2_000)
+    steps, envs = assert_fields_tell_what_indices_tell(buffer, batch, n_steps)
+    goals = batch.observations["desired_goal"].numpy()[:, 0]
+    chosen = set()
+    for step, env, goal in list(zip(steps, envs, goals, strict=True))[400:]:
+        start, end = episode_of(step, env)
+        first = {"future": step + 1, "final": end, "episode": start + 1}[strategy]
+        assert first <= goal <= end
+        chosen.add((step == end - 1, goal - step))
+    # Not only the next step, nor always the last one
+    assert len(chosen) > 5
+
+
+@pytest.mark.parametrize("n_sampled_goal", [0, 1, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 32])
+def test_real_transitions_come_before_relabelled_ones(batch_size, n_sampled_goal):
+    for options in (dict(half_life=20), dict(half_life=20, prioritized=True), dict(half_life=INF)):
+        buffer = make_buffer(n_envs=2, n_sampled_goal=n_sampled_goal, **options)
+        fill(buffer, 70)
+        np.random.seed(2)
+        batch = buffer.sample(batch_size)
+        assert batch.indices.shape == (batch_size,)
+        assert batch.weights.shape == batch.rewards.shape == batch.dones.shape == (batch_size, 1)
+        assert_fields_tell_what_indices_tell(buffer, batch, 70)
+
+
+def test_importance_weights_undo_the_probabilities():
+    for weights in WEIGHTS.values():
+        buffer = make_buffer(n_envs=3, half_life=30, beta=0.7, **weights)
+        fill(buffer, 100)
+        p = initial_weight if "initial_weights" in weights else lambda step, env: 1
+        expected = expected_probabilities(100, 3, lambda age: 0.5 ** (age / 30), p).reshape(-1)
+        np.random.seed(3)
+        batch = buffer.sample(64)
+        drawn = expected[batch.indices]
+        assert batch.weights.numpy().ravel() == pytest.approx((drawn / drawn.min()) ** -0.7, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(half_life=15),
+        dict(decay={"linear": {"horizon": 60, "floor": 0.1}}),
+        dict(decay={"power_law": {"scale": 10}}),
+        dict(half_life=15, prioritized=True),
+        dict(decay={"linear": {"horizon": 60}}, initial_weights=lambda obs, *others: np.full(len(others[-1]), 2.0)),
+    ],
+)
+def test_recent_episodes_count_more(options):
+    buffer = make_buffer(n_rows=64, **options)
+    fill(buffer, 67, length=lambda number, env: 8)
+    np.random.seed(4)
+    batch = buffer.sample(20_000)
+    # The first episode is overwritten in part, the last is not finished
+    numbers, counts = np.unique(batch.observations["observation"].numpy()[:, 0] // 8, return_counts=True)
+    assert numbers.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert (np.diff(counts) > 0).all()
+    assert counts[-1] > 2 * counts[0]
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 8])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("n_steps", FILLS.values(), ids=FILLS.keys())
+def test_half_life_inf_draws_what_sb3_draws(n_steps, strategy, n_envs):
+    batches = []
+    for buffer_class, options in [(HerReplayBuffer, {}), (DecayedHerReplayBuffer, dict(half_life=INF))]:
+        buffer = make_buffer(buffer_class, n_envs, goal_selection_strategy=strategy, **options)
+        fill(buffer, n_steps)
+        np.random.seed(5)
+        batches.append([buffer.sample(batch_size) for batch_size in (32, 7, 1)])
+    for theirs, ours in zip(*batches, strict=True):
+        for field in ("observations", "next_observations"):
+            assert getattr(ours, field).keys() == getattr(theirs, field).keys()
+            for key, value in getattr(theirs, field).items():
+                assert th.equal(getattr(ours, field)[key], value)
+        for field in ("actions", "dones", "rewards"):
+            assert th.equal(getattr(ours, field), getattr(theirs, field))
+        assert_fields_tell_what_indices_tell(buffer, ours, n_steps)
+
+
+def one_long_episode_at_the_end(number, env):
+    return 4 if number < 6 else 1_000
+
+
+UNFINISHED = {
+    "half-life": (dict(half_life=1.5), lambda age: 0.5 ** (age / 1.5)),
+    "half-life and weights": (dict(half_life=1.5, initial_weights=weigh), lambda age: 0.5 ** (age / 1.5)),
+    "half-life and priorities": (dict(half_life=1.5, prioritized=True), lambda age: 0.5 ** (age / 1.5)),
+    "linear": (dict(decay={"linear": {"horizon": 17, "floor": 0}}), lambda age: max(0, 1 - age / 17)),
+    "linear and weights": (
+        dict(decay={"linear": {"horizon": 17, "floor": 0}}, initial_weights=weigh),
+        lambda age: max(0, 1 - age / 17),
+    ),
+    "window": (dict(decay={"window": {"size": 16}}), lambda age: age < 16),
+    "window and priorities": (dict(decay={"window": {"size": 16}}, prioritized=True), lambda age: age < 16),
+    "power": (dict(decay={"power_law": {"exponent": 9}}), lambda age: (1 + age) ** -9.0),
+}
+
+
+@pytest.mark.parametrize("case", UNFINISHED)
+def test_draws_are_right_where_nearly_all_probability_lies_on_an_unfinished_episode(case):
+    options, f = UNFINISHED[case]
+    buffer = make_buffer(**options)
+    # 24 steps of finished episodes and then 14 of one that goes on
+    fill(buffer, 38, length=one_long_episode_at_the_end)
+    if buffer.prioritized:
+        buffer.update_priorities(np.arange(38), np.where(np.arange(38) % 3 == 0, 5.0, 1.0))
+
+    def p(step, env):
+        if buffer.prioritized:
+            return 5 if step % 3 == 0 else 1
+        return initial_weight(step, env) if "initial_weights" in options else 1
+
+    expected = expected_probabilities(38, 1, f, p, length=one_long_episode_at_the_end)
+    np.random.seed(6)
+    indices = np.concatenate([buffer.sample(batch_size).indices for batch_size in (1, 6_000, 3, 6_000)])
+    assert len(indices) == 12_004
+    assert_drawn_from(indices, expected)
+    # The real ones, which come first, are no others
+    assert_drawn_from(np.concatenate([buffer.sample(20).indices[:4] for _ in range(500)]), expected)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(prioritized=True)], ids=["equal weights", "priorities"])
+# In double precision 2 ** -1_000 is exact, 2 ** -1_070 has few digits and 2 ** -1_180 is 0
+@pytest.mark.parametrize("n_unfinished", [1_000, 1_070, 1_180])
+def test_draws_are_right_however_many_half_lives_the_unfinished_episode_is_long(n_unfinished, options):
+    buffer = make_buffer(n_rows=1_300, half_life=1, **options)
+    fill(buffer, 24 + n_unfinished, length=lambda number, env: 4 if number < 6 else 5_000)
+    probabilities = np.zeros(1_300)
+    probabilities[:24] = 0.5 ** np.arange(23, -1, -1)
+    np.random.seed(10)
+    assert_drawn_from(buffer.sample(12_000).indices, probabilities / probabilities.sum())
+
+
+@pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer will be truncated")
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("decay", [{"window": {"size": 10}}, {"linear": {"horizon": 10, "floor": 0}}])
+def test_a_decay_that_reaches_no_finished_episode_is_refused(decay, weights, n_envs):
+    ((name, arguments),) = decay.items()
+    arguments = {key: value * n_envs for key, value in arguments.items()}
+    buffer = make_buffer(n_envs=n_envs, decay={name: arguments}, **WEIGHTS[weights])
+    fill(buffer, 38, length=one_long_episode_at_the_end)
+    with pytest.raises(RuntimeError, match=r"before the end of the first episode that counts.*forgets less"):
+        buffer.sample(8)
+    # Of 10 rows at least one is of a finished episode once this one has ended
+    buffer.truncate_last_trajectory()
+    assert len(buffer.sample(8).indices) == 8
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("half_life", [0.5, 100, INF])
+def test_sampling_before_the_first_episode_has_ended_is_refused(half_life, weights, n_envs):
+    buffer = make_buffer(n_envs=n_envs, half_life=half_life, **WEIGHTS[weights])
+    for n_steps, start in [(0, 0), (1, 0), (4, 1)]:
+        fill(buffer, n_steps, start=start, length=lambda number, env: 6)
+        with pytest.raises(RuntimeError, match=r"DecayedHerReplayBuffer cannot be sampled.*raise learning_starts"):
+            buffer.sample(4)
+    fill(buffer, 1, start=5, length=lambda number, env: 6)
+    assert set(buffer.sample(4).indices // n_envs) <= set(range(6))
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("half_life", [20, INF])
+def test_a_reset_buffer_draws_as_a_new_one(half_life, weights):
+    used, new = (make_buffer(n_envs=2, half_life=half_life, **WEIGHTS[weights]) for _ in range(2))
+    # In the middle of an episode
+    fill(used, 57)
+    used.reset()
+    with pytest.raises(RuntimeError, match="before the end of the first episode"):
+        used.sample(4)
+    batches = []
+    for buffer in (used, new):
+        fill(buffer, 25)
+        np.random.seed(9)
+        batches.append(buffer.sample(200))
+    assert np.array_equal(batches[0].indices, batches[1].indices)
+    assert th.equal(batches[0].rewards, batches[1].rewards)
+
+
+def test_combined_replay_is_refused():
+    with pytest.raises(ValueError, match="combined must be False with hindsight replay"):
+        make_buffer(combined=True)
+
+
+def test_told_probabilities_are_those_of_the_draws():
+    buffer = make_buffer(n_envs=3, half_life=20, initial_weights=weigh)
+    fill(buffer, 3 * N_ROWS + 17)
+    expected = expected_probabilities(3 * N_ROWS + 17, 3, lambda age: 0.5 ** (age / 20), initial_weight)
+    assert buffer.sampling_probabilities() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_pickled_buffer_draws_the_same_once_it_has_an_environment(weights):
+    buffer = make_buffer(n_envs=2, half_life=25, **WEIGHTS[weights])
+    fill(buffer, 90)
+    if buffer.prioritized:
+        buffer.update_priorities(np.arange(0, 80, 3), np.arange(1, 28))
+    loaded = pickle.loads(pickle.dumps(buffer))
+    with pytest.raises(AssertionError, match="You must initialize HerReplayBuffer with a VecEnv"):
+        loaded.sample(10)
+    loaded.set_env(DummyVecEnv([Goals]))
+    for start in (90, 103):
+        batches = []
+        for each in (buffer, loaded):
+            np.random.seed(7)
+            batches.append(each.sample(200))
+            fill(each, 13, start=start)
+        assert np.array_equal(batches[0].indices, batches[1].indices)
+        assert th.equal(batches[0].rewards, batches[1].rewards)
+        assert_fields_tell_what_indices_tell(loaded, batches[1], start)
+    assert np.array_equal(buffer.sampling_probabilities(), loaded.sampling_probabilities())
+
+
+ALGORITHMS = {"DQN": DQN, "SAC": SAC, "DDPG": DDPG}
+
+
+def bits(name, n_envs=1):
+    return make_vec_env(BitFlippingEnv, n_envs, seed=0, env_kwargs=dict(n_bits=4, continuous=name != "DQN"))
+
+
+def make_model(name, n_envs=1, buffer_class=DecayedHerReplayBuffer, **options):
+    return ALGORITHMS[name](
+        "MultiInputPolicy",
+        bits(name, n_envs),
+        learning_starts=40,
+        buffer_size=120,
+        batch_size=16,
+        train_freq=4,
+        gradient_steps=2,
+        policy_kwargs=dict(net_arch=[16]),
+        replay_buffer_class=buffer_class,
+        replay_buffer_kwargs=options,
+        seed=0,
+        device="cpu",
+    )
+
+
+def parameters(model):
+    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
+
+
+def assert_trained(model, before):
+    after = parameters(model)
+    assert all(bool(th.isfinite(value).all()) for value in after.values())
+    for key in after:
+        if key.endswith("weight") and "target" not in key:
+            assert not th.equal(after[key], before[key]), key
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(half_life=30),
+        dict(decay={"linear": {"horizon": 100, "floor": 0.1}}, initial_weights={"random": {"seed": 0}}),
+        dict(half_life=50, prioritized=True, goal_selection_strategy="final", copy_info_dict=True),
+        dict(decay={"ere": {"eta": 0.999, "minimum": 40, "cycle": 10}}, goal_selection_strategy="episode"),
+    ],
+    ids=["half-life", "linear and random weights", "priorities and final goals", "ere and goals of the episode"],
+)
+def test_algorithms_train(options, name, n_envs):
+    model = make_model(name, n_envs, **options)
+    before = parameters(model)
+    model.learn(240)
+    assert_trained(model, before)
+    buffer = model.replay_buffer
+    assert buffer.diagnostics().replay_volume > 0
+    batch = buffer.sample(40)
+    assert (buffer.ep_length.reshape(-1)[batch.indices] > 0).all()
+    stored = buffer.observations["observation"].reshape(-1, 4)[batch.indices]
+    assert np.array_equal(batch.observations["observation"].numpy(), stored)
+    if buffer.prioritized:
+        buffer.update_priorities(batch.indices, 1 + np.arange(40))
+        model.learn(24)
+        assert all(bool(th.isfinite(value).all()) for value in parameters(model).values())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_half_life_inf_trains_bit_for_bit_as_sb3(name):
+    models = [
+        make_model(name, 2, buffer_class, **options)
+        for buffer_class, options in [
+            (HerReplayBuffer, {}),
+            (DecayedHerReplayBuffer, dict(half_life=INF)),
+            (DecayedHerReplayBuffer, dict(half_life=20)),
+        ]
+    ]
+    for model in models:
+        set_random_seed(0)
+        model.learn(240)
+    theirs, ours, decayed = (parameters(model) for model in models)
+    assert all(th.equal(ours[key], value) for key, value in theirs.items())
+    # The comparison can tell: with a decay the parameters end elsewhere
+    assert not all(th.equal(decayed[key], value) for key, value in theirs.items())
+
+
+@pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer will be truncated")
+@pytest.mark.parametrize("name", ["DQN", "SAC"])
+def test_training_goes_on_from_a_saved_buffer(name, tmp_path):
+    options = dict(half_life=40, prioritized=True, initial_weights={"random": {"seed": 0}})
+    model = make_model(name, 2, **options)
+    model.learn(200)
+    model.replay_buffer.update_priorities(np.arange(0, 120, 3), np.arange(1, 41))
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = ALGORITHMS[name].load(tmp_path / "model", env=bits(name, 2), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False)
+    assert type(loaded.replay_buffer) is DecayedHerReplayBuffer
+    assert loaded.replay_buffer is not model.replay_buffer
+    before = parameters(loaded)
+    for each in (model, loaded):
+        each.set_random_seed(3)
+        # What was drawn for an episode that will not go on stays away from the comparison
+        each.replay_buffer.truncate_last_trajectory()
+        each.learn(100)
+    assert_trained(loaded, before)
+    assert all(th.equal(parameters(loaded)[key], value) for key, value in parameters(model).items())
+    probabilities = [each.replay_buffer.sampling_probabilities() for each in (model, loaded)]
+    assert np.array_equal(*probabilities)
+    assert len(np.unique(probabilities[0])) > 50
+
+
+def test_an_episode_that_was_cut_off_on_loading_can_be_drawn(tmp_path):
+    model = make_model("DQN", 1, half_life=5)
+    model.learn(102)
+    buffer = model.replay_buffer
+    unfinished = np.flatnonzero(buffer.ep_length.reshape(-1)[: buffer.pos] == 0)
+    assert len(unfinished) > 0
+    model.save_replay_buffer(tmp_path / "buffer")
+    with pytest.warns(UserWarning, match="The last trajectory in the replay buffer will be truncated"):
+        model.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=True)
+    np.random.seed(8)
+    indices = model.replay_buffer.sample(10_000).indices
+    ages = buffer.ages().reshape(-1)
+    p = np.where(ages >= 0, 0.5 ** (ages / 5), 0)
+    assert_drawn_from(indices, p / p.sum())
+    assert set(unfinished) <= set(indices)
