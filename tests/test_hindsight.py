@@ -15,7 +15,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_reptile.replay import DecayedHerReplayBuffer
+from sb3_reptile.replay import DecayedHerReplayBuffer, DecayedSampling
 
 INF = float("inf")
 N_ROWS = 40
@@ -546,3 +546,11 @@ def test_an_episode_that_was_cut_off_on_loading_can_be_drawn(tmp_path):
     p = np.where(ages >= 0, 0.5 ** (ages / 5), 0)
     assert_drawn_from(indices, p / p.sum())
     assert set(unfinished) <= set(indices)
+
+
+def test_a_mixin_that_would_not_relabel_goals_is_refused():
+    class Wrong(DecayedSampling, HerReplayBuffer):
+        """Draws by age, but would hand out transitions with their own goals only."""
+
+    with pytest.raises(TypeError, match="Wrong would not relabel goals: derive it from DecayedHerReplayBuffer"):
+        Wrong(10, None, None, env=None)

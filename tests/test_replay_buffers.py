@@ -180,8 +180,8 @@ def test_diagnostics_are_those_of_the_distribution(n_steps, half_life, uniform_f
     expected = expected_frequencies(n_steps, N_ROWS, n_envs, half_life, uniform_fraction, optimize_memory_usage)
     probabilities = np.array(list(expected.values()))
     ages = n_envs * (n_steps - 1 - np.array(list(expected)) // 10)
-    assert buffer.expected_age() == pytest.approx(float(ages @ probabilities), rel=1e-12, abs=1e-12)
-    assert buffer.effective_sample_size() == pytest.approx(1 / float((probabilities**2).sum()), rel=1e-12)
+    assert buffer.diagnostics().expected_age == pytest.approx(float(ages @ probabilities), rel=1e-12, abs=1e-12)
+    assert buffer.diagnostics().effective_sample_size == pytest.approx(1 / float((probabilities**2).sum()), rel=1e-12)
 
 
 def test_half_life_counts_transitions_of_all_environments():
@@ -199,11 +199,11 @@ def test_half_life_can_be_changed_and_a_bad_one_changes_nothing():
     buffer.half_life = 1e12
     assert buffer.half_life == 1e12
     assert buffer.uniform_fraction == 0.25
-    assert buffer.expected_age() == pytest.approx(2 * (N_ROWS - 1) / 2)
+    assert buffer.diagnostics().expected_age == pytest.approx(2 * (N_ROWS - 1) / 2)
     with pytest.raises(ValueError, match="half_life must be > 0"):
         buffer.half_life = 0
     assert buffer.half_life == 1e12
-    assert buffer.expected_age() == pytest.approx(2 * (N_ROWS - 1) / 2)
+    assert buffer.diagnostics().expected_age == pytest.approx(2 * (N_ROWS - 1) / 2)
 
 
 def test_a_pickled_buffer_keeps_ages_and_half_life():
@@ -250,7 +250,7 @@ def test_dict_observations_are_refused_with_the_class_to_use():
 @pytest.mark.parametrize("half_life", [10, float("inf")])
 def test_an_empty_buffer_is_refused(half_life):
     buffer = make_buffer(DecayedReplayBuffer, half_life=half_life)
-    for ask in (lambda: buffer.sample(4), buffer.expected_age, buffer.effective_sample_size):
+    for ask in (lambda: buffer.sample(4), buffer.diagnostics, buffer.sampling_probabilities):
         with pytest.raises(ValueError, match=r"holds 0 transitions.*add some before sampling"):
             ask()
     fill(buffer, 3)

@@ -276,7 +276,7 @@ def test_training_goes_on_after_load_with_the_ages_intact(tmp_path, n_envs):
 
     loaded = ReptileDQN.load(tmp_path / "model", env=cartpole(n_envs))
     loaded.load_replay_buffer(tmp_path / "buffer")
-    assert loaded.replay_buffer.expected_age() == model.replay_buffer.expected_age()
+    assert loaded.replay_buffer.diagnostics().expected_age == model.replay_buffer.diagnostics().expected_age
     batches = []
     for buffer in (model.replay_buffer, loaded.replay_buffer):
         np.random.seed(7)

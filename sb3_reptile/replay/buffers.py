@@ -103,6 +103,8 @@ class DecayedSampling(ReplayBuffer):
         beta: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if isinstance(self, HerReplayBuffer) and not isinstance(self, DecayedHerReplayBuffer):
+            raise TypeError(f"{type(self).__name__} would not relabel goals: derive it from DecayedHerReplayBuffer")
         # Check before the storing class allocates
         self._decay = make_decay(decay) if decay is not None else Exponential(half_life)
         self._initial_weights = make_initial_weights(initial_weights)
@@ -306,7 +308,6 @@ class DecayedSampling(ReplayBuffer):
             p = self._weighted.relative_probabilities(indices, n_rows)
         else:
             p = self._ages.probabilities((self.pos - 1 - indices // self.n_envs) % self.buffer_size, n_rows)
-        # A combined batch may hold a newest row that a decay gives no chance of being drawn, but no other such
         weights = (p / p.min()) ** -self.beta
         return th.as_tensor(weights.astype(np.float32).reshape(-1, 1), device=self.device)
 
@@ -414,20 +415,6 @@ class DecayedSampling(ReplayBuffer):
         if self._diagnosed is None or changed - self._diagnosed[0] > n_rows * self.n_envs // 100:
             self._diagnosed = changed, diagnose(self.sampling_probabilities(), self.ages())
         return self._diagnosed[1]
-
-    def expected_age(self) -> float:
-        """
-        :return: Mean age of a drawn transition, in transitions
-        :raises ValueError: if the buffer is empty
-        """
-        return self.diagnostics().expected_age
-
-    def effective_sample_size(self) -> float:
-        """
-        :return: Over how many transitions a uniform draw would be as concentrated as this buffer's
-        :raises ValueError: if the buffer is empty
-        """
-        return self.diagnostics().effective_sample_size
 
 
 def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:

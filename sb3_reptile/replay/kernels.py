@@ -1,7 +1,8 @@
 """The inner loops of sampling: compiled where numba is installed (extra ``fast``), vectorised where it is not."""
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -96,10 +97,16 @@ VECTORISED = Kernels(_find, _update, _update_range, _search)
 def _compiled() -> Kernels:
     from numba import njit
 
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(cache=True)(function)
+        except RuntimeError:  # there is no folder to keep the result in
+            return njit(function)
+
     # All draws go down one level before any goes down the next: the loads of a level do not wait for each other, which
     # matters more than anything else in a tree that does not fit into the cache.
 
-    @njit(cache=True)
+    @compiled
     def find(nodes: np.ndarray, targets: np.ndarray) -> np.ndarray:
         found = np.ones(len(targets), dtype=np.int64)
         rest = targets.copy()
@@ -113,7 +120,7 @@ def _compiled() -> Kernels:
             width *= 2
         return found
 
-    @njit(cache=True)
+    @compiled
     def update(nodes: np.ndarray, changed: np.ndarray) -> None:
         width = len(nodes) // 2
         while width > 1:
@@ -122,14 +129,14 @@ def _compiled() -> Kernels:
                 nodes[changed[i]] = nodes[2 * changed[i]] + nodes[2 * changed[i] + 1]
             width //= 2
 
-    @njit(cache=True)
+    @compiled
     def update_range(nodes: np.ndarray, start: int, stop: int) -> None:
         while start > 1:
             start, stop = start // 2, (stop + 1) // 2
             for i in range(start, stop):
                 nodes[i] = nodes[2 * i] + nodes[2 * i + 1]
 
-    @njit(cache=True)
+    @compiled
     def search(cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray:
         found = np.zeros(len(targets), dtype=np.int64)
         length = len(cumulative)
