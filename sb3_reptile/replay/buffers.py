@@ -249,12 +249,16 @@ class DecayedSampling(ReplayBuffer):
         if len(indices) == 0:
             return
         n_stored = self.size() * self.n_envs
-        if indices.min() < 0 or indices.max() >= n_stored:
+        # As unsigned numbers, negative ones are very large
+        if indices.view(np.uint64).max() >= n_stored:
             bad = indices[(indices < 0) | (indices >= n_stored)][0]
             raise ValueError(f"indices must be those of stored transitions, 0 to {n_stored - 1}, got {bad}")
-        weights = priorities if self._prior is None else priorities * self._prior[indices]
-        self._weighted.set(indices, weights)
-        self._largest_priority = max(self._largest_priority, float(priorities.max()))
+        if self._prior is None:
+            largest = self._weighted.set(indices, priorities)
+        else:
+            self._weighted.set(indices, priorities * self._prior[indices])
+            largest = float(priorities.max())
+        self._largest_priority = max(self._largest_priority, largest)
         self._updated += len(indices)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:  # type: ignore[override]
@@ -308,8 +312,8 @@ class DecayedSampling(ReplayBuffer):
             p = self._weighted.relative_probabilities(indices, n_rows)
         else:
             p = self._ages.probabilities((self.pos - 1 - indices // self.n_envs) % self.buffer_size, n_rows)
-        weights = (p / p.min()) ** -self.beta
-        return th.as_tensor(weights.astype(np.float32).reshape(-1, 1), device=self.device)
+        weights = (p.min() / p) ** self.beta
+        return th.from_numpy(weights.astype(np.float32).reshape(-1, 1)).to(self.device)
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """

@@ -351,18 +351,21 @@ class WeightedSampler:
         self.largest = max(self.largest, weights if isinstance(weights, float) else float(weights.max()))
         self.rows_added += 1
 
-    def set(self, transitions: np.ndarray, weights: np.ndarray) -> None:
+    def set(self, transitions: np.ndarray, weights: np.ndarray) -> float:
         """
-        :param transitions: Which transitions, int64
+        :param transitions: Which transitions, int64, one at least
         :param weights: Their new weights, same shape
+        :return: The largest of them
         """
         self._bring_tree_up_to_date()
         self.p.reshape(-1)[transitions] = weights
-        self.largest = max(self.largest, float(weights.max()))
+        largest = float(weights.max())
+        self.largest = max(self.largest, largest)
         if self.exponent > 0:
             ages = self.age_of(transitions // self.n_envs if self.n_envs > 1 else transitions)
             weights = weights * np.exp2((self.rows_added - 1 - self.landmark - ages) * self.exponent)
         self.tree.set(transitions, weights)
+        return largest
 
     def age_of(self, rows: np.ndarray) -> np.ndarray:
         """
@@ -453,12 +456,12 @@ class WeightedSampler:
             exponential with a uniform share: only there the factor matters and is not known.
         """
         epsilon = self.ages.uniform_fraction
+        weights = self.tree.values.take(transitions) if self.in_tree else self.weights(transitions, n_rows)
+        if epsilon == 0:
+            return weights
         if self.in_tree:
-            decayed = self.tree.values[transitions] / self.tree.total
+            total = self.tree.total
         else:
-            decayed = self.weights(transitions, n_rows)
-            if epsilon == 0:
-                return decayed
             ages = np.arange(n_rows)
-            decayed /= (self.p[self.age_of(ages)] * self.ages.weights(ages, n_rows)[:, None]).sum()
-        return (1 - epsilon) * decayed + epsilon / (n_rows * self.n_envs)
+            total = float((self.p[self.age_of(ages)] * self.ages.weights(ages, n_rows)[:, None]).sum())
+        return (1 - epsilon) / total * weights + epsilon / (n_rows * self.n_envs)
