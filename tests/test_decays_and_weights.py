@@ -299,6 +299,17 @@ def test_of_an_index_named_twice_the_last_priority_counts():
     assert_drawn_from(buffer.sample(4_000).indices, {0: 0.75, 1: 0.25})
 
 
+@pytest.mark.parametrize("decay", ["power_law", {"linear": {"horizon": 1e4}}], ids=["by age first", "by weight first"])
+def test_draws_stay_exact_by_rejection_when_priorities_rise(decay):
+    buffer = make(n_rows=400, decay=decay, prioritized=True)
+    add(buffer, steps=400, start=0)
+    buffer.update_priorities(np.arange(0, 400, 2), np.full(200, 9.0))
+    np.random.seed(0)
+    expected = dict(enumerate(buffer.sampling_probabilities().ravel().tolist()))
+    assert_drawn_from(buffer.sample(40_000).indices, expected)
+    assert len(buffer.sample(3).indices) == 3
+
+
 @pytest.mark.parametrize("prioritized", [False, True])
 def test_vec_normalize_is_applied_as_by_sb3(prioritized):
     normalize = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
