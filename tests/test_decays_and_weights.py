@@ -353,6 +353,11 @@ def test_diagnostics_are_those_of_the_distribution(decay, prioritized, n_envs):
 
 
 def test_diagnostics_follow_a_buffer_that_grows_and_changes():
+    buffer = make("plain", n_rows=1_000, decay={"linear": {"horizon": 1e12}})
+    for steps in (100, 200, 300):
+        add(buffer, steps=100, start=0)
+        assert buffer.diagnostics().expected_age == pytest.approx((steps - 1) / 2)
+
     buffer = make("plain", n_rows=1_000, prioritized=True, half_life=math.inf)
     add(buffer, steps=100, start=0)
     assert buffer.diagnostics().expected_age == pytest.approx(49.5)
