@@ -10,12 +10,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.envs import DiscreteActions
 from sb3_reptile.replay.decay import Exponential, PowerLaw, make_decay
 
 INF = float("inf")
@@ -103,14 +104,22 @@ def test_half_life_inf_is_bitwise_dqn_with_images_and_dict_observations(policy, 
     assert_same_parameters(*models)
 
 
-def test_arguments_are_those_of_dqn_plus_half_life():
+def test_arguments_are_those_of_dqn_and_then_ours():
     ours, theirs = (inspect.signature(model_class.__init__).parameters for model_class in (ReptileDQN, DQN))
     assert list(ours)[: len(theirs)] == list(theirs)
     for name, parameter in theirs.items():
         assert ours[name].default == parameter.default
         assert ours[name].kind == parameter.kind
-    assert list(ours)[len(theirs) :] == ["half_life"]
-    assert ours["half_life"].default == 1_000
+    added = {name: ours[name].default for name in list(ours)[len(theirs) :]}
+    assert added == dict(
+        half_life=1_000,
+        weighting="sampling",
+        priority=None,
+        alpha=0.6,
+        beta=0.4,
+        loss="huber",
+        double_q=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,9 +184,8 @@ def test_another_decay_goes_before_the_half_life(decay, tmp_path):
 def test_a_buffer_that_does_not_decay_is_used_with_a_warning(buffer_class):
     with pytest.warns(UserWarning, match=f"half_life=1000.* is ignored because `{buffer_class.__name__}` does not"):
         model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_class=buffer_class))
-    model.learn(100)
+    model.learn(100, log_interval=1)
     assert type(model.replay_buffer) is buffer_class
-    assert "replay/mean_age" not in model.logger.name_to_value
 
 
 def test_hindsight_replay_still_works():
@@ -199,30 +207,28 @@ def test_vec_envs(vec_env, normalize, n_envs):
     env.close()
 
 
-class Logged(BaseCallback):
-    """Keeps what the logger holds at every step."""
+class Written(ReptileDQN):
+    """Keeps what it hands to the logger's outputs."""
 
-    def __init__(self):
-        super().__init__()
-        self.values = {}
-
-    def _on_step(self):
-        for key, value in self.logger.name_to_value.items():
-            self.values.setdefault(key, []).append(value)
-        return True
+    def dump_logs(self):
+        dump, self.written = self.logger.dump, getattr(self, "written", [])
+        self.logger.dump = lambda step: self.written.append(dict(self.logger.name_to_value))
+        super().dump_logs()
+        del self.logger.dump
+        dump(step=self.num_timesteps)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_it_logs_the_age_and_the_effective_sample_size_of_what_it_replays(n_envs):
-    callback = Logged()
-    model = ReptileDQN("MlpPolicy", cartpole(n_envs), **small(half_life=60, train_freq=1))
-    model.learn(600, callback=callback, log_interval=None)
+    model = Written("MlpPolicy", cartpole(n_envs), **small(half_life=60, train_freq=1))
+    model.learn(600, log_interval=1)
+    logged = model.written[-1]
     # Long after the start: the mean age of a geometric distribution, and its effective sample size, per row
     rate = n_envs * np.log(2) / 60
-    assert callback.values["replay/mean_age"][-1] == pytest.approx(n_envs / np.expm1(rate), rel=0.02)
-    assert callback.values["replay/effective_sample_size"][-1] == pytest.approx(n_envs / np.tanh(rate / 2), rel=0.02)
+    assert logged["replay/mean_age"] == pytest.approx(n_envs / np.expm1(rate), rel=0.02)
+    assert logged["replay/effective_sample_size"] == pytest.approx(n_envs / np.tanh(rate / 2), rel=0.02)
     # Everything that SB3's DQN logs is there too
-    assert {"train/loss", "train/n_updates", "rollout/exploration_rate"} <= set(callback.values)
+    assert {"train/loss", "train/n_updates", "rollout/exploration_rate", "rollout/ep_rew_mean"} <= set(logged)
 
 
 def test_tensorboard_and_progress_bar(tmp_path):
@@ -305,9 +311,31 @@ def test_set_env_and_learning_twice():
     assert model.replay_buffer.size() == 200
 
 
-def test_other_spaces_than_discrete_actions_are_refused_as_by_dqn():
-    with pytest.raises(AssertionError, match=r"only supports.*Discrete"):
-        ReptileDQN("MlpPolicy", "Pendulum-v1")
+class Buttons(gym.Env):
+    """MultiDiscrete actions; the reward is how many buttons are pressed as wanted."""
+
+    observation_space = spaces.Box(0, 1, (1,))
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.zeros(1, dtype=np.float32), float(action[0] == 1) + float(action[1] == 2), True, False, {}
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", Buttons()])
+def test_other_actions_than_discrete_ones_are_refused_with_the_wrapper_to_use(env):
+    with pytest.raises(AssertionError, match=r"only supports.*Discrete.*wrap the environment in sb3_reptile.envs.Disc"):
+        ReptileDQN("MlpPolicy", env)
+
+
+def test_multi_discrete_actions_are_learned_through_the_wrapper():
+    model = ReptileDQN("MlpPolicy", DiscreteActions(Buttons()), **small(learning_rate=1e-2, train_freq=1)).learn(400)
+    action, _ = model.predict(np.zeros(1, dtype=np.float32), deterministic=True)
+    assert DiscreteActions(Buttons()).action(action).tolist() == [1, 2]
 
 
 def test_discrete_observations():

@@ -27,8 +27,9 @@ class DecayedReplayBufferSamples(NamedTuple):
     :param rewards: Shape (batch_size, 1)
     :param discounts: Shape (batch_size, 1) with n-step returns, else None
     :param indices: Numbers of the transitions, ``row * n_envs + env``, int64, shape (batch_size,); on the CPU
-    :param weights: Importance weights ``(n P)^-beta``, divided by the largest of the batch, shape (batch_size, 1);
-        1 with ``beta=0``
+    :param weights: What to multiply the loss of each transition with, shape (batch_size, 1): importance weights
+        ``(n P)^-beta``, divided by the largest of the batch, 1 with ``beta=0``; or, with ``weighting="loss"``,
+        ``w / mean(w)``
     """
 
     observations: th.Tensor | TensorDict
@@ -87,6 +88,9 @@ class DecayedSampling(ReplayBuffer):
         multiply decay and initial weights; new transitions enter at the largest priority so far.
     :param beta: Exponent of the importance weights in the batch, in [0, 1]: 0 leaves them 1, 1 undoes the preference
         for recent or prioritized transitions. It can be changed at any time. SB3's algorithms do not use these weights.
+    :param weighting: Where decay and initial weights act: ``"sampling"``, in what is drawn; or ``"loss"``, in the
+        weights of a batch that is drawn uniformly, to be multiplied with the loss of each transition: ``w / mean(w)``,
+        so that the expected gradient is the same. Not with priorities, which are a matter of sampling.
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if an argument has a value that is not allowed
     """
@@ -101,6 +105,7 @@ class DecayedSampling(ReplayBuffer):
         initial_weights: Any = "uniform",
         prioritized: bool = False,
         beta: float = 0.0,
+        weighting: str = "sampling",
         **kwargs: Any,
     ) -> None:
         if isinstance(self, HerReplayBuffer) and not isinstance(self, DecayedHerReplayBuffer):
@@ -110,6 +115,11 @@ class DecayedSampling(ReplayBuffer):
         self._initial_weights = make_initial_weights(initial_weights)
         GeometricSampler(0.0, uniform_fraction)
         self.beta = beta
+        if weighting not in ("sampling", "loss"):
+            raise ValueError(f"weighting must be 'sampling' or 'loss', got {weighting!r}")
+        if weighting == "loss" and prioritized:
+            raise ValueError("weighting='loss' draws uniformly, which priorities do not: use weighting='sampling'")
+        self.weighting = weighting
         super().__init__(*args, **kwargs)
         self.combined = combined
         self.prioritized = prioritized
@@ -283,10 +293,10 @@ class DecayedSampling(ReplayBuffer):
         :param size: Number of draws
         :return: Numbers of transitions, int64, shape (size,)
         """
-        if self._weighted is not None:
+        if self._weighted is not None and self.weighting == "sampling":
             return self._weighted.sample(n_rows, size)
-        if isinstance(self._ages, GeometricSampler) and self._ages.rate == 0:
-            # No decay: the very draws of SB3, which leaves out the row at pos where it must not be drawn
+        if self.weighting == "loss" or (isinstance(self._ages, GeometricSampler) and self._ages.rate == 0):
+            # No decay in what is drawn: SB3's very draws, which leave out the row at pos where it must not be drawn
             rows = np.random.randint(self.size() - n_rows, self.size(), size=size)
             if n_rows < self.size():
                 rows = (rows + self.pos) % self.buffer_size
@@ -299,7 +309,10 @@ class DecayedSampling(ReplayBuffer):
 
     def _batch(self, indices: np.ndarray, env: VecNormalize | None, n_rows: int) -> DecayedReplayBufferSamples:
         """What was drawn, with its importance weights; ends the draw."""
-        weights = self._importance_weights(indices, n_rows)
+        if self.weighting == "loss":
+            weights = self._loss_weights(indices, n_rows)
+        else:
+            weights = self._importance_weights(indices, n_rows)
         self._ages.next_call()
         self._drawn += len(indices)
         return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, weights))
@@ -311,9 +324,28 @@ class DecayedSampling(ReplayBuffer):
         if self._weighted is not None:
             p = self._weighted.relative_probabilities(indices, n_rows)
         else:
-            p = self._ages.probabilities((self.pos - 1 - indices // self.n_envs) % self.buffer_size, n_rows)
+            p = self._ages.probabilities(self._row_ages(indices), n_rows)
         weights = (p.min() / p) ** self.beta
         return th.from_numpy(weights.astype(np.float32).reshape(-1, 1)).to(self.device)
+
+    def _loss_weights(self, indices: np.ndarray, n_rows: int) -> th.Tensor:
+        """``n P``, which is ``w / mean(w)``, float32, shape (batch_size, 1)."""
+        if self._weighted is not None:
+            weights = self._weighted.probabilities(indices, n_rows)
+        else:
+            weights = self._ages.probabilities(self._row_ages(indices), n_rows) / self.n_envs
+        weights *= n_rows * self.n_envs
+        return th.from_numpy(weights.astype(np.float32).reshape(-1, 1)).to(self.device)
+
+    def ages_of(self, indices: np.ndarray) -> np.ndarray:
+        """
+        :param indices: Numbers of transitions, as they come with a batch
+        :return: Their ages in transitions, same shape
+        """
+        return self._row_ages(indices) * self.n_envs
+
+    def _row_ages(self, indices: np.ndarray) -> np.ndarray:
+        return (self.pos - 1 - indices // self.n_envs) % self.buffer_size
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """
@@ -488,6 +520,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
     :param initial_weights: What a transition counts when it is new, see :class:`DecayedSampling`
     :param prioritized: Whether there are priorities to update, see :class:`DecayedSampling`
     :param beta: Exponent of the importance weights, see :class:`DecayedSampling`
+    :param weighting: Where the weights act, see :class:`DecayedSampling`
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if an argument has a value that is not allowed, or the observation space is a Dict
     """
@@ -508,6 +541,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         initial_weights: Any = "uniform",
         prioritized: bool = False,
         beta: float = 0.0,
+        weighting: str = "sampling",
     ) -> None:
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
@@ -529,6 +563,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
             initial_weights=initial_weights,
             prioritized=prioritized,
             beta=beta,
+            weighting=weighting,
         )
 
 
@@ -581,6 +616,8 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
     def __init__(self, *args: Any, combined: bool = False, **kwargs: Any) -> None:
         if combined:
             raise ValueError("combined must be False with hindsight replay: the newest episode has no end yet")
+        if kwargs.get("weighting", "sampling") != "sampling":
+            raise ValueError(f"weighting must be 'sampling' with hindsight replay, got {kwargs['weighting']!r}")
         super().__init__(*args, **kwargs)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:  # type: ignore[override]

@@ -391,17 +391,21 @@ class WeightedSampler:
             start += count
         self.rows_in_tree = self.rows_added
 
+    def _prepare(self, n_rows: int) -> None:
+        """Make the tree hold what can be drawn now, and nothing else."""
+        self._bring_tree_up_to_date()
+        if n_rows < min(self.rows_added, self.n_rows):
+            oldest = self.rows_added % self.n_rows * self.n_envs
+            if self.tree.values[oldest : oldest + self.n_envs].any():
+                self.tree.set_range(oldest, np.zeros(self.n_envs))
+
     def sample(self, n_rows: int, batch_size: int) -> np.ndarray:
         """
         :param n_rows: How many rows can be drawn: all that are stored, or all but the oldest
         :param batch_size: Number of draws, with replacement
         :return: Transitions, int64, shape (batch_size,)
         """
-        self._bring_tree_up_to_date()
-        if n_rows < min(self.rows_added, self.n_rows):
-            oldest = self.rows_added % self.n_rows * self.n_envs
-            if self.tree.values[oldest : oldest + self.n_envs].any():
-                self.tree.set_range(oldest, np.zeros(self.n_envs))
+        self._prepare(n_rows)
         epsilon = self.ages.uniform_fraction
         if epsilon == 0:
             transitions = self._draw(n_rows, batch_size)
@@ -448,20 +452,29 @@ class WeightedSampler:
         """
         return self.p.reshape(-1)[transitions] * self.ages.weights(self.age_of(transitions // self.n_envs), n_rows)
 
+    def probabilities(self, transitions: np.ndarray, n_rows: int) -> np.ndarray:
+        """
+        :param transitions: Which transitions, int64; they must be among those that can be drawn
+        :param n_rows: How many rows can be drawn: all that are stored, or all but the oldest
+        :return: The probability of each, same shape. O(batch) for an exponential decay, otherwise O(size): the sum of
+            all weights is not known then.
+        """
+        self._prepare(n_rows)
+        epsilon = self.ages.uniform_fraction
+        if self.in_tree:
+            decayed = self.tree.values.take(transitions) / self.tree.total
+        else:
+            ages = np.arange(n_rows)
+            total = (self.p[self.age_of(ages)] * self.ages.weights(ages, n_rows)[:, None]).sum()
+            decayed = self.weights(transitions, n_rows) / total
+        return (1 - epsilon) * decayed + epsilon / (n_rows * self.n_envs)
+
     def relative_probabilities(self, transitions: np.ndarray, n_rows: int) -> np.ndarray:
         """
         :param transitions: Transitions that were just drawn, int64
-        :param n_rows: How many rows can be drawn, from the newest on
-        :return: The probability of each, up to a factor common to all. O(batch), but O(size) for a decay other than the
-            exponential with a uniform share: only there the factor matters and is not known.
+        :param n_rows: How many rows can be drawn: all that are stored, or all but the oldest
+        :return: The probability of each, up to a factor common to all: O(batch) wherever there is no uniform share
         """
-        epsilon = self.ages.uniform_fraction
-        weights = self.tree.values.take(transitions) if self.in_tree else self.weights(transitions, n_rows)
-        if epsilon == 0:
-            return weights
-        if self.in_tree:
-            total = self.tree.total
-        else:
-            ages = np.arange(n_rows)
-            total = float((self.p[self.age_of(ages)] * self.ages.weights(ages, n_rows)[:, None]).sum())
-        return (1 - epsilon) / total * weights + epsilon / (n_rows * self.n_envs)
+        if self.ages.uniform_fraction > 0:
+            return self.probabilities(transitions, n_rows)
+        return self.tree.values.take(transitions) if self.in_tree else self.weights(transitions, n_rows)

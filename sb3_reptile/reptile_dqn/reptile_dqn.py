@@ -3,14 +3,17 @@
 import io
 import pathlib
 import warnings
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.dqn.policies import DQNPolicy
+from torch.nn import functional as F
 
 from sb3_reptile.replay import (
     DecayedDictReplayBuffer,
@@ -19,8 +22,19 @@ from sb3_reptile.replay import (
     DecayedSampling,
     Exponential,
 )
+from sb3_reptile.replay.decay import check_number
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
+
+LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
+OPTIONS = {
+    "weighting": ("sampling", "loss"),
+    "priority": (None, "td_error"),
+    "loss": tuple(LOSSES),
+    "double_q": (False, True),
+}
+# Added to absolute TD errors, so that what is learned already can still be drawn (Schaul et al. 2016, section 3.3)
+SMALLEST_TD_ERROR = 1e-6
 
 
 class ReptileDQN(DQN):
@@ -29,7 +43,9 @@ class ReptileDQN(DQN):
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
     environment.
 
-    All arguments but the last are those of SB3's ``DQN``. ``half_life=float("inf")`` is SB3's ``DQN``, bit for bit.
+    Its loop is: interact, store, draw, weight by age, update the policy network, hand it to the agent. The arguments up
+    to ``half_life`` are those of SB3's ``DQN``, which ``half_life=float("inf")`` is bit for bit, everything else being
+    left as it is.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -72,8 +88,18 @@ class ReptileDQN(DQN):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param half_life: Age at which a transition is half as likely to be replayed as the newest, in transitions (all
         environments counted); ``inf`` replays uniformly
-    :raises TypeError: if ``half_life`` is not a number
-    :raises ValueError: if ``half_life`` is not > 0
+    :param weighting: Where decay acts: in what is drawn (``"sampling"``), or in the loss of what is drawn uniformly
+        (``"loss"``). The expected gradient is the same, the variance of ``"loss"`` higher.
+    :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
+        https://arxiv.org/abs/1511.05952), on top of the decay; ``None`` does not
+    :param alpha: Exponent of the priorities, in [0, 1]; 0 makes them all the same
+    :param beta: Exponent of the importance weights that correct for priorities and decay, in [0, 1], or a function of
+        the remaining progress (from 1 to 0); used with ``priority`` only
+    :param loss: ``"huber"``, as in SB3's DQN, or ``"mse"``, the squared TD error
+    :param double_q: Let the online network choose the action whose value the target network tells (Double DQN,
+        https://arxiv.org/abs/1509.06461)
+    :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
+    :raises ValueError: if an argument has a value that is not allowed
     """
 
     def __init__(
@@ -106,47 +132,103 @@ class ReptileDQN(DQN):
         _init_setup_model: bool = True,
         *,
         half_life: float = 1_000,
+        weighting: Literal["sampling", "loss"] = "sampling",
+        priority: Literal["td_error"] | None = None,
+        alpha: float = 0.6,
+        beta: float | Schedule = 0.4,
+        loss: Literal["huber", "mse"] = "huber",
+        double_q: bool = False,
     ) -> None:
-        self.half_life = Exponential(half_life).half_life  # refuse a bad one before anything is built
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
-            replay_buffer_class,
-            replay_buffer_kwargs,
-            optimize_memory_usage,
-            n_steps,
-            target_update_interval,
-            exploration_fraction,
-            exploration_initial_eps,
-            exploration_final_eps,
-            max_grad_norm,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
-            _init_setup_model,
-        )
+        self.half_life = half_life
+        self.weighting = weighting
+        self.priority = priority
+        self.alpha = alpha
+        self.beta = beta
+        self.loss = loss
+        self.double_q = double_q
+        self._last_batch: tuple[Any, th.Tensor] | None = None
+        self._check_options()  # before anything is built
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate,
+                buffer_size,
+                learning_starts,
+                batch_size,
+                tau,
+                gamma,
+                train_freq,
+                gradient_steps,
+                replay_buffer_class,
+                replay_buffer_kwargs,
+                optimize_memory_usage,
+                n_steps,
+                target_update_interval,
+                exploration_fraction,
+                exploration_initial_eps,
+                exploration_final_eps,
+                max_grad_norm,
+                stats_window_size,
+                tensorboard_log,
+                policy_kwargs,
+                verbose,
+                seed,
+                device,
+                _init_setup_model,
+            )
+        except AssertionError as error:
+            if "action spaces" not in str(error):
+                raise
+            raise AssertionError(f"{error}: wrap the environment in sb3_reptile.envs.DiscreteActions") from None
+
+    def _check_options(self) -> None:
+        Exponential(self.half_life)
+        for name, allowed in OPTIONS.items():
+            if getattr(self, name) not in allowed:
+                known = " or ".join(repr(value) for value in allowed)
+                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
+        for name in ("alpha",) if callable(self.beta) else ("alpha", "beta"):
+            check_number(name, getattr(self, name), "in [0, 1]", lambda value: 0 <= value <= 1, "0 switches it off")
+        if self.priority is not None and self.weighting == "loss":
+            raise ValueError("weighting='loss' draws uniformly, which priorities do not: use weighting='sampling'")
 
     def _setup_model(self) -> None:
+        self._check_options()
         if self.replay_buffer_class is None:
             self._select_replay_buffer_class()
+        assert self.replay_buffer_class is not None
+        # Our options reach the buffer through its kwargs, where those of the user go first
+        kwargs = self.replay_buffer_kwargs
+        self.replay_buffer_kwargs = {**self._replay_options(), **kwargs}
         with warnings.catch_warnings():
-            if issubclass(self.replay_buffer_class, DecayedNStepReplayBuffer):  # type: ignore[arg-type]
+            if issubclass(self.replay_buffer_class, DecayedNStepReplayBuffer):
                 # SB3 warns that n_steps is ignored with any class but its own; this one got it in its kwargs
                 warnings.filterwarnings("ignore", message="`n_steps=")
             super()._setup_model()
-        self.half_life = self.replay_buffer_kwargs.get("half_life", self.half_life)
-        self._set_half_life_of_buffer()
+        self.replay_buffer_kwargs = kwargs
+        self.half_life = kwargs.get("half_life", self.half_life)
+        self.beta_schedule = FloatSchedule(self.beta)
+
+    def _replay_options(self) -> dict[str, Any]:
+        """What our options mean to the replay buffer."""
+        assert self.replay_buffer_class is not None
+        if not issubclass(self.replay_buffer_class, DecayedSampling):
+            if self.priority is not None or self.weighting == "loss":
+                raise ValueError(
+                    f"priority and weighting='loss' need a replay buffer derived from DecayedSampling, "
+                    f"got {self.replay_buffer_class.__name__}: leave replay_buffer_class out"
+                )
+            self._warn_of_buffer_without_decay(self.replay_buffer_class)
+            return {}
+        options: dict[str, Any] = {"half_life": self.half_life}
+        if self.weighting == "loss":
+            options["weighting"] = "loss"
+        if self.priority is not None:
+            options["prioritized"] = True
+        if self.replay_buffer_class is DecayedNStepReplayBuffer and self.n_steps > 1:
+            options |= {"n_steps": self.n_steps, "gamma": self.gamma}
+        return options
 
     def _select_replay_buffer_class(self) -> None:
         """The decayed counterpart of the class that SB3 would select."""
@@ -159,21 +241,15 @@ class ReptileDQN(DQN):
             self.replay_buffer_class = DecayedDictReplayBuffer
         elif self.n_steps > 1:
             self.replay_buffer_class = DecayedNStepReplayBuffer
-            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
         else:
             self.replay_buffer_class = DecayedReplayBuffer
 
-    def _set_half_life_of_buffer(self) -> None:
-        if isinstance(self.replay_buffer, DecayedSampling):
-            # Another decay, from the kwargs or with a loaded buffer, has no use for it
-            if "decay" not in self.replay_buffer_kwargs and isinstance(self.replay_buffer.decay, Exponential):
-                self.replay_buffer.half_life = self.half_life
-        else:
-            warnings.warn(
-                f"`half_life={self.half_life}` is ignored because `{type(self.replay_buffer).__name__}` does not "
-                "decay: leave `replay_buffer_class` out, or derive from `DecayedSampling` and the class you passed",
-                stacklevel=2,
-            )
+    def _warn_of_buffer_without_decay(self, buffer_class: type) -> None:
+        warnings.warn(
+            f"`half_life={self.half_life}` is ignored because `{buffer_class.__name__}` does not "
+            "decay: leave `replay_buffer_class` out, or derive from `DecayedSampling` and the class you passed",
+            stacklevel=3,
+        )
 
     def load_replay_buffer(
         self,
@@ -190,14 +266,85 @@ class ReptileDQN(DQN):
             If set to ``False``, we assume that we continue the same trajectory (same episode).
         """
         super().load_replay_buffer(path, truncate_last_traj)
-        self._set_half_life_of_buffer()
+        if not isinstance(self.replay_buffer, DecayedSampling):
+            self._warn_of_buffer_without_decay(type(self.replay_buffer))
+        elif "decay" not in self.replay_buffer_kwargs and isinstance(self.replay_buffer.decay, Exponential):
+            self.replay_buffer.half_life = self.half_life
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        super().train(gradient_steps, batch_size)
-        if isinstance(self.replay_buffer, DecayedSampling):
-            diagnostics = self.replay_buffer.diagnostics()
-            self.logger.record("replay/mean_age", diagnostics.expected_age)
-            self.logger.record("replay/effective_sample_size", diagnostics.effective_sample_size)
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
+        # Update learning rate and importance exponent according to their schedules
+        self._update_learning_rate(self.policy.optimizer)
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if self.priority is not None:
+            buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
+
+        losses = []
+        for _ in range(gradient_steps):
+            # Draw, by age and priority or uniformly
+            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
+            # TD targets, and the values that are to reach them
+            targets = self._td_targets(batch)
+            values = th.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
+            # Loss of each transition, times its weight
+            loss = (LOSSES[self.loss](values, targets, reduction="none") * getattr(batch, "weights", 1)).mean()
+            losses.append(loss.item())
+            # Update the policy network
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            # What surprised has priority next time
+            if self.priority is not None:
+                td_errors = (targets - values).detach().abs().flatten().double().cpu().numpy()
+                buffer.update_priorities(batch.indices, (td_errors + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[attr-defined]
+
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", np.mean(losses))
+        # For dump_logs(), which is called less often
+        self._last_batch = batch, (targets - values).detach().abs().flatten()
+
+    def _td_targets(self, batch: Any) -> th.Tensor:
+        """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers."""
+        discounts = batch.discounts if batch.discounts is not None else self.gamma
+        with th.no_grad():
+            next_values = self.q_net_target(batch.next_observations)
+            if self.double_q:
+                best = self.q_net(batch.next_observations).argmax(dim=1, keepdim=True)
+                next_values = next_values.gather(1, best)
+            else:
+                next_values = next_values.max(dim=1).values.reshape(-1, 1)
+            return batch.rewards + (1 - batch.dones) * discounts * next_values
+
+    def dump_logs(self) -> None:
+        """
+        Write log data.
+        """
+        if self._last_batch is not None and isinstance(self.replay_buffer, DecayedSampling):
+            self._log_replay(*self._last_batch)
+        super().dump_logs()
+
+    def _log_replay(self, batch: Any, td_errors: th.Tensor) -> None:
+        """What is replayed, and the mean TD error by age: that of recent transitions jumps when the world changes."""
+        assert isinstance(self.replay_buffer, DecayedSampling)
+        diagnostics = self.replay_buffer.diagnostics()
+        self.logger.record("replay/mean_age", diagnostics.expected_age)
+        self.logger.record("replay/entropy", diagnostics.entropy)
+        self.logger.record("replay/effective_sample_size", diagnostics.effective_sample_size)
+        self.logger.record("replay/volume", diagnostics.replay_volume)
+        if isinstance(self.replay_buffer.decay, Exponential):
+            self.logger.record("replay/half_life", self.replay_buffer.half_life)
+        self.logger.record("replay/mean_weight", batch.weights.mean().item())
+        by_age = td_errors[th.from_numpy(self.replay_buffer.ages_of(batch.indices).argsort())]
+        for quarter, errors in enumerate(by_age.tensor_split(4), start=1):
+            if len(errors) > 0:
+                self.logger.record(f"replay/td_error_age_q{quarter}", errors.mean().item())
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_last_batch"]
 
     def learn(
         self: SelfReptileDQN,

@@ -1,0 +1,62 @@
+"""Discrete actions for environments that have others, so that value-based agents can act in them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class DiscreteActions(gym.ActionWrapper):
+    """
+    Number the actions of an environment, one number for each combination.
+
+    A Box is covered by evenly spaced values in each dimension, both ends among them: ``bins=2`` is bang-bang control,
+    an odd number has the middle too. (Gymnasium's own ``DiscretizeAction`` takes the middles of intervals, which leaves
+    the ends out.) A MultiDiscrete space is numbered as it is.
+
+    :param env: Environment with bounded Box actions, or MultiDiscrete ones
+    :param bins: Values in each dimension of a Box, >= 2; one number for all dimensions, or one for each
+    :raises ValueError: if the actions are of another kind or unbounded, or ``bins`` does not fit them
+    """
+
+    def __init__(self, env: gym.Env, bins: int | Sequence[int] = 3) -> None:
+        super().__init__(env)
+        space = env.action_space
+        if isinstance(space, spaces.MultiDiscrete):
+            self._values = [
+                np.arange(n) + start for n, start in zip(space.nvec.ravel(), space.start.ravel(), strict=True)
+            ]
+        elif isinstance(space, spaces.Box):
+            self._values = self._values_in_box(space, bins)
+        else:
+            raise ValueError(f"DiscreteActions needs Box or MultiDiscrete actions, got {space}")
+        self._counts = [len(values) for values in self._values]
+        n_actions = math.prod(self._counts)
+        if n_actions > 1_000_000:
+            raise ValueError(f"bins={bins!r} makes {n_actions} actions in {len(self._counts)} dimensions: use fewer")
+        self.action_space = spaces.Discrete(n_actions)
+
+    @staticmethod
+    def _values_in_box(space: spaces.Box, bins: int | Sequence[int]) -> list[np.ndarray]:
+        low, high = space.low.ravel(), space.high.ravel()
+        if not space.is_bounded():
+            raise ValueError(f"DiscreteActions needs actions with bounds, got {space}: wrap in RescaleAction first")
+        counts = list(bins) if isinstance(bins, Sequence) else [bins] * len(low)
+        if len(counts) != len(low) or not all(isinstance(count, int) and count >= 2 for count in counts):
+            raise ValueError(
+                f"bins must be a whole number >= 2, or one for each of {len(low)} dimensions, got {bins!r}"
+            )
+        return [np.linspace(*limits) for limits in zip(low, high, counts, strict=True)]
+
+    def action(self, action: Any) -> np.ndarray:
+        """
+        :param action: Number of an action
+        :return: What the environment understands
+        """
+        space = self.env.action_space
+        choice = np.unravel_index(int(action), self._counts)
+        chosen = [values[index] for values, index in zip(self._values, choice, strict=True)]
+        return np.array(chosen, dtype=space.dtype).reshape(space.shape)
