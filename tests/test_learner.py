@@ -153,6 +153,17 @@ def test_priorities_are_powers_of_the_absolute_td_errors(alpha, n_envs):
     assert np.allclose(model.replay_buffer._weighted.p.reshape(-1)[drawn], expected[drawn], rtol=1e-4)
 
 
+def test_what_is_learned_already_keeps_a_priority(monkeypatch):
+    model = trained(priority="td_error", alpha=0.5)
+
+    def what_it_expects(batch):
+        return th.gather(model.q_net(batch.observations), 1, batch.actions.long()).detach()
+
+    monkeypatch.setattr(model, "_td_targets", what_it_expects)
+    model.train(1, 64)
+    assert model.replay_buffer._weighted.p[:300].min() == pytest.approx(1e-3)
+
+
 def test_alpha_0_and_beta_0_is_the_unprioritised_learner():
     model = trained(priority="td_error", alpha=0, beta=0, half_life=40)
     plain = trained(half_life=40)

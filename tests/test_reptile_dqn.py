@@ -119,6 +119,7 @@ def test_arguments_are_those_of_dqn_and_then_ours():
         beta=0.4,
         loss="huber",
         double_q=False,
+        pretrained=None,
     )
 
 

@@ -115,10 +115,21 @@ def test_a_missing_rl_zoo_is_named_with_its_extra():
     assert "Traceback" not in output
 
 
+def test_continuous_actions_are_wrapped_by_the_config(tmp_path):
+    output = run(
+        *("-m", "sb3_reptile.zoo", "train", "--algo", "reptile_dqn", "--env", "Pendulum-v1", "-f", tmp_path, *FAST),
+    )
+    assert "sb3_reptile.envs.DiscreteActions" in output
+    assert ReptileDQN.load(tmp_path / "reptile_dqn" / "Pendulum-v1_1" / "Pendulum-v1.zip").action_space.n == 5
+
+
 @pytest.mark.parametrize("name", ["dqn", "reptile_dqn"])
 def test_config_files_hold_the_rl_zoos_values_plus_the_decay(name):
     ours = yaml.safe_load((ROOT / "zoo_configs" / f"{name}.yml").read_text())
     theirs = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "dqn.yml").read_text())
+    assert set(ours) & set(theirs)
     for env, hyperparameters in ours.items():
+        if env not in theirs:
+            continue
         added = {"half_life", "replay_buffer_class", "replay_buffer_kwargs"}
         assert {k: v for k, v in hyperparameters.items() if k not in added} == theirs[env]

@@ -23,6 +23,7 @@ from sb3_reptile.replay import (
     Exponential,
 )
 from sb3_reptile.replay.decay import check_number
+from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
@@ -98,6 +99,9 @@ class ReptileDQN(DQN):
     :param loss: ``"huber"``, as in SB3's DQN, or ``"mse"``, the squared TD error
     :param double_q: Let the online network choose the action whose value the target network tells (Double DQN,
         https://arxiv.org/abs/1509.06461)
+    :param pretrained: What to start from instead of random parameters: the path of a saved DQN or ReptileDQN, such a
+        model, or a state dict of its policy or ``q_net``. What does not fit, the last layer with another number of
+        actions for instance, is named in a warning and starts from scratch.
     :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
     :raises ValueError: if an argument has a value that is not allowed
     """
@@ -138,6 +142,7 @@ class ReptileDQN(DQN):
         beta: float | Schedule = 0.4,
         loss: Literal["huber", "mse"] = "huber",
         double_q: bool = False,
+        pretrained: Pretrained | None = None,
     ) -> None:
         self.half_life = half_life
         self.weighting = weighting
@@ -146,6 +151,7 @@ class ReptileDQN(DQN):
         self.beta = beta
         self.loss = loss
         self.double_q = double_q
+        self.pretrained = pretrained
         self._last_batch: tuple[Any, th.Tensor] | None = None
         self._check_options()  # before anything is built
         try:
@@ -209,6 +215,8 @@ class ReptileDQN(DQN):
         self.replay_buffer_kwargs = kwargs
         self.half_life = kwargs.get("half_life", self.half_life)
         self.beta_schedule = FloatSchedule(self.beta)
+        if self.pretrained is not None:
+            load_pretrained(self.policy, self.pretrained)
 
     def _replay_options(self) -> dict[str, Any]:
         """What our options mean to the replay buffer."""
@@ -344,7 +352,7 @@ class ReptileDQN(DQN):
                 self.logger.record(f"replay/td_error_age_q{quarter}", errors.mean().item())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch"]
+        return [*super()._excluded_save_params(), "_last_batch", "pretrained"]
 
     def learn(
         self: SelfReptileDQN,
