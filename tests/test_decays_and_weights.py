@@ -350,6 +350,7 @@ def test_diagnostics_are_those_of_the_distribution(decay, prioritized, n_envs):
         assert (found.newest_age, found.oldest_age) == (0, n_envs * (N_ROWS - 1))
         assert found.replay_volume == pytest.approx(1.5)
         assert np.array_equal(buffer.ages().ravel(), [ages[index] for index in range(N_ROWS * n_envs)])
+        assert np.array_equal(buffer.ages_of(np.arange(N_ROWS * n_envs)), buffer.ages().ravel())
 
 
 def test_diagnostics_follow_a_buffer_that_grows_and_changes():

@@ -10,7 +10,9 @@ from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, SimpleMultiObsEnv
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.dqn import MlpPolicy
 from torch.nn import functional as F
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedReplayBuffer, ReptileDQN
@@ -21,7 +23,7 @@ TINY = dict(policy_kwargs=dict(net_arch=[16]))
 
 
 def trained(steps=300, **kwargs):
-    return ReptileDQN("MlpPolicy", "CartPole-v1", **small(**TINY, **kwargs)).learn(steps)
+    return ReptileDQN("MlpPolicy", "CartPole-v1", **small(**TINY | kwargs)).learn(steps)
 
 
 def everything(model):
@@ -50,6 +52,46 @@ def test_with_all_switches_off_any_configuration_is_bitwise_dqn(n_envs, normaliz
         for model_class, decay in [(ReptileDQN, dict(half_life=INF)), (DQN, {})]
     ]
     assert_same_parameters(*models)
+
+
+class NormalizedWithDropout(BaseFeaturesExtractor):
+    """Layers that behave otherwise in training than in evaluation."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=4)
+        self.layers = th.nn.Sequential(th.nn.Flatten(), th.nn.BatchNorm1d(4), th.nn.Dropout(0.3))
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+class OtherPolicy(MlpPolicy):
+    """A policy of the user's own."""
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", OtherPolicy])
+def test_batch_norm_dropout_and_custom_policies_are_bitwise_those_of_dqn(policy):
+    kwargs = small(policy_kwargs=dict(features_extractor_class=NormalizedWithDropout), target_update_interval=40)
+    models = [
+        model_class(policy, "CartPole-v1", **kwargs, **decay).learn(300)
+        for model_class, decay in [(ReptileDQN, dict(half_life=INF)), (DQN, {})]
+    ]
+    assert_same_parameters(*models)
+    assert type(models[0].policy) is type(models[1].policy)
+    # Acting is evaluation: neither dropout nor moving statistics
+    observation = np.ones((5, 4), dtype=np.float32)
+    statistics = models[0].batch_norm_stats[0].clone()
+    values = [models[0].predict(observation, deterministic=True)[0] for _ in range(5)]
+    assert all(np.array_equal(value, values[0]) for value in values)
+    assert th.equal(models[0].batch_norm_stats[0], statistics)
+
+
+def test_parameters_can_be_taken_and_given():
+    first, second = trained(), trained(seed=7)
+    second.set_parameters(first.get_parameters())
+    assert_same_parameters(first, second)
+    with pytest.raises(ValueError, match="is an invalid object name"):
+        second.set_parameters({"nothing": {}})
 
 
 @pytest.mark.parametrize("loss", ["huber", "mse"])
@@ -88,9 +130,11 @@ def test_weighting_in_the_loss_has_the_expected_gradient_of_weighting_in_samplin
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_weighting_in_the_loss_draws_what_sb3_draws(n_envs):
+@pytest.mark.parametrize("initial_weights", ["uniform", "random"])
+def test_weighting_in_the_loss_draws_what_sb3_draws(initial_weights, n_envs):
     buffers = []
-    for buffer_class, kwargs in [(DecayedReplayBuffer, dict(weighting="loss", half_life=5)), (ReplayBuffer, {})]:
+    decayed = dict(weighting="loss", half_life=5, initial_weights=initial_weights)
+    for buffer_class, kwargs in [(DecayedReplayBuffer, decayed), (ReplayBuffer, {})]:
         space = spaces.Box(-1, 1, (1,))
         buffer = buffer_class(50 * n_envs, space, spaces.Discrete(2), device="cpu", n_envs=n_envs, **kwargs)
         for step in range(70):

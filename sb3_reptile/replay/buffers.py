@@ -317,6 +317,17 @@ class DecayedSampling(ReplayBuffer):
         self._drawn += len(indices)
         return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, weights))
 
+    def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
+        """
+        Certain transitions, without a draw.
+
+        :param indices: Numbers of stored transitions, int64, shape (n,)
+        :param env: Associated VecEnv to normalize the observations and rewards
+        :return: The transitions; their weights are 1
+        """
+        weights = th.ones((len(indices), 1), device=self.device)
+        return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, weights))
+
     def _importance_weights(self, indices: np.ndarray, n_rows: int) -> th.Tensor:
         """``(n P)^-beta``, divided by the largest of the batch, float32, shape (batch_size, 1)."""
         if self.beta == 0 or len(indices) == 0:

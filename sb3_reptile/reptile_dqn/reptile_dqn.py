@@ -327,6 +327,18 @@ class ReptileDQN(DQN):
                 next_values = next_values.max(dim=1).values.reshape(-1, 1)
             return batch.rewards + (1 - batch.dones) * discounts * next_values
 
+    def td_errors(self, indices: np.ndarray) -> th.Tensor:
+        """
+        The TD errors of stored transitions under the present networks; nothing is trained.
+
+        :param indices: Numbers of transitions in the replay buffer
+        :return: ``target - value``, shape (len(indices), 1)
+        """
+        assert isinstance(self.replay_buffer, DecayedSampling), "TD errors are told of decayed replay buffers only"
+        batch = self.replay_buffer.transitions(indices, env=self._vec_normalize_env)
+        with th.no_grad():
+            return self._td_targets(batch) - th.gather(self.q_net(batch.observations), 1, batch.actions.long())
+
     def dump_logs(self) -> None:
         """
         Write log data.

@@ -1,0 +1,125 @@
+"""Callbacks: a half-life that changes, and figures that reach TensorBoard."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sb3_reptile import DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.callbacks import HalfLifeSchedule, ReplayFigures
+from tests.test_reptile_dqn import assert_same_parameters, cartpole, small
+
+DECAYED = dict(replay_buffer_class=DecayedReplayBuffer)
+
+
+class Watch(BaseCallback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        self.seen.append((self.model._current_progress_remaining, self.model.replay_buffer.half_life))
+        return True
+
+
+@pytest.mark.parametrize(
+    "half_life", [LinearSchedule(100, 1_000, 0.5), dict(start=100, end=1_000, end_fraction=0.5)], ids=["object", "YAML"]
+)
+@pytest.mark.parametrize("model_class", [ReptileDQN, DQN])
+def test_the_half_life_follows_its_schedule(model_class, half_life):
+    watch = Watch()
+    model = model_class("MlpPolicy", "CartPole-v1", **small(train_freq=1, **DECAYED))
+    model.learn(400, callback=[HalfLifeSchedule(half_life), watch])
+    assert watch.seen[0][1] == 100
+    assert watch.seen[-1][1] == 1_000
+    for progress, seen in watch.seen:
+        assert seen == pytest.approx(min(1_000, 100 + 900 * (1 - progress) / 0.5))
+    if model_class is ReptileDQN:
+        assert model.half_life == 1_000
+
+
+def test_the_half_life_of_other_algorithms_follows_too():
+    model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=10, **DECAYED)
+    model.learn(30, callback=HalfLifeSchedule(lambda progress: 50 + 100 * progress))
+    assert 50 <= model.replay_buffer.half_life < 60
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(), "HalfLifeSchedule needs a model with a decayed replay buffer, got ReplayBuffer: use ReptileDQN"),
+        (DECAYED | dict(replay_buffer_kwargs=dict(decay="power_law")), "needs an exponential decay.*is PowerLaw"),
+    ],
+)
+def test_a_half_life_schedule_refuses_what_has_no_half_life(kwargs, message):
+    model = DQN("MlpPolicy", "CartPole-v1", **small(**kwargs))
+    with pytest.raises(ValueError, match=message):
+        model.learn(100, callback=HalfLifeSchedule(lambda progress: 100.0))
+
+
+def test_bad_schedules_are_refused():
+    with pytest.raises(TypeError, match=r"half_life must be a function of the remaining progress.*got 300"):
+        HalfLifeSchedule(300)
+    with pytest.raises(ValueError, match="half_life must be > 0"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(100, callback=HalfLifeSchedule(lambda progress: -1.0))
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("kwargs", [dict(), dict(priority="td_error"), dict(n_steps=3)])
+def test_figures_reach_tensorboard_and_training_is_the_same(tmp_path, kwargs, n_envs):
+    kwargs = small(policy_kwargs=dict(net_arch=[16]), **kwargs)
+    model = ReptileDQN("MlpPolicy", cartpole(n_envs), tensorboard_log=str(tmp_path), **kwargs)
+    model.learn(420, callback=ReplayFigures(draw_freq=200, n_transitions=64), log_interval=1)
+    events = EventAccumulator(str(tmp_path / "ReptileDQN_1"))
+    events.Reload()
+    assert {"replay/probability_by_age", "replay/td_error_by_age"} <= set(events.Tags()["images"])
+    image = events.Images("replay/td_error_by_age")[-1]
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    assert_same_parameters(model, ReptileDQN("MlpPolicy", cartpole(n_envs), **kwargs).learn(420))
+
+
+def test_figures_of_other_algorithms_show_the_probabilities(tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", tensorboard_log=str(tmp_path), **small(**DECAYED))
+    model.learn(300, callback=ReplayFigures(draw_freq=100), log_interval=1)
+    events = EventAccumulator(str(tmp_path / "DQN_1"))
+    events.Reload()
+    assert events.Tags()["images"] == ["replay/probability_by_age"]
+
+
+def test_the_figures_draw_the_distribution_and_the_errors():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=30)).learn(200)
+    callback = ReplayFigures(n_transitions=100)
+    callback.init_callback(model)
+    (line,) = callback._probability_by_age().axes[0].lines
+    cumulative = line.get_ydata()
+    assert cumulative[-1] == pytest.approx(1)
+    assert cumulative[29] == pytest.approx(0.5 / (1 - 0.5 ** (200 / 30)), rel=1e-6)
+    axes = callback._td_error_by_age(model).axes[0]
+    points = np.asarray(axes.collections[0].get_offsets())
+    assert points.shape == (100, 2)
+    indices = (model.replay_buffer.pos - 1 - points[:, 0].astype(int)) % model.replay_buffer.buffer_size
+    errors = model.td_errors(indices)
+    assert errors.shape == (100, 1)
+    assert th.allclose(errors.abs().flatten().double(), th.as_tensor(points[:, 1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["draw_freq", "n_transitions"])
+def test_bad_frequencies_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1, got 0"):
+        ReplayFigures(**{name: 0})
+
+
+def test_missing_matplotlib_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="pip install 'sb3-reptile\\[plots\\]'"):
+        ReplayFigures()
+
+
+def test_figures_refuse_a_buffer_without_decay():
+    with pytest.raises(ValueError, match="ReplayFigures needs a model with a decayed replay buffer, got ReplayBuffer"):
+        DQN("MlpPolicy", "CartPole-v1", **small()).learn(100, callback=ReplayFigures())
