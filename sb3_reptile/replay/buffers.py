@@ -419,9 +419,7 @@ class DecayedSampling(ReplayBuffer):
         if self._weighted is None:
             probabilities[rows] = self._ages.probabilities(ages, n_rows)[:, None] / self.n_envs
         else:
-            w = self._weighted.p[rows] * self._ages.weights(ages, n_rows)[:, None]
-            epsilon = self._uniform_fraction
-            probabilities[rows] = (1 - epsilon) * w / w.sum() + epsilon / (n_rows * self.n_envs)
+            probabilities[rows] = self._weighted.distribution(n_rows)
         return probabilities
 
     def ages(self) -> np.ndarray:

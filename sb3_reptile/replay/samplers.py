@@ -452,6 +452,16 @@ class WeightedSampler:
         """
         return self.p.reshape(-1)[transitions] * self.ages.weights(self.age_of(transitions // self.n_envs), n_rows)
 
+    def distribution(self, n_rows: int) -> np.ndarray:
+        """
+        :param n_rows: How many rows can be drawn, from the newest on
+        :return: The probability of every transition, shape (n_rows, n_envs), by the age of its row. O(size)
+        """
+        ages = np.arange(n_rows)
+        weights = self.p[self.age_of(ages)] * self.ages.weights(ages, n_rows)[:, None]
+        epsilon = self.ages.uniform_fraction
+        return (1 - epsilon) * weights / weights.sum() + epsilon / (n_rows * self.n_envs)
+
     def probabilities(self, transitions: np.ndarray, n_rows: int) -> np.ndarray:
         """
         :param transitions: Which transitions, int64; they must be among those that can be drawn
