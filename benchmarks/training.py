@@ -3,14 +3,16 @@ How fast whole `learn()` runs are: SB3's DQN, SBX's DQN and ReptileDQN, in envir
 
     python benchmarks/training.py [--quick] [--output benchmarks/results/training.csv]
 
-It writes records (CSV) and, next to them, the tables (Markdown) that it prints; `--from-records` rebuilds the tables
-from the records without measuring. Every run has a process of its own, so that neither compiled code nor the number of
-threads is carried over; the methods take turns: in every round each of them runs once, in random order.
+It writes records (CSV), one for each slice of a run, and, next to them, the tables (Markdown) that it prints;
+`--from-records` rebuilds the tables from the records without measuring. For every task and number of threads a process
+holds one model of each method, and they take turns: in every round each of them learns for a short while, in random
+order, and is compared with the reference in the same round.
 """
 
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import random
@@ -18,9 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,15 @@ METHODS: dict[str, dict[str, Any]] = {
     'ReptileDQN, half-life 1,000, priority="td_error"': {"half_life": 1_000, "priority": "td_error"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
     "ReptileDQN, half-life 1,000, fused Adam": {"half_life": 1_000, "policy_kwargs": FUSED},
+    "ReptileDQN, half-life 1,000, fused Adam, compiled networks": {"half_life": 1_000, "policy_kwargs": FUSED},
 }
 # With one thread all methods are measured, with more only these
-WITH_MORE_THREADS = [REFERENCE, SBX, DECAY]
+WITH_MORE_THREADS = [REFERENCE, SBX, DECAY, "ReptileDQN, half-life 1,000, fused Adam"]
 
 PACKAGES = ["torch", "stable_baselines3", "sbx_rl", "jax", "numpy"]
-FIELDS = ["task", "threads", "method", "steps_per_s", "updates_per_s", "ratio_steps", "ratio_min", "ratio_max"]
-FIELDS += ["ratio_updates", "reference", "log_share", "timed_steps", "rounds", *PACKAGES, "cpu"]
+FIELDS = ["task", "threads", "round", "method", "steps", "updates", "seconds", "log_seconds", "environment"]
 
 Record = dict[str, str]
-# What a run tells: steps_per_s, updates_per_s and, of ReptileDQN, log_share
-Run = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,9 @@ class Task:
     :param make_env: What SB3 gets as environment
     :param settings: Keyword arguments of every method
     :param warm_up: Steps before the clock starts, some updates included
-    :param steps: Steps that are timed
-    :param quick_steps: The same with ``--quick``
-    :param rounds: How often each method has its turn, by number of threads
+    :param steps: Steps of a turn
     :param about: What it is, for the tables
-    :param slow: Steps that are timed of methods that would take too long
+    :param sbx_every: In every how many rounds SBX has a turn
     """
 
     make_env: Callable[[], Any]
@@ -77,10 +74,8 @@ class Task:
     settings: dict[str, Any]
     warm_up: int
     steps: int
-    quick_steps: int
-    rounds: dict[int, int]
     about: str
-    slow: dict[str, int] = field(default_factory=dict)
+    sbx_every: int = 1
 
 
 def fake_images() -> Any:
@@ -127,9 +122,7 @@ TASKS = {
             policy_kwargs=dict(net_arch=[256, 256]),
         ),
         warm_up=6 * 256,
-        steps=10 * 256,
-        quick_steps=4 * 256,
-        rounds={1: 3, 2: 2},
+        steps=256,
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
     ),
     "images": Task(
@@ -144,29 +137,21 @@ TASKS = {
             gradient_steps=1,
         ),
         warm_up=120,
-        steps=200,
-        quick_steps=100,
-        rounds={1: 2, 2: 2},
+        steps=20,
         about="4x84x84 uint8 from an environment that takes no time, batch 32, an update every 4 steps; "
         "episodes of 50 steps",
         # XLA compiles the convolutions of its training loop into slow code for CPUs
-        slow={SBX: 60},
+        sbx_every=10,
     ),
 }
+ROUNDS = 80
+QUICK_ROUNDS = 5
 
 
-# ---- A run, in a process of its own
+# ---- Measuring, in a process for each task and number of threads
 
 
-def child(task: Task, threads: int, method: str, steps: int, seed: int) -> Run:
-    """Learn, and tell how fast."""
-    if hasattr(os, "sched_setaffinity"):
-        # XLA makes as many threads as there are processors to run on
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-    import torch as th
-
-    th.set_num_threads(threads)
-
+def make_model(task: Task, method: str) -> Any:
     algorithm: Any
     if method == SBX:
         from sbx import DQN as algorithm
@@ -177,88 +162,86 @@ def child(task: Task, threads: int, method: str, steps: int, seed: int) -> Run:
 
     settings = {**task.settings, **METHODS[method]}
     settings["policy_kwargs"] = {**task.settings.get("policy_kwargs", {}), **METHODS[method].get("policy_kwargs", {})}
-    model = algorithm(task.policy, task.make_env(), seed=seed, device="cpu", **settings)
-    logging = 0.0
-    log_replay = getattr(model, "_log_replay", None)
-    if log_replay is not None:
+    model = algorithm(task.policy, task.make_env(), seed=0, device="cpu", **settings)
+    if method.endswith("compiled networks"):
+        model.q_net.compile()
+        model.q_net_target.compile()
+    return model
 
-        def timed(*args: Any) -> None:
-            nonlocal logging
-            start = time.perf_counter()
-            log_replay(*args)
-            logging += time.perf_counter() - start
 
-        model._log_replay = timed
+class Stopwatch:
+    """Counts the seconds that a method of an object takes."""
 
-    model.learn(task.warm_up, log_interval=4)
-    logging, steps_before, updates_before = 0.0, model.num_timesteps, model._n_updates
-    start = time.perf_counter()
-    model.learn(steps, log_interval=4, reset_num_timesteps=False)
-    seconds = time.perf_counter() - start
-    run = {
-        "steps_per_s": (model.num_timesteps - steps_before) / seconds,
-        "updates_per_s": (model._n_updates - updates_before) / seconds,
+    def __init__(self, owner: Any, name: str) -> None:
+        self.seconds = 0.0
+        self._call = getattr(owner, name)
+        setattr(owner, name, self)
+
+    def __call__(self, *args: Any) -> Any:
+        start = time.perf_counter()
+        result = self._call(*args)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def child(task_name: str, threads: int, methods: list[str], rounds: int) -> None:
+    """Let the methods take turns, and print a record of each turn."""
+    if hasattr(os, "sched_setaffinity"):
+        # XLA makes as many threads as there are processors to run on
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+    import torch as th
+
+    th.set_num_threads(threads)
+    random.seed(0)
+    task = TASKS[task_name]
+    models = {method: make_model(task, method) for method in methods}
+    logging = {
+        method: Stopwatch(model, "_log_replay") for method, model in models.items() if hasattr(model, "_log_replay")
     }
-    if log_replay is not None:
-        run["log_share"] = logging / seconds
-    return run
+    for model in models.values():
+        model.learn(task.warm_up)
+    for number in range(rounds):
+        for method in random.sample(methods, len(methods)):
+            if method == SBX and number % task.sbx_every:
+                continue
+            model = models[method]
+            steps, updates = model.num_timesteps, model._n_updates
+            log_seconds = logging[method].seconds if method in logging else 0.0
+            start = time.perf_counter()
+            model.learn(task.steps, reset_num_timesteps=False)
+            record = {
+                "task": task_name,
+                "threads": threads,
+                "round": number,
+                "method": method,
+                "seconds": f"{time.perf_counter() - start:.5f}",
+                "steps": model.num_timesteps - steps,
+                "updates": model._n_updates - updates,
+                "log_seconds": f"{logging[method].seconds - log_seconds:.6f}" if method in logging else "",
+                "environment": environment(),
+            }
+            print(json.dumps({key: str(value) for key, value in record.items()}), flush=True)
 
 
-def start_child(task: str, threads: int, method: str, steps: int, seed: int) -> Run:
+def start_child(task: str, threads: int, methods: list[str], rounds: int) -> Iterable[Record]:
     xla_flags = os.environ.get("XLA_FLAGS", "")
     if threads == 1:
         xla_flags += " --xla_cpu_multi_thread_eigen=false"
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environ = {**os.environ, **dict.fromkeys(variables, str(threads)), "XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
-    what = json.dumps({"task": task, "threads": threads, "method": method, "steps": steps, "seed": seed})
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", what], env=environ, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{done.stderr}\nfailed: {task}, threads: {threads}, {method}")
-    return json.loads(done.stdout.splitlines()[-1])
+    what = json.dumps({"task_name": task, "threads": threads, "methods": methods, "rounds": rounds})
+    command = [sys.executable, __file__, "--child", what]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield json.loads(line)
+    if process.returncode != 0:
+        raise SystemExit(f"failed: {task}, threads: {threads}")
 
 
-# ---- Measuring
-
-
-def records_of(task: str, threads: int, methods: list[str], steps: int, rounds: int, bar: tqdm) -> Iterator[Record]:
-    runs: dict[str, list[Run]] = defaultdict(list)
-    steps_of = {method: min(steps, TASKS[task].slow.get(method, steps)) for method in methods}
-    for seed in range(rounds):
-        for method in random.sample(methods, len(methods)):
-            bar.set_description(f"{task}, threads: {threads}, {method}")
-            runs[method].append(start_child(task, threads, method, steps_of[method], seed))
-            bar.update()
-    for method in methods:
-        rows = runs[method]
-
-        def values(key: str, rows: list[Run] = rows) -> list[float]:
-            return [run[key] for run in rows]
-
-        def ratios(key: str, rows: list[Run] = rows) -> list[float]:
-            return [run[key] / other[key] for run, other in zip(rows, runs[REFERENCE], strict=True)]
-
-        yield {
-            "task": task,
-            "threads": str(threads),
-            "method": method,
-            "steps_per_s": f"{statistics.median(values('steps_per_s')):.1f}",
-            "updates_per_s": f"{statistics.median(values('updates_per_s')):.1f}",
-            "ratio_steps": f"{statistics.median(ratios('steps_per_s')):.3f}",
-            "ratio_min": f"{min(ratios('steps_per_s')):.3f}",
-            "ratio_max": f"{max(ratios('steps_per_s')):.3f}",
-            "ratio_updates": f"{statistics.median(ratios('updates_per_s')):.3f}",
-            "reference": REFERENCE,
-            "log_share": f"{statistics.median(values('log_share')):.5f}" if "log_share" in rows[0] else "",
-            "timed_steps": str(steps_of[method]),
-            "rounds": str(rounds),
-            **environment(),
-        }
-
-
-def environment() -> Record:
-    return {**{package: installed_version(package) for package in PACKAGES}, "cpu": cpu_model()}
+def environment() -> str:
+    versions = [f"{package} {installed_version(package)}" for package in PACKAGES if installed_version(package)]
+    return f"{cpu_model()}; {', '.join(versions)}"
 
 
 def installed_version(package: str) -> str:
@@ -277,25 +260,26 @@ def cpu_model() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def run(path: Path, quick: bool) -> None:
-    """Measure everything, and write the records of a task as soon as it is done."""
-    random.seed(0)
+def run(path: Path, rounds: int) -> None:
+    """Measure everything, and write each record when it is there."""
     with_sbx = bool(installed_version("sbx_rl"))
     if not with_sbx:
         print("sbx-rl is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
     plan = []
-    for name, task in TASKS.items():
-        for threads, rounds in {1: 1}.items() if quick else task.rounds.items():
+    for name in TASKS:
+        for threads in (1, 2):
             chosen = METHODS if threads == 1 else WITH_MORE_THREADS
-            methods = [method for method in chosen if with_sbx or method != SBX]
-            plan.append((name, threads, methods, task.quick_steps if quick else task.steps, rounds))
-    total = sum(rounds * len(methods) for _, _, methods, _, rounds in plan)
-    with path.open("w", newline="") as file, tqdm(total=total, unit="run") as bar:
+            plan.append((name, threads, [method for method in chosen if with_sbx or method != SBX]))
+    total = rounds * sum(len(methods) for _, _, methods in plan)
+    with path.open("w", newline="") as file, tqdm(total=total, unit="turn") as bar:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        for arguments in plan:
-            writer.writerows(records_of(*arguments, bar))
-            file.flush()
+        for name, threads, methods in plan:
+            bar.set_description(f"{name}, threads: {threads}")
+            for record in start_child(name, threads, methods, rounds):
+                writer.writerow(record)
+                file.flush()
+                bar.update()
 
 
 # ---- Tables
@@ -306,56 +290,70 @@ def distinct(records: Iterable[Record], field: str) -> list[str]:
     return list(dict.fromkeys(record[field] for record in records))
 
 
+def interval_of_median(values: list[float]) -> tuple[float, float]:
+    """Ranks between which the median lies in 95 of 100 cases, whatever the distribution; normal approximation."""
+    values = sorted(values)
+    half_width = 0.98 * len(values) ** 0.5
+    low = max(0, math.floor(len(values) / 2 - half_width))
+    return values[low], values[len(values) - 1 - low]
+
+
 def section(task: str, threads: str, records: list[Record]) -> list[str]:
-    steps, rounds = int(records[0]["timed_steps"]), int(records[0]["rounds"])
     about = f"{TASKS[task].about}. " if task in TASKS else ""
-    fewer = [record for record in records if int(record["timed_steps"]) < steps]
-    exceptions = "".join(f" (of {record['method']} {int(record['timed_steps']):,})" for record in fewer)
+    of_reference = {record["round"]: float(record["seconds"]) for record in records if record["method"] == REFERENCE}
     lines = [
         f"## {task}, {threads} thread{'' if threads == '1' else 's'}",
         "",
-        f"{about[:1].upper()}{about[1:]}{steps:,} steps timed{exceptions}, {rounds} round{'' if rounds == 1 else 's'}.",
+        f"{about[:1].upper()}{about[1:]}Turns of {records[0]['steps']} steps.",
         "",
-        "| method | steps/s | updates/s | ratio of steps/s (from, to) | ratio of updates/s | logging of replay |",
+        "| method | steps/s | updates/s | ratio (95 % interval) | rounds | logging of replay |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for record in records:
-        share = f"{100 * float(record['log_share']):.2f} %" if record["log_share"] else ""
-        ratio = " ".join(
-            [f"{float(record['ratio_steps']):.2f}"]
-            + [f"({float(record['ratio_min']):.2f}, {float(record['ratio_max']):.2f})"] * (rounds > 1)
-        )
-        numbers = [f"{float(record['steps_per_s']):,.0f}", f"{float(record['updates_per_s']):,.0f}", ratio]
-        numbers += [f"{float(record['ratio_updates']):.2f}", share]
-        lines.append(f"| {record['method']} | " + " | ".join(numbers) + " |")
+    for method in METHODS:
+        turns = [record for record in records if record["method"] == method]
+        if not turns:
+            continue
+        seconds = [float(record["seconds"]) for record in turns]
+        ratios = [of_reference[record["round"]] / float(record["seconds"]) for record in turns]
+        ratio = f"{statistics.median(ratios):.2f}"
+        if method != REFERENCE:
+            ratio += " ({:.2f} to {:.2f})".format(*interval_of_median(ratios))
+        share = ""
+        if turns[0]["log_seconds"]:
+            share = f"{100 * sum(float(record['log_seconds']) for record in turns) / sum(seconds):.2f} %"
+        rates = [f"{int(turns[0][what]) / statistics.median(seconds):,.0f}" for what in ("steps", "updates")]
+        lines.append(f"| {method} | {rates[0]} | {rates[1]} | {ratio} | {len(turns)} | {share} |")
     return [*lines, ""]
 
 
 def markdown(records: list[Record]) -> str:
-    first = records[0]
     lines = [
         "# How fast whole runs are",
         "",
         "`python benchmarks/training.py` measures it; the records are in the CSV file of the same name.",
         "",
-        "Environment steps and updates (gradient steps) per second of `learn()`, median over the rounds, and their",
-        f"ratios to {first['reference']} in the same round, median too (in brackets the lowest and the highest).",
-        "More is faster. In every round each method has a process of its own, in random order; building the model,",
-        "compiling and a warm-up with the first updates are not timed. All run on the CPU, on as many processors",
-        "(where the system lets a process choose) as there are threads.",
+        "Environment steps and updates (gradient steps) per second of `learn()`, medians over short turns, and the",
+        f"ratio of its speed to that of {REFERENCE} in the same round: the median over the rounds, with its 95 %",
+        "interval. More is faster. Steps and updates have the same ratio, as all methods make as many of both in a",
+        "turn. The methods take their turns in random order; building the models, compiling and first updates are not",
+        "timed. All run on the CPU, on as many processors (where the system lets a process choose) as there are",
+        "threads.",
         "",
         "The last column is the share of the time that goes into ReptileDQN's logging of what is replayed, with SB3's",
         "default `log_interval=4` (episodes): the shorter the episodes, the larger.",
         "",
+        "Fused Adam is `policy_kwargs=dict(optimizer_kwargs=dict(fused=True))`; compiled networks are",
+        "`q_net.compile()` and `q_net_target.compile()`, before `learn()`.",
+        "",
         "SBX's DQN does not clip gradients, and draws the batches of all updates between two rollouts at once. It",
         "updates within `jax.lax.scan`, where XLA's convolutions are slow on CPUs.",
         "",
+        "With more than one thread, not all of them are measured.",
+        "",
+        f"{records[0]['environment']}.",
+        "",
     ]
-    if len(distinct(records, "threads")) > 1:
-        lines += [f"With more than one thread, only these are measured: {'; '.join(WITH_MORE_THREADS)}.", ""]
-    versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
-    lines += [f"{first['cpu']}; {versions}.", ""]
-    if not first["sbx_rl"]:
+    if SBX not in distinct(records, "method"):
         lines += ["sbx-rl was not installed (`pip install '.[bench]'`).", ""]
     for task in distinct(records, "task"):
         of_task = [record for record in records if record["task"] == task]
@@ -366,7 +364,9 @@ def markdown(records: list[Record]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one thread, one round of shorter runs: about two minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}: about three minutes"
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -377,7 +377,7 @@ def main() -> None:
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child is not None:
-        print(json.dumps(child(**{**arguments.child, "task": TASKS[arguments.child["task"]]})))
+        child(**arguments.child)
         return
     path = arguments.output or RESULTS / ("training_quick.csv" if arguments.quick else "training.csv")
     if path.suffix != ".csv":
@@ -385,7 +385,7 @@ def main() -> None:
 
     if not arguments.from_records:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run(path, arguments.quick)
+        run(path, QUICK_ROUNDS if arguments.quick else ROUNDS)
     elif not path.is_file():
         parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
     with path.open(newline="") as file:

@@ -9,6 +9,7 @@ from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_reptile.figures import draw_probability_by_age, label_axes
 from sb3_reptile.replay import DecayedSampling, Exponential
 from sb3_reptile.reptile_dqn import ReptileDQN
 
@@ -105,24 +106,17 @@ class ReplayFigures(BaseCallback):
     def _record(self, key: str, figure: Any) -> None:
         self.logger.record(key, Figure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
 
-    def _axes(self, ylabel: str) -> tuple[Any, Any]:
+    def _axes(self) -> tuple[Any, Any]:
         from matplotlib.figure import Figure as MatplotlibFigure
 
         figure = MatplotlibFigure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
-        axes.set(xlabel="age (transitions)", ylabel=ylabel)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(f"after {self.model.num_timesteps:,} steps", fontsize=10, loc="left")
         return figure, axes
 
     def _probability_by_age(self) -> Any:
-        buffer = _decayed_buffer(self)
-        ages, probabilities = buffer.ages().ravel(), buffer.sampling_probabilities().ravel()
-        stored = ages >= 0
-        total = np.bincount(ages[stored], weights=probabilities[stored])
-        figure, axes = self._axes("probability of a draw up to this age")
-        axes.plot(np.arange(len(total)), total.cumsum(), color="#0072b2")
-        axes.set(ylim=(0, 1.02), xlim=(0, max(len(total) - 1, 1)))
-        axes.set_title(f"after {self.model.num_timesteps:,} steps", fontsize=10, loc="left")
+        figure, axes = self._axes()
+        draw_probability_by_age(axes, _decayed_buffer(self))
         return figure
 
     def _td_error_by_age(self, model: ReptileDQN) -> Any:
@@ -134,12 +128,13 @@ class ReplayFigures(BaseCallback):
         errors = model.td_errors(indices).abs().flatten().cpu().numpy()
         ages = ages[indices]
         order = ages.argsort()
-        figure, axes = self._axes("absolute TD error")
+        figure, axes = self._axes()
+        label_axes(axes, "age (transitions)", "absolute TD error")
         axes.scatter(ages, errors, s=4, alpha=0.3, color="#999999", linewidths=0)
         bins = [part for part in np.array_split(order, 20) if len(part) > 0]
         axes.plot([ages[part].mean() for part in bins], [errors[part].mean() for part in bins], color="#d55e00")
         axes.set_ylim(bottom=0)
-        axes.set_title(f"after {self.model.num_timesteps:,} steps: each, and means", fontsize=10, loc="left")
+        axes.set_title(f"{axes.get_title('left')}: each, and means", fontsize=10, loc="left")
         return figure
 
     def _on_step(self) -> bool:

@@ -95,7 +95,8 @@ def test_the_figures_draw_the_distribution_and_the_errors():
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=30)).learn(200)
     callback = ReplayFigures(n_transitions=100)
     callback.init_callback(model)
-    (line,) = callback._probability_by_age().axes[0].lines
+    line, uniform = callback._probability_by_age().axes[0].lines
+    assert uniform.get_ydata() == pytest.approx(np.arange(1, 201) / 200)
     cumulative = line.get_ydata()
     assert cumulative[-1] == pytest.approx(1)
     assert cumulative[29] == pytest.approx(0.5 / (1 - 0.5 ** (200 / 30)), rel=1e-6)

@@ -260,6 +260,22 @@ def test_every_switch_trains_saves_and_loads(kwargs, n_envs, tmp_path):
     loaded.learn(96, reset_num_timesteps=False)
 
 
+def test_a_loaded_buffer_takes_over_where_decay_acts(tmp_path):
+    ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(120).save_replay_buffer(tmp_path / "buffer")
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(weighting="loss", half_life=70))
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert (model.replay_buffer.weighting, model.replay_buffer.half_life) == ("loss", 70)
+
+
+def test_a_buffer_without_priorities_is_refused_by_a_model_that_needs_them(tmp_path):
+    ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(120).save_replay_buffer(tmp_path / "buffer")
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(priority="td_error"))
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match="needs a replay buffer with priorities"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is own
+
+
 @pytest.mark.parametrize("kwargs", [dict(priority="td_error"), dict(weighting="loss")])
 def test_switches_work_with_dict_observations(kwargs):
     model = ReptileDQN("MultiInputPolicy", SimpleMultiObsEnv(), **small(**kwargs)).learn(120)

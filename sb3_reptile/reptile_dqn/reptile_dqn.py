@@ -265,19 +265,32 @@ class ReptileDQN(DQN):
         truncate_last_traj: bool = True,
     ) -> None:
         """
-        Load a replay buffer from a pickle file. Its transitions keep their ages; it takes over the model's half-life.
+        Load a replay buffer from a pickle file. Its transitions keep their ages; it takes over the model's half-life
+        and weighting.
 
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer`` with online sampling:
             If set to ``True``, we assume that the last trajectory in the replay buffer was finished
             (and truncate it).
             If set to ``False``, we assume that we continue the same trajectory (same episode).
+        :raises ValueError: if the buffer has no priorities and the model needs them; the model keeps its own then
         """
+        present = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        if not isinstance(self.replay_buffer, DecayedSampling):
-            self._warn_of_buffer_without_decay(type(self.replay_buffer))
-        elif "decay" not in self.replay_buffer_kwargs and isinstance(self.replay_buffer.decay, Exponential):
-            self.replay_buffer.half_life = self.half_life
+        buffer = self.replay_buffer
+        if self.priority is not None and not getattr(buffer, "prioritized", False):
+            self.replay_buffer = present
+            raise ValueError(
+                f"priority={self.priority!r} needs a replay buffer with priorities, {path} has none: "
+                "load the model with priority=None, or begin with an empty buffer"
+            )
+        if not isinstance(buffer, DecayedSampling):
+            self._warn_of_buffer_without_decay(type(buffer))
+            return
+        if not buffer.prioritized and "weighting" not in self.replay_buffer_kwargs:
+            buffer.weighting = self.weighting
+        if "decay" not in self.replay_buffer_kwargs and isinstance(buffer.decay, Exponential):
+            buffer.half_life = self.half_life
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         # Switch to train mode (this affects batch norm / dropout)
@@ -289,7 +302,7 @@ class ReptileDQN(DQN):
         if self.priority is not None:
             buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
 
-        losses = []
+        losses, parameters = [], list(self.policy.parameters())
         for _ in range(gradient_steps):
             # Draw, by age and priority or uniformly
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -302,7 +315,7 @@ class ReptileDQN(DQN):
             # Update the policy network
             self.policy.optimizer.zero_grad()
             loss.backward()
-            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             self.policy.optimizer.step()
             # What surprised has priority next time
             if self.priority is not None:

@@ -1,0 +1,65 @@
+"""Pictures of what is replayed, drawn on matplotlib axes. Who wants them, and where they go, is decided elsewhere."""
+
+from typing import Any
+
+import numpy as np
+
+from sb3_reptile.replay import DecayedSampling
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999"
+
+
+def label_axes(axes: Any, xlabel: str, ylabel: str) -> None:
+    """
+    :param axes: matplotlib axes
+    :param xlabel: What is drawn from left to right, with its unit
+    :param ylabel: What is drawn upwards
+    """
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _by_age(buffer: DecayedSampling) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every age that is stored, how many transitions are of it, and the probability that a draw is."""
+    ages, probabilities = buffer.ages().ravel(), buffer.sampling_probabilities().ravel()
+    stored = ages >= 0
+    distinct, index = np.unique(ages[stored], return_inverse=True)
+    return distinct, np.bincount(index), np.bincount(index, weights=probabilities[stored])
+
+
+def draw_probability_by_age(axes: Any, buffer: DecayedSampling) -> None:
+    """
+    The probability that a draw is of at most some age, and what it would be with uniform replay. O(size)
+
+    :param axes: matplotlib axes
+    :param buffer: The replay buffer
+    :raises ValueError: if it is empty
+    """
+    ages, counts, probabilities = _by_age(buffer)
+    axes.plot(ages, probabilities.cumsum(), color=BLUE, label="this buffer")
+    axes.plot(ages, counts.cumsum() / counts.sum(), color=GREY, linestyle="--", linewidth=1, label="uniform replay")
+    axes.set(ylim=(0, 1.02), xlim=(0, max(ages[-1], 1)))
+    axes.legend(frameon=False, loc="lower right")
+    label_axes(axes, "age (transitions)", "probability of a draw up to this age")
+
+
+def draw_stored_and_replayed(axes: Any, buffer: DecayedSampling, n_bins: int = 20) -> None:
+    """
+    Of each span of ages, the share of the transitions that are stored and of those that are drawn. O(size)
+
+    :param axes: matplotlib axes
+    :param buffer: The replay buffer
+    :param n_bins: Number of spans
+    :raises ValueError: if it is empty
+    """
+    ages, counts, probabilities = _by_age(buffer)
+    edges = np.linspace(0, ages[-1] + 1, n_bins + 1)
+    stored, _ = np.histogram(ages, edges, weights=counts / counts.sum())
+    drawn, _ = np.histogram(ages, edges, weights=probabilities)
+    axes.stairs(stored, edges, fill=True, color=GREY, alpha=0.4, label="stored")
+    axes.stairs(drawn, edges, color=BLUE, linewidth=1.5, label="drawn")
+    axes.set(xlim=(0, edges[-1]))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    label_axes(axes, "age (transitions)", "share of the transitions")
