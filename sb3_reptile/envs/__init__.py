@@ -1,6 +1,18 @@
 """Environments that change while the agent learns, and discrete actions for environments that have others."""
 
 from sb3_reptile.envs.discrete_actions import DiscreteActions
-from sb3_reptile.envs.drift import PermutedActions
+from sb3_reptile.envs.drift import DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
+from sb3_reptile.envs.minatar import MinAtarCnn
+from sb3_reptile.envs.ns_gym import NsGymTask
+from sb3_reptile.envs.tasks import TASKS
 
-__all__ = ["DiscreteActions", "PermutedActions"]
+__all__ = [
+    "TASKS",
+    "DiscreteActions",
+    "DriftWrapper",
+    "DriftingPhysics",
+    "DriftingRewards",
+    "MinAtarCnn",
+    "NsGymTask",
+    "PermutedActions",
+]

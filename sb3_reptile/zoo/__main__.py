@@ -1,36 +1,77 @@
-"""``python -m sb3_reptile.zoo <command>``: the RL Zoo's commands, with its own arguments, knowing ReptileDQN."""
+"""``sb3-reptile <command>``, or ``python -m sb3_reptile.zoo``: the RL Zoo's commands, with its own arguments."""
 
 import importlib
+import runpy
+import subprocess
 import sys
+from typing import Any
 
-COMMANDS = ("train", "enjoy")
+import gymnasium as gym
+
+PROGRAM = "sb3-reptile"
+COMMANDS = {
+    "train": "train an agent, or search for hyperparameters",
+    "enjoy": "watch a trained agent",
+    "plot_train": "plot the returns during training",
+    "all_plots": "gather evaluations: plots and a table",
+    "plot_from_file": "plot what all_plots saved",
+    "benchmark": "evaluate all trained agents",
+    "push_to_hub": "write a model card, and upload the agent to the Hugging Face hub",
+    "load_from_hub": "download an agent from the Hugging Face hub",
+    "inspect": "draw what replay was doing",
+}
+USAGE = f"usage: {PROGRAM} COMMAND [arguments]\n\n" + "\n".join(
+    f"  {name:15} {what}" for name, what in COMMANDS.items()
+)
+USAGE += (
+    f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
+)
+
+
+def _enjoy_with_us(command: list[str], **kwargs: Any) -> int:
+    """Runs what ``rl_zoo3.benchmark`` starts as ``python enjoy.py``, which is there only in a clone of the RL Zoo."""
+    if command[:2] == ["python", "enjoy.py"]:
+        command = [sys.executable, "-m", "sb3_reptile.zoo", "enjoy", *command[2:]]
+    return subprocess.run(command, **kwargs).returncode
+
+
+def _run(command: str) -> None:
+    from sb3_reptile.zoo.registration import ALGO, register
+
+    register()
+    if command == "inspect":
+        from sb3_reptile.zoo.inspection import inspect
+
+        inspect()
+    elif command in ("train", "enjoy", "plot_train", "all_plots", "plot_from_file"):
+        module = command if command in ("train", "enjoy") else "plots"
+        getattr(importlib.import_module(f"rl_zoo3.{module}"), command)()
+    else:
+        if command == "benchmark":
+            subprocess.call = _enjoy_with_us  # type: ignore[assignment]
+        elif command == "push_to_hub":
+            from sb3_reptile.zoo import hub
+
+            hub.prepare(ours=ALGO in sys.argv)
+        runpy.run_module(f"rl_zoo3.{command}", run_name="__main__")
 
 
 def main() -> None:
     """Hand the command line to the RL Zoo's command of that name."""
-    program = "python -m sb3_reptile.zoo"
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        given = f"unknown command {sys.argv[1]!r}" if len(sys.argv) > 1 else "no command given"
-        wants_help = len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help")
-        usage = (
-            f"usage: {program} {{{','.join(COMMANDS)}}} [the RL Zoo's arguments]\n"
-            f"`{program} train --help` lists the arguments of train"
-        )
-        if wants_help:
-            print(usage)
-            return
-        print(f"{usage}\nerror: {given}, use one of: {', '.join(COMMANDS)}", file=sys.stderr)
+    command = sys.argv[1] if len(sys.argv) > 1 else None
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return
+    if command not in COMMANDS:
+        given = "no command given" if command is None else f"unknown command {command!r}"
+        print(f"{USAGE}\n\nerror: {given}, use one of: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-
+    del sys.argv[1]
+    sys.argv[0] = f"{PROGRAM} {command}"  # argparse takes the program's name in its messages from here
     try:
-        from sb3_reptile.zoo.registration import register
-    except ImportError as error:
+        _run(command)
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
         sys.exit(f"error: {error}")
-    register()
-
-    command = sys.argv.pop(1)
-    sys.argv[0] = f"{program} {command}"  # argparse takes the program's name in its messages from here
-    getattr(importlib.import_module(f"rl_zoo3.{command}"), command)()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""
+The drifting tasks, registered with Gymnasium: well-known environments, and the values that drift in them.
+
+``period``, ``kind`` and ``recurring`` are those of ``DriftWrapper``, ``parameters`` those of ``DriftingPhysics``; all
+other arguments are the environment's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv
+
+from sb3_reptile.envs.drift import DriftingPhysics, PermutedActions
+from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
+from sb3_reptile.envs.ns_gym import NsGymTask
+
+Parameters = Mapping[str, Sequence[float]]
+
+CARTPOLE: Parameters = {"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}
+ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
+LUNAR_LANDER: Parameters = {"gravity": [-10.0, -4.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
+SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
+CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
+
+
+def cartpole_actions(
+    period: int = 15_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+) -> PermutedActions:
+    """CartPole whose two actions swap."""
+    return PermutedActions(CartPoleEnv(**env_kwargs), period, kind=kind, recurring=recurring)
+
+
+def cartpole_physics(
+    period: int = 15_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = CARTPOLE,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """CartPole whose pole becomes four times as long and whose force halves."""
+    return DriftingPhysics(CartPoleEnv(**env_kwargs), parameters, period, kind, recurring)
+
+
+def acrobot(
+    period: int = 20_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = ACROBOT,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """Acrobot whose second link becomes 50 times lighter."""
+    return DriftingPhysics(AcrobotEnv(**env_kwargs), parameters, period, kind, recurring)
+
+
+def lunar_lander(
+    period: int = 30_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = LUNAR_LANDER,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """
+    LunarLander whose moon becomes lighter and windy (extra ``box2d``).
+
+    :raises ImportError: without the extra ``box2d``
+    """
+    # The environment draws the wind of an episode in `reset`, so that it must be switched on in calm phases too
+    env = _lunar_lander("DriftingLunarLander-v0", enable_wind=True, **env_kwargs)
+    return DriftingPhysics(env, parameters, period, kind, recurring)
+
+
+def lunar_lander_engines(
+    period: int = 30_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+) -> PermutedActions:
+    """
+    LunarLander whose side engines swap (extra ``box2d``).
+
+    :raises ImportError: without the extra ``box2d``
+    """
+    env = _lunar_lander("DriftingLunarLanderEngines-v0", **env_kwargs)
+    return PermutedActions(env, period, SIDE_ENGINES_SWAPPED, kind, recurring)
+
+
+def _lunar_lander(task: str, **env_kwargs: Any) -> gym.Env:
+    try:
+        from gymnasium.envs.box2d.lunar_lander import LunarLander
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise ImportError(f"{task} needs the extra `box2d`: pip install 'sb3-reptile[box2d]'") from error
+    return LunarLander(**env_kwargs)
+
+
+def cartpole_walk(
+    period: int = 500, walks: Mapping[str, Mapping[str, float]] = CARTPOLE_WALK, **env_kwargs: Any
+) -> NsGymTask:
+    """
+    CartPole whose pole length wanders, in ns_gym's wrapper (extra ``drift``): many small changes that never recur.
+
+    :param period: Steps between two changes, over all episodes
+    :param walks: For each parameter the arguments of ns_gym's ``BoundedRandomWalk``
+    :raises ImportError: without the extra ``drift``
+    """
+    try:
+        from ns_gym.schedulers import PeriodicScheduler
+        from ns_gym.update_functions import BoundedRandomWalk
+        from ns_gym.wrappers import NSClassicControlWrapper
+    except ImportError as error:
+        raise ImportError(
+            "DriftingCartPoleWalk-v0 needs the extra `drift`: pip install 'sb3-reptile[drift]'"
+        ) from error
+    changes = {name: BoundedRandomWalk(PeriodicScheduler(period, start=1), **walk) for name, walk in walks.items()}
+    return NsGymTask(NSClassicControlWrapper(CartPoleEnv(**env_kwargs), changes))
+
+
+def minatar(
+    period: int = 100_000, recurring: bool = True, games: Sequence[str] = GAMES, **env_kwargs: Any
+) -> GamesInTurn:
+    """
+    MinAtar's games one after another (extra ``minatar``); with one game nothing drifts.
+
+    :param games: The games, in order
+    :raises ImportError: without the extra ``minatar``
+    """
+    return GamesInTurn(MinAtarGames(games, **env_kwargs), period, recurring)
+
+
+# What makes each task, and the steps after which an episode is cut short, as where nothing drifts
+TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
+    "DriftingCartPoleActions-v0": (cartpole_actions, 500),
+    "DriftingCartPolePhysics-v0": (cartpole_physics, 500),
+    "DriftingCartPoleWalk-v0": (cartpole_walk, 500),
+    "DriftingAcrobot-v0": (acrobot, 500),
+    "DriftingLunarLander-v0": (lunar_lander, 1000),
+    "DriftingLunarLanderEngines-v0": (lunar_lander_engines, 1000),
+    "DriftingMinAtar-v0": (minatar, None),
+}
+
+for _name, (_make, _max_episode_steps) in TASKS.items():
+    gym.register(_name, f"{__name__}:{_make.__name__}", max_episode_steps=_max_episode_steps)
