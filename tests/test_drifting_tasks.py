@@ -117,7 +117,7 @@ def test_the_moon_pulls_differently_at_once():
     run(env, [0] * 3)
     assert env.unwrapped.world.gravity == (0, -10)
     env.step(0)
-    assert env.unwrapped.world.gravity == (0, -4)
+    assert env.unwrapped.world.gravity == (0, -2)
     assert env.unwrapped.wind_power > 0
     assert env.unwrapped.enable_wind
 

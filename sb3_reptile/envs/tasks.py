@@ -19,7 +19,7 @@ Parameters = Mapping[str, Sequence[float]]
 
 CARTPOLE: Parameters = {"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}
 ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
-LUNAR_LANDER: Parameters = {"gravity": [-10.0, -4.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
+LUNAR_LANDER: Parameters = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
 SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
 CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 

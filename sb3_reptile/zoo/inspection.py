@@ -22,6 +22,7 @@ from sb3_reptile.replay import DecayedSampling
 from sb3_reptile.zoo.registration import LOG_FILE
 
 BUFFER_FILE = "replay_buffer.pkl"  # rl_zoo3's name for it
+STEPS = "time/total_timesteps"
 QUARTERS = ["newest quarter of a batch", "second", "third", "oldest quarter"]
 
 
@@ -51,7 +52,11 @@ def inspect() -> None:
             "ReptileDQN logged what it replayed (train with sb3-reptile)"
         )
     output = args.output or folder / "replay.png"
-    _draw(buffer, logged, str(args.path)).savefig(output, dpi=100)
+    try:
+        figure = _draw(buffer, logged, str(args.path))
+    except RuntimeError as error:  # no episode has ended that hindsight replay could draw from
+        sys.exit(f"error: {error}")
+    figure.savefig(output, dpi=100)
     print(f"Drawn to {output}")
 
 
@@ -68,12 +73,13 @@ def _load(path: Path) -> DecayedSampling:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """What was logged, by name; NaN where it was not."""
+    """What was logged of replay, by name; NaN where it was not."""
     if not path.is_file():
         return {}
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in (rows[0] if rows else ())}
+    keys = [key for key in (rows[0] if rows else ()) if key.startswith("replay/") or key == STEPS]
+    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in keys}
 
 
 def _draw(buffer: DecayedSampling | None, logged: dict[str, np.ndarray], title: str) -> Any:
@@ -87,7 +93,7 @@ def _draw(buffer: DecayedSampling | None, logged: dict[str, np.ndarray], title: 
     else:
         draw_probability_by_age(by_age, buffer)
         draw_stored_and_replayed(stored, buffer)
-    steps = logged.get("time/total_timesteps")
+    steps = logged.get(STEPS)
     _draw_lines(
         concentration,
         steps,
