@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from learning import CARTPOLE
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
@@ -107,20 +108,7 @@ TASKS = {
     "CartPole-v1": Task(
         lambda: "CartPole-v1",
         "MlpPolicy",
-        # RL Zoo, hyperparams/dqn.yml
-        dict(
-            learning_rate=2.3e-3,
-            batch_size=64,
-            buffer_size=100_000,
-            learning_starts=1_000,
-            gamma=0.99,
-            target_update_interval=10,
-            train_freq=256,
-            gradient_steps=128,
-            exploration_fraction=0.16,
-            exploration_final_eps=0.04,
-            policy_kwargs=dict(net_arch=[256, 256]),
-        ),
+        CARTPOLE,
         warm_up=6 * 256,
         steps=256,
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",

@@ -9,7 +9,7 @@ from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_reptile.figures import draw_probability_by_age, label_axes
+from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
 from sb3_reptile.replay import DecayedSampling, Exponential
 from sb3_reptile.reptile_dqn import ReptileDQN
 
@@ -130,9 +130,9 @@ class ReplayFigures(BaseCallback):
         order = ages.argsort()
         figure, axes = self._axes()
         label_axes(axes, "age (transitions)", "absolute TD error")
-        axes.scatter(ages, errors, s=4, alpha=0.3, color="#999999", linewidths=0)
+        axes.scatter(ages, errors, s=4, alpha=0.3, color=GREY, linewidths=0)
         bins = [part for part in np.array_split(order, 20) if len(part) > 0]
-        axes.plot([ages[part].mean() for part in bins], [errors[part].mean() for part in bins], color="#d55e00")
+        axes.plot([ages[part].mean() for part in bins], [errors[part].mean() for part in bins], color=ORANGE)
         axes.set_ylim(bottom=0)
         axes.set_title(f"{axes.get_title('left')}: each, and means", fontsize=10, loc="left")
         return figure

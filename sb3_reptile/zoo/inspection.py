@@ -93,26 +93,21 @@ def _draw(buffer: DecayedSampling | None, logged: dict[str, np.ndarray], title: 
     else:
         draw_probability_by_age(by_age, buffer)
         draw_stored_and_replayed(stored, buffer)
-    steps = logged.get(STEPS)
-    _draw_lines(
-        concentration,
-        steps,
-        logged,
-        {"replay/effective_sample_size": ("effective sample size", BLUE), "replay/mean_age": ("mean age", ORANGE)},
-        "transitions",
-    )
+    spread = {"replay/effective_sample_size": ("effective sample size", BLUE), "replay/mean_age": ("mean age", ORANGE)}
+    _draw_lines(concentration, logged, spread, "transitions")
     colours = (ORANGE, PURPLE, GREEN, BLUE)
     quarters = {f"replay/td_error_age_q{k + 1}": (QUARTERS[k], colours[k]) for k in range(4)}
-    _draw_lines(td_error, steps, logged, quarters, "absolute TD error")
+    _draw_lines(td_error, logged, quarters, "absolute TD error")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 
 
-def _draw_lines(axes: Any, steps: Any, logged: dict[str, np.ndarray], lines: dict[str, Any], ylabel: str) -> None:
+def _draw_lines(axes: Any, logged: dict[str, np.ndarray], lines: dict[str, tuple[str, str]], ylabel: str) -> None:
     present = [key for key in lines if key in logged and np.isfinite(logged[key]).any()]
-    if steps is None or not present:
-        _leave_empty(axes, f"{ylabel} was not logged" if ylabel != "transitions" else "replay was not logged")
+    if not present:
+        _leave_empty(axes, f"not logged: {', '.join(label for label, _ in lines.values())}")
         return
+    steps = logged[STEPS]
     for key in present:
         label, colour = lines[key]
         known = np.isfinite(logged[key])

@@ -22,7 +22,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat
 
-import sb3_reptile
 import sb3_reptile.envs  # registers the environments
 from sb3_reptile.reptile_dqn import ReptileDQN
 from sb3_reptile.zoo.search import convert_reptile_dqn_params, sample_reptile_dqn_params
