@@ -97,12 +97,10 @@ FEWER = fewer(
     "uniform",
     *("fifo-1000", "fifo-3000", "fifo-10000"),
     *("exp-300", "exp-1000", "exp-3000"),
-    *("power-100", "linear-10000", "ere", "prioritized"),
+    *("power-100", "prioritized", f"prioritized-exp-{DEFAULT_HALF_LIFE}"),
 )
 # With other replay volumes than the task's own
-VOLUME_METHODS = fewer(
-    "uniform", "fifo-1000", "fifo-3000", "fifo-10000", "exp-300", "exp-1000", "exp-3000", "exp-10000"
-)
+VOLUME_METHODS = fewer("uniform", "fifo-1000", "fifo-10000", "exp-300", "exp-1000", "exp-3000", "exp-10000")
 
 
 def arguments_of(method: str) -> tuple[Literal["DQN", "ReptileDQN"], dict[str, Any]]:
@@ -222,6 +220,9 @@ class Task:
         return scores
 
 
+# Torch's Adam as one kernel: the same formulas, and runs take a sixth less time. For all methods alike
+OPTIMIZER: dict[str, Any] = dict(fused=True)
+
 # The RL Zoo's tuned values (rl_zoo3 2.9.2, hyperparams/dqn.yml)
 CARTPOLE: dict[str, Any] = dict(
     learning_rate=2.3e-3,
@@ -305,7 +306,7 @@ TASKS = {
         reference_return=475.0,
         seeds=10,
         methods=METHODS,
-        seconds=100,
+        seconds=60,
     ),
     "lunarlander-engines": Task(
         "LunarLander-v3 whose side engines swap every 30,000 steps",
@@ -318,8 +319,8 @@ TASKS = {
         random_return=-188.9,
         reference_return=200.0,
         seeds=5,
-        methods=fewer(*FEWER, "exp-100", "exp-10000", "power-1", f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1"),
-        seconds=220,
+        methods=fewer(*FEWER, "exp-10000", "power-1", "linear-10000", "ere"),
+        seconds=140,
     ),
     "cartpole-physics": Task(
         "CartPole-v1 whose pole length and force change every 15,000 steps",
@@ -335,8 +336,8 @@ TASKS = {
         random_return=32.9,
         reference_return=475.0,
         seeds=10,
-        methods=FEWER,
-        seconds=100,
+        methods=fewer(*FEWER, "power-1", "linear-10000", "ere"),
+        seconds=60,
     ),
     "acrobot-masses": Task(
         "Acrobot-v1 whose link masses change every 20,000 steps",
@@ -353,7 +354,7 @@ TASKS = {
         reference_return=-100.0,
         seeds=5,
         methods=FEWER,
-        seconds=160,
+        seconds=100,
     ),
     "lunarlander-gravity": Task(
         "LunarLander-v3 whose gravity and wind change every 30,000 steps",
@@ -370,7 +371,7 @@ TASKS = {
         reference_return=200.0,
         seeds=5,
         methods=FEWER,
-        seconds=220,
+        seconds=140,
     ),
     "minatar": Task(
         "MinAtar's breakout and space_invaders in turn, 30,000 steps each",
@@ -385,7 +386,7 @@ TASKS = {
         reference_return=(3.3, 19.1),
         seeds=5,
         methods=FEWER,
-        seconds=280,
+        seconds=200,
         policy="CnnPolicy",
     ),
     "cartpole": Task(
@@ -400,7 +401,7 @@ TASKS = {
         reference_return=475.0,
         seeds=10,
         methods=FEWER,
-        seconds=95,
+        seconds=60,
     ),
     "acrobot": Task(
         "Acrobot-v1",
@@ -413,8 +414,8 @@ TASKS = {
         random_return=-499.9,
         reference_return=-100.0,
         seeds=5,
-        methods=fewer("uniform", "fifo-10000", "exp-1000", "exp-10000"),
-        seconds=400,
+        methods=fewer("uniform", "fifo-3000", "exp-1000", "exp-3000"),
+        seconds=300,
     ),
     "mountaincar": Task(
         "MountainCar-v0",
@@ -428,7 +429,7 @@ TASKS = {
         reference_return=-110.0,
         seeds=5,
         methods=fewer("uniform", "fifo-3000", "exp-1000", "exp-3000"),
-        seconds=260,
+        seconds=200,
     ),
     "lunarlander": Task(
         "LunarLander-v3",
@@ -441,8 +442,8 @@ TASKS = {
         random_return=-185.2,
         reference_return=200.0,
         seeds=5,
-        methods=fewer("uniform", "fifo-10000", "exp-1000", "exp-10000"),
-        seconds=450,
+        methods=fewer("uniform", "fifo-3000", "exp-1000", "exp-3000"),
+        seconds=330,
     ),
 }
 
@@ -517,7 +518,8 @@ def plan() -> list[Run]:
 def set_up(run: Run) -> str:
     """What a run is made of, as eight digits: records of another set-up are not mixed with those of this one."""
     task = TASKS[run.task]
-    what = [task.env, task.env_kwargs, task.steps, settings_with_volume(task, run.volume), arguments_of(run.method)]
+    settings = settings_with_volume(task, run.volume)
+    what = [task.env, task.env_kwargs, task.steps, settings, OPTIMIZER, arguments_of(run.method)]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -615,7 +617,7 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
     task = TASKS[run.task]
     algorithm, arguments = arguments_of(run.method)
     settings = {**settings_with_volume(task, run.volume), **arguments}
-    policy_kwargs = dict(settings["policy_kwargs"])
+    policy_kwargs = {**settings["policy_kwargs"], "optimizer_kwargs": OPTIMIZER}
     if "features_extractor_class" in policy_kwargs:
         policy_kwargs["features_extractor_class"] = getattr(envs, policy_kwargs["features_extractor_class"])
     episodes: list[tuple[int, float]] = []
