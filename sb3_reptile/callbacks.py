@@ -1,6 +1,6 @@
-"""Callbacks for training with decayed replay: a half-life that changes, and pictures of what is replayed."""
+"""Callbacks for training with decayed replay: what changes with it, what reacts to it, and pictures of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
-from sb3_reptile.replay import DecayedSampling, Exponential
+from sb3_reptile.replay import Change, DecayedSampling, Exponential
+from sb3_reptile.replay.decay import check_number
 from sb3_reptile.reptile_dqn import ReptileDQN
 
 
@@ -65,6 +66,146 @@ class HalfLifeSchedule(BaseCallback):
             self.model.half_life = half_life
 
     def _on_step(self) -> bool:
+        return True
+
+
+class ReplayLog(BaseCallback):
+    """
+    Logs what replay is doing, once per rollout: what ``ReptileDQN`` logs by itself, for all other algorithms. With
+    ``half_life="auto"`` that is the regime, the number of alarms, the mean consistency and the effective half-life too.
+
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    """
+
+    def _on_training_start(self) -> None:
+        _decayed_buffer(self)
+
+    def _on_rollout_end(self) -> None:
+        buffer = _decayed_buffer(self)
+        if buffer.can_be_sampled():
+            for key, value in buffer.log_values().items():
+                self.logger.record(key, value)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class OnChange(BaseCallback):
+    """
+    Calls a function whenever a replay buffer with ``half_life="auto"`` notices that the world has changed.
+
+    :param on_change: Takes the callback (its ``model``, ``logger`` and ``num_timesteps``) and the change
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    """
+
+    def __init__(self, on_change: Callable[[BaseCallback, Change], None], verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.on_change = on_change
+        self._n_seen = 0
+
+    def _on_training_start(self) -> None:
+        self._n_seen = len(self._changes())
+
+    def _changes(self) -> list[Change]:
+        consistency = _decayed_buffer(self).consistency
+        if consistency is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a replay buffer that notices changes: make it with half_life='auto'"
+            )
+        return consistency.changes
+
+    def _on_step(self) -> bool:
+        changes = self._changes()
+        for change in changes[self._n_seen :]:
+            if self.verbose >= 1:
+                print(f"{type(self).__name__}: {change}")
+            self.on_change(self, change)
+        self._n_seen = len(changes)
+        return True
+
+
+class RaisedSchedule:
+    """
+    A schedule of the exploration rate that can be raised for a while.
+
+    :param schedule: What it is without that, a function of the remaining progress (from 1 to 0)
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.at_least = 0.0
+
+    def __call__(self, progress_remaining: float) -> float:
+        return max(self.schedule(progress_remaining), self.at_least)
+
+
+class ReExplore(OnChange):
+    """
+    Explores again when the world has changed: raises the exploration rate of DQN, QRDQN or ReptileDQN, from where it
+    falls linearly, until it meets the algorithm's own schedule.
+
+    :param exploration_rate: The rate right after a change, in (0, 1]
+    :param n_steps: After how many steps of the environments it would be down to 0
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :raises TypeError: if an argument is not a number
+    :raises ValueError: if an argument is outside its range
+    """
+
+    def __init__(self, exploration_rate: float = 0.3, n_steps: int = 2_000, verbose: int = 0) -> None:
+        super().__init__(lambda callback, change: self._raise(), verbose)
+        is_rate = lambda value: 0 < value <= 1  # noqa: E731
+        check_number("exploration_rate", exploration_rate, "in (0, 1]", is_rate, "leave the callback out for none")
+        check_number("n_steps", n_steps, ">= 1", lambda value: value >= 1, "try the length of some episodes")
+        self.exploration_rate = exploration_rate
+        self.n_steps = n_steps
+        self._raised_at: int | None = None
+
+    def _raise(self) -> None:
+        self._raised_at = self.num_timesteps
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        model: Any = self.model
+        if not hasattr(model, "exploration_schedule"):
+            raise ValueError(
+                f"ReExplore raises the exploration rate of DQN, QRDQN or ReptileDQN, {type(model).__name__} has none"
+            )
+        self._schedule = RaisedSchedule(model.exploration_schedule)
+        model.exploration_schedule = self._schedule
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        if self._raised_at is not None:
+            left = 1 - (self.num_timesteps - self._raised_at) / self.n_steps
+            self._schedule.at_least = self.exploration_rate * max(left, 0.0)
+        return True
+
+    def _on_training_end(self) -> None:
+        self.model.exploration_schedule = self._schedule.schedule  # type: ignore[attr-defined]
+
+
+class ConsistencyHistory(BaseCallback):
+    """
+    Keeps how consistent the segments of a replay buffer with ``half_life="auto"`` were as training went on, for
+    :func:`sb3_reptile.figures.draw_consistency`.
+
+    :param every: Keep it every so many steps of the environments
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    """
+
+    def __init__(self, every: int = 500, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.every = every
+        #: Transitions added; number of the first of each segment; consistency of each segment
+        self.history: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def _on_step(self) -> bool:
+        buffer = _decayed_buffer(self)
+        if buffer.consistency is None:
+            raise ValueError("ConsistencyHistory needs a replay buffer made with half_life='auto'")
+        added = buffer.consistency.rows_seen * buffer.n_envs
+        if added - (self.history[-1][0] if self.history else 0) >= self.every:
+            self.history.append((added, buffer.consistency.firsts * buffer.n_envs, buffer.consistency.consistencies))
         return True
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_reptile.replay import DecayedSampling
+from sb3_reptile.replay import Change, DecayedSampling
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999"
@@ -63,3 +63,37 @@ def draw_stored_and_replayed(axes: Any, buffer: DecayedSampling, n_bins: int = 2
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     label_axes(axes, "age (transitions)", "share of the transitions")
+
+
+def draw_consistency(
+    axes: Any, history: list[tuple[int, np.ndarray, np.ndarray]], changes: list[Change], true_changes: list[int]
+) -> Any:
+    """
+    How true what was stored at each time was held to be at each later time: a row of the picture is a moment of
+    training, from top to bottom, and from left to right in it is what had been stored until then.
+
+    :param axes: matplotlib axes
+    :param history: What :class:`sb3_reptile.callbacks.ConsistencyHistory` keeps
+    :param changes: The changes that were noticed
+    :param true_changes: When the world did change, in transitions, as far as known
+    :return: The image, for a color bar
+    """
+    n = len(history)
+    last = history[-1][0]
+    picture = np.full((n, n), np.nan)
+    for index, (added, firsts, consistencies) in enumerate(history):
+        stored = (np.arange(n) + 0.5) * last / n
+        kept = (stored >= firsts[0]) & (stored < added)
+        picture[index, kept] = consistencies[np.searchsorted(firsts, stored[kept], side="right") - 1]
+    image = axes.imshow(
+        picture, extent=(0, last, last, 0), cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+    )
+    for step in true_changes:
+        axes.axhline(step, color=GREY, linewidth=0.8, linestyle="--")
+    for change in [change for change in changes if change.noticed_at <= last]:
+        axes.plot(
+            change.happened_at, change.noticed_at, marker="v", color=ORANGE, markersize=7, markeredgecolor="white"
+        )
+    axes.set(xlim=(0, last), ylim=(last, 0))
+    label_axes(axes, "stored at (transitions)", "judged at (transitions)")
+    return image

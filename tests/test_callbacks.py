@@ -11,10 +11,21 @@ from stable_baselines3.common.utils import LinearSchedule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
-from sb3_reptile.callbacks import HalfLifeSchedule, ReplayFigures
+from sb3_reptile.callbacks import (
+    ConsistencyHistory,
+    HalfLifeSchedule,
+    OnChange,
+    RaisedSchedule,
+    ReExplore,
+    ReplayFigures,
+    ReplayLog,
+)
+from sb3_reptile.figures import draw_consistency
+from sb3_reptile.replay import Change
 from tests.test_reptile_dqn import assert_same_parameters, cartpole, small
 
 DECAYED = dict(replay_buffer_class=DecayedReplayBuffer)
+AUTO = dict(**DECAYED, replay_buffer_kwargs=dict(half_life="auto"))
 
 
 class Watch(BaseCallback):
@@ -124,3 +135,103 @@ def test_missing_matplotlib_is_named_with_its_extra(monkeypatch):
 def test_figures_refuse_a_buffer_without_decay():
     with pytest.raises(ValueError, match="ReplayFigures needs a model with a decayed replay buffer, got ReplayBuffer"):
         DQN("MlpPolicy", "CartPole-v1", **small()).learn(100, callback=ReplayFigures())
+
+
+class Noticed:
+    """A change of the world, put where a buffer would."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def __call__(self, callback):
+        if callback.num_timesteps == self.at:
+            callback.model.replay_buffer.consistency.changes.append(Change(self.at, self.at - 50, 1))
+
+
+class Probe(BaseCallback):
+    def __init__(self, act=lambda callback: None):
+        super().__init__()
+        self.act = act
+        self.rates = []
+
+    def _on_step(self):
+        self.act(self)
+        self.rates.append(getattr(self.model, "exploration_rate", None))
+        return True
+
+
+def test_a_function_is_called_once_for_each_change():
+    seen = []
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", **small())
+    react = OnChange(lambda callback, change: seen.append((callback.num_timesteps, callback.model, change)))
+    model.learn(100, callback=[Probe(Noticed(40)), react])
+    assert seen == [(40, model, Change(40, 40 - 50, 1))]
+
+
+def test_a_change_raises_exploration_for_a_while():
+    model = ReptileDQN(
+        "MlpPolicy", "CartPole-v1", half_life="auto", **small(exploration_fraction=0.01, exploration_final_eps=0.1)
+    )
+    probe = Probe(Noticed(100))
+    model.learn(300, callback=[probe, ReExplore(exploration_rate=0.5, n_steps=100)])
+    rates = np.array(probe.rates)
+    assert (rates[10:100] == 0.1).all()
+    # The rate of step 101 is what step 100 set
+    np.testing.assert_allclose(rates[100:180], np.maximum(0.1, 0.5 * (1 - np.arange(80) / 100)), atol=1e-12)
+    assert (rates[181:] == 0.1).all()
+    assert not isinstance(model.exploration_schedule, RaisedSchedule)
+
+
+def test_a_model_saved_while_exploration_is_raised_can_be_loaded(tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", **small())
+    save = lambda callback: callback.model.save(tmp_path / "model") if callback.num_timesteps == 50 else None  # noqa: E731
+    model.learn(60, callback=[ReExplore(), Probe(save)])
+    assert ReptileDQN.load(tmp_path / "model").half_life == "auto"
+
+
+@pytest.mark.parametrize(
+    ("callback", "model", "complaint"),
+    [
+        (ReExplore(), lambda: SAC("MlpPolicy", "Pendulum-v1", **AUTO), "SAC has none"),
+        (ReExplore(), lambda: ReptileDQN("MlpPolicy", "CartPole-v1"), "half_life='auto'"),
+        (OnChange(print), lambda: DQN("MlpPolicy", "CartPole-v1"), "decayed replay buffer"),
+        (ConsistencyHistory(), lambda: ReptileDQN("MlpPolicy", "CartPole-v1"), "half_life='auto'"),
+        (ReplayLog(), lambda: DQN("MlpPolicy", "CartPole-v1"), "decayed replay buffer"),
+    ],
+    ids=["no exploration rate", "not auto", "no decay", "no consistency", "nothing to log"],
+)
+def test_callbacks_say_what_they_need(callback, model, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        model().learn(10, callback=callback)
+
+
+@pytest.mark.parametrize("arguments", [{"exploration_rate": 0}, {"exploration_rate": 1.1}, {"n_steps": 0}])
+def test_exploration_is_raised_to_a_rate_for_some_steps(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        ReExplore(**arguments)
+
+
+@pytest.mark.parametrize("half_life", ["auto", 500.0])
+def test_other_algorithms_log_what_is_replayed(half_life):
+    model = SAC(
+        "MlpPolicy", "Pendulum-v1", learning_starts=10, **DECAYED, replay_buffer_kwargs=dict(half_life=half_life)
+    )
+    model.learn(30, callback=ReplayLog(), log_interval=None)
+    values = model.logger.name_to_value
+    assert values["replay/volume"] > 0
+    assert ("replay/regime" in values) == (half_life == "auto")
+    assert values.get("replay/half_life", "none") == (500.0 if half_life == 500.0 else "none")
+
+
+def test_the_picture_of_consistency_has_what_was_stored_and_what_was_not():
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", **small())
+    history = ConsistencyHistory(every=100)
+    model.learn(600, callback=history)
+    assert [added for added, _, _ in history.history] == list(range(128, 600, 128))
+    axes = matplotlib.Figure().subplots()
+    image = draw_consistency(axes, history.history, [Change(384, 300, 1)], [290])
+    values = np.ma.filled(image.get_array(), np.nan)
+    # Row by row, what had been stored until then
+    assert np.isnan(values[0]).sum() == 3
+    assert (values[3] == 1).all()

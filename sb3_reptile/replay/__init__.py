@@ -9,9 +9,12 @@ from sb3_reptile.replay.buffers import (
     DecayedSampling,
     ReplayDiagnostics,
 )
+from sb3_reptile.replay.consistency import Change, Consistency
 from sb3_reptile.replay.decay import Custom, EmphasizingRecent, Exponential, Linear, PowerLaw, Window
 
 __all__ = [
+    "Change",
+    "Consistency",
     "Custom",
     "DecayedDictReplayBuffer",
     "DecayedHerReplayBuffer",

@@ -1,6 +1,6 @@
 """Replay buffers that draw by age and weight. Storage stays SB3's; what is drawn is the samplers' business."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -10,10 +10,15 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_reptile.replay.consistency import Consistency
 from sb3_reptile.replay.decay import Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
+from sb3_reptile.replay.segments import SegmentedSampler
 from sb3_reptile.replay.weights import check_weights, make_initial_weights
+
+# What half_life="auto" means while nothing changes
+AUTO_DECAY = Exponential(1_000)
 
 
 class DecayedReplayBufferSamples(NamedTuple):
@@ -49,6 +54,7 @@ class ReplayDiagnostics(NamedTuple):
     :param expected_age: Mean age of what is drawn
     :param entropy: Entropy of the distribution over the transitions, in nats; ``log n`` for uniform replay
     :param effective_sample_size: Over how many transitions a uniform draw would be as concentrated
+    :param median_age: Median age of what is drawn: the half-life of an exponential decay in a large buffer
     :param newest_age: Age of the newest transition that can be drawn
     :param oldest_age: Age of the oldest transition that can be drawn
     :param replay_volume: Transitions drawn per transition added, so far
@@ -57,6 +63,7 @@ class ReplayDiagnostics(NamedTuple):
     expected_age: float
     entropy: float
     effective_sample_size: float
+    median_age: float
     newest_age: int
     oldest_age: int
     replay_volume: float
@@ -73,9 +80,11 @@ class DecayedSampling(ReplayBuffer):
 
     :param half_life: Age at which a transition is half as likely to be drawn as the newest, in transitions (all
         environments counted). ``inf`` replays uniformly, with the same random draws as the storing class by itself.
+        ``"auto"`` finds out by itself what is still true: segments of the buffer that new transitions contradict count
+        less, and time spent in another regime does not age what belongs to this one (see :attr:`consistency`).
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
-    :param decay: Another decay than the exponential one of ``half_life``, which is then not used: one of
+    :param decay: Another decay than the exponential one of ``half_life``, whose number is then not used: one of
         :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
         ``{"linear": {"horizon": 80000, "floor": 0.1}}``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
@@ -98,7 +107,7 @@ class DecayedSampling(ReplayBuffer):
     def __init__(
         self,
         *args: Any,
-        half_life: float = 1_000,
+        half_life: float | Literal["auto"] = 1_000,
         uniform_fraction: float = 0.0,
         decay: Any = None,
         combined: bool = False,
@@ -111,7 +120,11 @@ class DecayedSampling(ReplayBuffer):
         if isinstance(self, HerReplayBuffer) and not isinstance(self, DecayedHerReplayBuffer):
             raise TypeError(f"{type(self).__name__} would not relabel goals: derive it from DecayedHerReplayBuffer")
         # Check before the storing class allocates
-        self._decay = make_decay(decay) if decay is not None else Exponential(half_life)
+        is_auto = isinstance(half_life, str) and half_life == "auto"
+        if decay is not None:
+            self._decay = make_decay(decay)
+        else:
+            self._decay = AUTO_DECAY if is_auto else Exponential(half_life)  # type: ignore[arg-type]
         self._initial_weights = make_initial_weights(initial_weights)
         GeometricSampler(0.0, uniform_fraction)
         self.beta = beta
@@ -131,10 +144,20 @@ class DecayedSampling(ReplayBuffer):
             self._prior = np.ones(self.buffer_size * self.n_envs)
         self._drawn = self._added = self._updated = 0
         self._diagnosed: tuple[int, Diagnostics] | None = None
+        self._consistency: Consistency | None = None
+        if is_auto:
+            self._consistency = Consistency(self.observation_space, self.action_space, self.n_envs)
         self._make_samplers()
 
     def _make_samplers(self) -> None:
-        self._ages = make_age_sampler(self._decay, self.buffer_size, self.n_envs, self._uniform_fraction)
+        if self._consistency is None:
+            self._ages = make_age_sampler(self._decay, self.buffer_size, self.n_envs, self._uniform_fraction)
+        else:
+            inner = make_age_sampler(self._decay, self.buffer_size, self.n_envs, 0.0)
+            self._ages = SegmentedSampler(inner, self._uniform_fraction)
+            self._ages.set_segments(
+                self._consistency.firsts, self._consistency.consistencies, self._added // self.n_envs
+            )
         self._weighted: WeightedSampler | None = None
         if self.prioritized or self._initial_weights is not None:
             self._weighted = WeightedSampler(self._ages, self.buffer_size, self.n_envs)
@@ -160,6 +183,8 @@ class DecayedSampling(ReplayBuffer):
     def half_life(self, half_life: float) -> None:
         if half_life == self.half_life:
             return
+        if isinstance(half_life, str):
+            raise ValueError(f"half_life can be changed to a number only, got {half_life!r}; 'auto' is for new buffers")
         self._decay = Exponential(half_life)
         weighted = self._weighted
         self._make_samplers()
@@ -169,6 +194,11 @@ class DecayedSampling(ReplayBuffer):
             self._weighted.p = weighted.p
             self._weighted.largest = weighted.largest
             self._weighted.rows_added = weighted.rows_added
+
+    @property
+    def consistency(self) -> Consistency | None:
+        """What judges how true the segments of the buffer still are; None but for ``half_life="auto"``."""
+        return self._consistency
 
     @property
     def uniform_fraction(self) -> float:
@@ -227,6 +257,35 @@ class DecayedSampling(ReplayBuffer):
                 self._prior.reshape(-1, self.n_envs)[row] = prior
             self._weighted.add(weights)
         self._added += self.n_envs
+        if self._consistency is not None:
+            self._observe(self._consistency)
+
+    def _observe(self, consistency: Consistency) -> None:
+        """Let the new rows be compared with the old ones, some at a time."""
+        assert isinstance(self._ages, SegmentedSampler)
+        rows_added = self._added // self.n_envs
+        self._ages.rows_added = rows_added
+        n_rows = consistency.rows_per_chunk
+        if rows_added % n_rows != 0:
+            return
+        rows = np.arange(rows_added - n_rows, rows_added) % self.buffer_size
+        is_known = np.ones((n_rows, self.n_envs), dtype=bool)
+        if self.optimize_memory_usage:
+            # Of the last step of an episode, the next observation is overwritten by the first of the next episode
+            next_observations: Any = self.observations[(rows + 1) % self.buffer_size]
+            is_known = self.dones[rows] == 0
+        else:
+            next_observations = _rows_of(self.next_observations, rows)
+        first_kept = max(rows_added - self.buffer_size, 0)
+        consistency.observe(
+            _rows_of(self.observations, rows),
+            self.actions[rows],
+            self.rewards[rows],
+            next_observations,
+            is_known,
+            first_kept,
+        )
+        self._ages.set_segments(consistency.firsts, consistency.consistencies, rows_added)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -234,6 +293,8 @@ class DecayedSampling(ReplayBuffer):
         self._largest_priority = 1.0
         self._drawn = self._added = self._updated = 0
         self._diagnosed = None
+        if self._consistency is not None:
+            self._consistency.reset()
         self._make_samplers()
 
     def update_priorities(self, indices: Any, priorities: Any) -> None:
@@ -295,7 +356,7 @@ class DecayedSampling(ReplayBuffer):
         """
         if self._weighted is not None and self.weighting == "sampling":
             return self._weighted.sample(n_rows, size)
-        if self.weighting == "loss" or (isinstance(self._ages, GeometricSampler) and self._ages.rate == 0):
+        if self.weighting == "loss" or self._is_uniform():
             # No decay in what is drawn: SB3's very draws, which leave out the row at pos where it must not be drawn
             rows = np.random.randint(self.size() - n_rows, self.size(), size=size)
             if n_rows < self.size():
@@ -306,6 +367,15 @@ class DecayedSampling(ReplayBuffer):
         if self.n_envs == 1:
             return rows
         return rows * self.n_envs + np.random.randint(0, self.n_envs, size=size)
+
+    def _is_uniform(self) -> bool:
+        """Whether age makes no difference at present."""
+        ages = self._ages
+        if isinstance(ages, SegmentedSampler):
+            if not ages.is_plain:
+                return False
+            ages = ages.inner
+        return isinstance(ages, GeometricSampler) and ages.rate == 0
 
     def _batch(self, indices: np.ndarray, env: VecNormalize | None, n_rows: int) -> DecayedReplayBufferSamples:
         """What was drawn, with its importance weights; ends the draw."""
@@ -448,11 +518,39 @@ class DecayedSampling(ReplayBuffer):
                 self.n_envs * of_rows.expected_age,
                 of_rows.entropy + float(np.log(self.n_envs)),
                 self.n_envs * of_rows.effective_sample_size,
+                self.n_envs * of_rows.median_age,
             )
         else:
             known = self._diagnose(n_rows)
         volume = self._drawn / self._added if self._added else 0.0
         return ReplayDiagnostics(*known, 0, (n_rows - 1) * self.n_envs, volume)
+
+    def can_be_sampled(self) -> bool:
+        """Whether there is anything to draw."""
+        return self.size() > (1 if self.full and self.optimize_memory_usage else 0)
+
+    def log_values(self) -> dict[str, float]:
+        """
+        :return: What is worth logging of replay, by the logger's names
+        :raises ValueError: if the buffer is empty
+        """
+        diagnostics = self.diagnostics()
+        values = {
+            "replay/mean_age": diagnostics.expected_age,
+            "replay/entropy": diagnostics.entropy,
+            "replay/effective_sample_size": diagnostics.effective_sample_size,
+            "replay/volume": diagnostics.replay_volume,
+        }
+        if self._consistency is not None:
+            values |= {
+                "replay/effective_half_life": diagnostics.median_age,
+                "replay/regime": self._consistency.regime,
+                "replay/alarms": len(self._consistency.changes),
+                "replay/consistency": self._consistency.mean(),
+            }
+        elif isinstance(self._decay, Exponential):
+            values["replay/half_life"] = self.half_life
+        return values
 
     def _diagnose(self, n_rows: int) -> Diagnostics:
         """Of every transition, but not at every call."""
@@ -460,6 +558,13 @@ class DecayedSampling(ReplayBuffer):
         if self._diagnosed is None or changed - self._diagnosed[0] > n_rows * self.n_envs // 100:
             self._diagnosed = changed, diagnose(self.sampling_probabilities(), self.ages())
         return self._diagnosed[1]
+
+
+def _rows_of(stored: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, or of each in a dict."""
+    if isinstance(stored, dict):
+        return {key: value[rows] for key, value in stored.items()}
+    return stored[rows]
 
 
 def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
@@ -543,7 +648,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
-        half_life: float = 1_000,
+        half_life: float | Literal["auto"] = 1_000,
         uniform_fraction: float = 0.0,
         decay: Any = None,
         combined: bool = False,
@@ -642,7 +747,7 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             raise self._no_episode()
         n_rows = self._n_rows()
         episode_ended = self.ep_length.reshape(-1) > 0
-        if self._weighted is None and isinstance(self._ages, GeometricSampler) and self._ages.rate == 0:
+        if self._weighted is None and self._is_uniform():
             # No decay: the very draws of SB3
             if not episode_ended.any():
                 raise self._no_episode()
@@ -700,6 +805,10 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
         super().reset()
         for episodes in (self.ep_start, self.ep_length, self._current_ep_start):
             episodes.fill(0)
+
+    def can_be_sampled(self) -> bool:
+        """Whether an episode has ended."""
+        return bool((self.ep_length > 0).any())
 
     def _no_episode(self) -> RuntimeError:
         return RuntimeError(

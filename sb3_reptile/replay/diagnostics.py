@@ -14,11 +14,13 @@ class Diagnostics(NamedTuple):
     :param entropy: ``-sum P log P``, in nats; ``log n`` for uniform replay of n
     :param effective_sample_size: ``(sum w)^2 / sum w^2 = 1 / sum P^2`` (Kish, Survey Sampling, 1965, section 8.2):
         over how many a uniform draw would be as concentrated
+    :param median_age: The age that half of what is drawn does not exceed
     """
 
     expected_age: float
     entropy: float
     effective_sample_size: float
+    median_age: float
 
 
 def diagnose(probabilities: np.ndarray, ages: np.ndarray) -> Diagnostics:
@@ -32,7 +34,20 @@ def diagnose(probabilities: np.ndarray, ages: np.ndarray) -> Diagnostics:
         expected_age=float((probabilities * ages).sum()),
         entropy=float(-(p * np.log(p)).sum()),
         effective_sample_size=float(1 / (p**2).sum()),
+        median_age=weighted_median(ages, probabilities),
     )
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """
+    :param values: Values, any shape
+    :param weights: Their weights, >= 0, same shape
+    :return: The smallest value that those up to it weigh half of all
+    """
+    order = values.reshape(-1).argsort(kind="stable")
+    cumulative = weights.reshape(-1)[order].cumsum()
+    # Rounding must not move it past a value that has exactly half
+    return float(values.reshape(-1)[order[np.searchsorted(cumulative, cumulative[-1] * (0.5 - 1e-12))]])
 
 
 def _inverse_expm1(y: float) -> float:

@@ -68,6 +68,48 @@ class AgeSampler(ABC):
         :return: Ages in rows, int64, same shape, each in ``0..n_rows-1``
         """
 
+    def sums(self, first: np.ndarray, count: np.ndarray, n_rows: int) -> np.ndarray:
+        """
+        :param first: Ages in rows, int64, each >= 0
+        :param count: How many ages from each of them on, int64, same shape, each >= 0; none beyond ``n_rows``
+        :param n_rows: How many rows can be drawn, >= 1
+        :return: The sums of their weights, same shape
+        """
+        totals = [0.0 if n == 0 else self.total(n) for n in np.concatenate([first, first + count]).tolist()]
+        below, up_to = np.array(totals).reshape(2, -1)
+        return up_to - below
+
+    def quantile_within(self, first: np.ndarray, count: np.ndarray, u: np.ndarray, n_rows: int) -> np.ndarray:
+        """
+        The same as :meth:`quantile`, for draws that are confined to some of the ages.
+
+        :param first: The youngest age of each draw, in rows, int64
+        :param count: How many ages from there on, int64, same shape, each >= 1
+        :param u: Numbers in [0, 1], same shape
+        :param n_rows: How many rows can be drawn, >= 1
+        :return: How many rows older than ``first``, int64, same shape, each in ``0..count-1``
+        """
+        bounds, where = np.unique(np.stack([first, first + count]), return_inverse=True)
+        below, up_to = np.array([0.0 if n == 0 else self.total(n) for n in bounds.tolist()])[where.reshape(2, -1)]
+        ages = self.quantile(n_rows, (below + u * (up_to - below)) / self.total(n_rows))
+        return np.clip(ages - first, 0, count - 1)
+
+    def median(self, n_rows: int) -> float:
+        """
+        :param n_rows: How many rows can be drawn, >= 1
+        :return: The age in rows that half of what is drawn does not exceed, by bisection
+        """
+        epsilon, total = self.uniform_fraction, self.total(n_rows)
+        low, high = 0, n_rows - 1
+        while low < high:
+            middle = (low + high) // 2
+            decayed = float(self.sums(np.array([0]), np.array([middle + 1]), n_rows)[0]) / total
+            if (1 - epsilon) * decayed + epsilon * (middle + 1) / n_rows < 0.5 - 1e-12:
+                low = middle + 1
+            else:
+                high = middle
+        return float(low)
+
     def next_call(self) -> None:  # noqa: B027 -- most decays stay the same
         """To be called after every batch, for decays that change from one to the next."""
 
@@ -123,7 +165,8 @@ class GeometricSampler(AgeSampler):
 
     def __init__(self, rate: float, uniform_fraction: float = 0.0) -> None:
         super().__init__(uniform_fraction)
-        self.rate = rate
+        # Long before that, nothing but the newest row is left; infinity times an age of 0 is no number
+        self.rate = min(rate, 10_000.0)
 
     def weights(self, ages: np.ndarray, n_rows: int) -> np.ndarray:
         return np.exp(-self.rate * ages)
@@ -145,6 +188,17 @@ class GeometricSampler(AgeSampler):
         # Rounding may reach n_rows where u was close to 1
         return np.minimum(ages, n_rows - 1, out=ages)
 
+    def sums(self, first: np.ndarray, count: np.ndarray, n_rows: int) -> np.ndarray:
+        # Without the difference of two totals that are nearly the same where all of it is old
+        if self.rate == 0:
+            return count.astype(np.float64)
+        return np.exp(-self.rate * first) * (np.expm1(-self.rate * count) / math.expm1(-self.rate))
+
+    def quantile_within(self, first: np.ndarray, count: np.ndarray, u: np.ndarray, n_rows: int) -> np.ndarray:
+        # Wherever it begins, it is the same distribution
+        ages = u * count if self.rate == 0 else np.log1p(u * np.expm1(-self.rate * count)) / -self.rate
+        return np.minimum(ages.astype(np.int64), count - 1)
+
     def diagnostics(self, n_rows: int) -> Diagnostics:
         epsilon = self.uniform_fraction
         if epsilon == 0:
@@ -155,7 +209,8 @@ class GeometricSampler(AgeSampler):
             entropy = super().diagnostics(n_rows).entropy
         expected_age = (1 - epsilon) * geometric_expected_age(self.rate, n_rows) + epsilon * (n_rows - 1) / 2
         sum_of_squares = (1 - epsilon) ** 2 * geometric_sum_of_squares(self.rate, n_rows)
-        return Diagnostics(expected_age, entropy, 1 / (sum_of_squares + epsilon * (2 - epsilon) / n_rows))
+        effective_sample_size = 1 / (sum_of_squares + epsilon * (2 - epsilon) / n_rows)
+        return Diagnostics(expected_age, entropy, effective_sample_size, self.median(n_rows))
 
 
 class LinearSampler(AgeSampler):
@@ -227,6 +282,13 @@ class WindowSampler(AgeSampler):
         ages = u.astype(np.int64)
         return np.minimum(ages, n_newest - 1, out=ages)
 
+    def sums(self, first: np.ndarray, count: np.ndarray, n_rows: int) -> np.ndarray:
+        return np.clip(self.total(n_rows) - first, 0, count).astype(np.float64)
+
+    def quantile_within(self, first: np.ndarray, count: np.ndarray, u: np.ndarray, n_rows: int) -> np.ndarray:
+        inside = np.clip(int(self.total(n_rows)) - first, 1, count)
+        return np.minimum((u * inside).astype(np.int64), inside - 1)
+
     def diagnostics(self, n_rows: int) -> Diagnostics:
         """In closed form: the rows within the window have one probability, the others another."""
         inside = int(self.total(n_rows))
@@ -235,7 +297,8 @@ class WindowSampler(AgeSampler):
         new = (1 - self.uniform_fraction) / inside + old
         entropy = -inside * new * math.log(new) - (outside * old * math.log(old) if old > 0 else 0)
         expected_age = inside * new * (inside - 1) / 2 + outside * old * (inside + n_rows - 1) / 2
-        return Diagnostics(expected_age, entropy, 1 / (inside * new**2 + outside * old**2))
+        effective_sample_size = 1 / (inside * new**2 + outside * old**2)
+        return Diagnostics(expected_age, entropy, effective_sample_size, self.median(n_rows))
 
 
 class EmphasizingRecentSampler(WindowSampler):

@@ -135,7 +135,7 @@ class ReptileDQN(DQN):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        half_life: float = 1_000,
+        half_life: float | Literal["auto"] = 1_000,
         weighting: Literal["sampling", "loss"] = "sampling",
         priority: Literal["td_error"] | None = None,
         alpha: float = 0.6,
@@ -189,7 +189,8 @@ class ReptileDQN(DQN):
             raise AssertionError(f"{error}: wrap the environment in sb3_reptile.envs.DiscreteActions") from None
 
     def _check_options(self) -> None:
-        Exponential(self.half_life)
+        if self.half_life != "auto":
+            Exponential(self.half_life)
         for name, allowed in OPTIONS.items():
             if getattr(self, name) not in allowed:
                 known = " or ".join(repr(value) for value in allowed)
@@ -289,7 +290,8 @@ class ReptileDQN(DQN):
             return
         if not buffer.prioritized and "weighting" not in self.replay_buffer_kwargs:
             buffer.weighting = self.weighting
-        if "decay" not in self.replay_buffer_kwargs and isinstance(buffer.decay, Exponential):
+        takes_number = isinstance(buffer.decay, Exponential) and buffer.consistency is None
+        if self.half_life != "auto" and "decay" not in self.replay_buffer_kwargs and takes_number:
             buffer.half_life = self.half_life
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -363,13 +365,8 @@ class ReptileDQN(DQN):
     def _log_replay(self, batch: Any, td_errors: th.Tensor) -> None:
         """What is replayed, and the mean TD error by age: that of recent transitions jumps when the world changes."""
         assert isinstance(self.replay_buffer, DecayedSampling)
-        diagnostics = self.replay_buffer.diagnostics()
-        self.logger.record("replay/mean_age", diagnostics.expected_age)
-        self.logger.record("replay/entropy", diagnostics.entropy)
-        self.logger.record("replay/effective_sample_size", diagnostics.effective_sample_size)
-        self.logger.record("replay/volume", diagnostics.replay_volume)
-        if isinstance(self.replay_buffer.decay, Exponential):
-            self.logger.record("replay/half_life", self.replay_buffer.half_life)
+        for key, value in self.replay_buffer.log_values().items():
+            self.logger.record(key, value)
         self.logger.record("replay/mean_weight", batch.weights.mean().item())
         by_age = td_errors[th.from_numpy(self.replay_buffer.ages_of(batch.indices).argsort())]
         for quarter, errors in enumerate(by_age.tensor_split(4), start=1):

@@ -1,0 +1,360 @@
+"""What is still true: changes of a small world are noticed, and nothing else is taken for one."""
+
+import pickle
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import SAC
+
+from sb3_reptile import ReptileDQN
+from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, Window
+from sb3_reptile.replay.consistency import LARGEST, Consistency, Embedding
+
+PHASE = 2_000
+
+
+class World:
+    """
+    A point in the plane that actions push around, with some noise in the push and a reward for being right of 0.
+
+    :param seed: Seed
+    :param kind: How observations and actions look
+    :param n_envs: Number of copies that go on side by side
+    """
+
+    def __init__(self, seed=0, kind="box", n_envs=1, noise=0.0):
+        self.generator = np.random.default_rng(seed)
+        self.kind, self.n_envs, self.noise = kind, n_envs, noise
+        self.position = np.zeros((n_envs, 2))
+        self.action_space = spaces.Box(-1, 1, (1,)) if kind == "continuous" else spaces.Discrete(2)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
+        if kind == "dict":
+            self.observation_space = spaces.Dict({"x": spaces.Box(-9, 9, (1,)), "y": spaces.Box(-9, 9, (1,))})
+        elif kind == "image":
+            self.observation_space = spaces.Box(0, 255, (1, 20, 20), np.uint8)
+
+    def observe(self):
+        if self.kind == "dict":
+            return {"x": self.position[:, :1].copy(), "y": self.position[:, 1:].copy()}
+        if self.kind == "image":
+            images = np.zeros((self.n_envs, 1, 20, 20), np.uint8)
+            for image, (x, y) in zip(images, self.position, strict=True):
+                i, j = int(np.clip(3 * x + 10, 0, 16)), int(np.clip(3 * y + 10, 0, 16))
+                image[0, i : i + 4, j : j + 4] = 255
+            return images
+        return self.position.copy()
+
+    def step(self, sign=1.0, reward_sign=1.0, pull=0.0):
+        """
+        :param sign: What is changed: the direction in which actions push
+        :param reward_sign: What is changed: which side is rewarded
+        :param pull: How strongly the policy keeps the point near 0
+        :return: The arguments of ``add()``
+        """
+        obs = self.observe()
+        wants_left = self.generator.random(self.n_envs) < 0.5 + pull * np.sign(self.position[:, 0])
+        push = np.where(wants_left, -0.3, 0.3) * (1 + self.noise * self.generator.standard_normal(self.n_envs))
+        angle = self.generator.random(self.n_envs) * 0.2
+        self.position = 0.95 * self.position + sign * np.stack([push, 0.5 * push + 0.2 * (angle - 0.1)], axis=1)
+        action = np.where(wants_left, 0, 1)[:, None]
+        if self.kind == "continuous":
+            action = (push / 0.5)[:, None]
+        reward = reward_sign * np.sign(self.position[:, 0])
+        return obs, self.observe(), action, reward, np.zeros(self.n_envs), [{}] * self.n_envs
+
+
+def make_buffer(world, rows=10_000, **kwargs):
+    buffer_class = DecayedDictReplayBuffer if world.kind == "dict" else DecayedReplayBuffer
+    kwargs = {"half_life": "auto", **kwargs}
+    return buffer_class(
+        rows * world.n_envs, world.observation_space, world.action_space, "cpu", n_envs=world.n_envs, **kwargs
+    )
+
+
+def live(buffer, world, n_transitions, **changed):
+    for _ in range(n_transitions // world.n_envs):
+        buffer.add(*world.step(**changed))
+    return buffer
+
+
+def share_of_rows(buffer, first, last):
+    """What share of the draws is of transitions added from number ``first`` to ``last - 1``."""
+    newest = buffer._added
+    ages = buffer.ages()
+    inside = (ages < newest - first) & (ages >= newest - last) & (ages >= 0)
+    return buffer.sampling_probabilities()[inside].sum()
+
+
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("kind", ["box", "continuous", "dict", "image"])
+def test_what_is_no_longer_true_is_not_replayed_soon_after_a_change(kind, n_envs):
+    world = World(kind=kind, n_envs=n_envs)
+    buffer = live(make_buffer(world, decay=Window(1e9)), world, PHASE)
+    assert buffer.consistency.changes == []
+    assert share_of_rows(buffer, 0, PHASE // 2) == pytest.approx(0.5, abs=0.01)
+    live(buffer, world, 400, sign=-1)
+    (change,) = buffer.consistency.changes
+    assert 0 < change.noticed_at - PHASE <= 320
+    assert abs(change.happened_at - PHASE) <= 160
+    assert buffer.consistency.regime == change.regime == 1
+    # 400 of 2,400 transitions, nearly all of the draws
+    assert share_of_rows(buffer, PHASE, PHASE + 400) > 0.9
+
+
+def test_a_changed_reward_is_noticed_too():
+    world = World()
+    buffer = live(make_buffer(world), world, PHASE)
+    live(buffer, world, 400, reward_sign=-1)
+    assert len(buffer.consistency.changes) == 1
+
+
+def test_an_old_regime_comes_back_with_its_experience_and_its_clock():
+    world = World()
+    buffer = live(make_buffer(world, decay=Window(1_500)), world, PHASE)
+    live(buffer, world, PHASE, sign=-1)
+    assert share_of_rows(buffer, 0, PHASE) == pytest.approx(0, abs=0.01)
+    live(buffer, world, 500)
+    assert [change.regime for change in buffer.consistency.changes] == [1, 0]
+    assert buffer.consistency.regime == 0
+    # The time in between does not count: of the newest 1,500 transitions of the regime 500 are new and 1,000 old
+    assert share_of_rows(buffer, PHASE, 2 * PHASE) == pytest.approx(0, abs=0.05)
+    assert share_of_rows(buffer, 0, PHASE) == pytest.approx(2 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_another_policy_is_not_taken_for_another_world(noise):
+    world = World(noise=noise)
+    buffer = make_buffer(world)
+    for pull in (0.2, -0.1, -0.4, 0.45, -0.5, 0.0):
+        live(buffer, world, 1_500, pull=pull)
+    assert buffer.consistency.changes == []
+    assert buffer.consistency.mean() > 0.95
+
+
+def test_gradual_drift_makes_the_old_less_true_than_the_recent():
+    world = World()
+    buffer = make_buffer(world)
+    for sign in np.linspace(1, -1, 200):
+        live(buffer, world, 40, sign=sign)
+    consistencies = buffer.consistency.consistencies
+    assert consistencies[: len(consistencies) // 2].mean() < 0.2
+    assert consistencies[-2:].mean() > 0.9
+
+
+def test_segments_that_have_left_the_buffer_are_forgotten():
+    world = World()
+    buffer = live(make_buffer(world, rows=1_000), world, 5_000)
+    firsts = buffer.consistency.firsts
+    assert firsts[1] > 4_000 - 2
+    assert len(firsts) <= 4
+    assert buffer.sampling_probabilities().sum() == pytest.approx(1)
+
+
+def test_the_number_of_segments_is_bounded():
+    world = World()
+    buffer = live(make_buffer(world, rows=30_000), world, 20_000)
+    consistency = buffer.consistency
+    assert len(consistency.segments) == consistency.MAX_SEGMENTS
+    assert all(len(segment.sample.rows) <= consistency.SAMPLE for segment in consistency.segments)
+    assert consistency.firsts[0] == 0
+    assert (np.diff(consistency.firsts) > 0).all()
+
+
+def test_draws_and_weights_are_exactly_those_of_the_segments():
+    world = World(n_envs=2)
+    buffer = live(make_buffer(world, rows=1_500, decay={"linear": {"horizon": 900, "floor": 0.2}}), world, 2_400)
+    live(buffer, world, 300, sign=-1)
+    consistency = buffer.consistency
+    assert consistency.consistencies.min() < 0.5
+    # Row by row, from the newest to the oldest
+    expected, clock, row = np.zeros((buffer.buffer_size, 2)), 0.0, buffer._added // 2 - 1
+    for first, c in zip(consistency.firsts[::-1], consistency.consistencies[::-1], strict=True):
+        start, length = round(clock), 0
+        while row >= max(first, buffer._added // 2 - buffer.size()):
+            expected[row % buffer.buffer_size] = c * max(0.2, 1 - 2 * (start + length) / 900)
+            row, length = row - 1, length + 1
+        clock += c * length
+    expected /= expected.sum()
+    np.testing.assert_allclose(buffer.sampling_probabilities(), expected, rtol=1e-9)
+    np.random.seed(0)
+    indices = np.concatenate([buffer.sample(1_000).indices for _ in range(200)])
+    counts = np.bincount(indices, minlength=expected.size)
+    of_draws = expected.reshape(-1) * len(indices)
+    enough = of_draws > 5
+    statistic = ((counts - of_draws)[enough] ** 2 / of_draws[enough]).sum()
+    assert statistic < enough.sum() + 5 * np.sqrt(2 * enough.sum())
+
+
+def test_priorities_multiply_consistency():
+    world = World()
+    buffer = live(make_buffer(world, rows=3_000, prioritized=True, decay=Window(1e9)), world, PHASE)
+    live(buffer, world, 400, sign=-1)
+    unprioritized = buffer.sampling_probabilities().copy()
+    priorities = np.random.default_rng(0).random(buffer.size()) + 0.1
+    buffer.update_priorities(np.arange(buffer.size()), priorities)
+    expected = unprioritized[: buffer.size(), 0] * priorities
+    expected /= expected.sum()
+    np.testing.assert_allclose(buffer.sampling_probabilities()[: buffer.size(), 0], expected, rtol=1e-9)
+    counts = np.bincount(np.concatenate([buffer.sample(1_000).indices for _ in range(50)]), minlength=len(expected))
+    new = slice(PHASE, None)
+    assert counts[new].sum() / counts.sum() == pytest.approx(expected[new].sum(), abs=0.01)
+
+
+@pytest.mark.parametrize("half_life", [float("inf"), 300.0])
+def test_draws_are_those_without_consistency_while_nothing_changes(half_life):
+    batches = []
+    for arguments in (
+        {"half_life": half_life},
+        {"half_life": "auto", "decay": {"exponential": {"half_life": half_life}}},
+    ):
+        world = World(seed=1)
+        buffer = live(make_buffer(world, rows=1_000, **arguments), world, 2_500)
+        np.random.seed(3)
+        batches.append(buffer.sample(5_000).indices)
+    np.testing.assert_array_equal(*batches)
+
+
+class Alarming(Consistency):
+    """Sees a change whenever it may."""
+
+    def _notice_change(self):
+        self._cut(self.rows_seen - 3)
+
+
+def adversarial_streams():
+    generator = np.random.default_rng(0)
+    yield "constant", lambda i: (np.zeros(3), 1.0)
+    yield "huge", lambda i: (generator.standard_normal(3) * 1e300, generator.standard_normal() * 1e38)
+    yield "largest single precision", lambda i: (np.full(3, 3.4e38) * (-1) ** i, 3.4e38)
+    yield "one jump", lambda i: (np.full(3, 0.0 if i < 1_000 else 1e9), 0.0)
+    yield "another world at each step", lambda i: (generator.standard_normal(3) * 10 ** (i % 9), float(i % 7))
+    yield "three states", lambda i: (np.eye(3)[i % 3], float(i % 3))
+
+
+@pytest.mark.parametrize("always_alarmed", [False, True])
+@pytest.mark.parametrize("name", [name for name, _ in adversarial_streams()])
+def test_no_stream_leaves_the_sampler_without_transitions(name, always_alarmed):
+    outcome = dict(adversarial_streams())[name]
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    buffer = DecayedReplayBuffer(700, space, spaces.Discrete(2), "cpu", half_life="auto")
+    if always_alarmed:
+        buffer._consistency = Alarming(space, buffer.action_space, 1)
+    observation, _ = outcome(0)
+    for i in range(2_000):
+        following, reward = outcome(i + 1)
+        buffer.add(observation, following, np.array([i % 2]), reward, False, [{}])
+        observation = following
+        if i % 97 == 0:
+            indices = buffer.sample(64).indices
+            assert indices.min() >= 0
+            assert indices.max() < buffer.size()
+            probabilities = buffer.sampling_probabilities()
+            assert probabilities.sum() == pytest.approx(1)
+            assert probabilities[(buffer.pos - 1) % 700] > 0
+    assert np.isfinite(list(buffer.log_values().values())).all()
+    assert len(buffer.consistency.changes) > 0 or not always_alarmed
+
+
+def test_what_is_saved_goes_on_as_if_it_had_not_been():
+    world = World()
+    buffer = live(make_buffer(world), world, PHASE)
+    live(buffer, world, 100, sign=-1)
+    loaded = pickle.loads(pickle.dumps(buffer))
+    for one in (buffer, loaded):
+        live(one, World(seed=5), 300, sign=-1)
+    assert loaded.consistency.changes == buffer.consistency.changes != []
+    np.testing.assert_array_equal(loaded.sampling_probabilities(), buffer.sampling_probabilities())
+
+
+def test_reset_forgets_regimes_too():
+    world = World()
+    buffer = live(make_buffer(world), world, PHASE)
+    live(buffer, world, 400, sign=-1)
+    buffer.reset()
+    assert buffer.consistency.changes == []
+    assert len(buffer.consistency.segments) == 1
+    live(buffer, world, 50)
+    assert buffer.sample(8).indices.max() < 50
+
+
+def test_terminal_observations_that_are_overwritten_are_left_out():
+    """With optimize_memory_usage the next observation of a last step is the first of the next episode."""
+    world = World()
+    buffer = make_buffer(world, optimize_memory_usage=True, handle_timeout_termination=False)
+    for i in range(2_000):
+        obs, next_obs, action, reward, _, infos = world.step()
+        done = i % 10 == 9
+        buffer.add(obs, next_obs, action, reward, np.array([done]), infos)
+        if done:
+            world.position = world.generator.standard_normal((1, 2)) * 2
+    assert len(buffer.consistency.present.rows) == buffer.consistency.PRESENT
+    assert not (buffer.consistency.present.rows % 10 == 9).any()
+    assert buffer.consistency.changes == []
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5, start=2),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary(6),
+        spaces.Box(-1, 1, (3, 4)),
+        spaces.Box(-1, 1, (500,)),
+        spaces.Box(0, 255, (84, 84, 4), np.uint8),
+        spaces.Box(0, 255, (3, 40, 60), np.uint8),
+        spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "place": spaces.Discrete(4)}),
+    ],
+    ids=str,
+)
+def test_every_observation_becomes_a_moderate_vector_that_tells_it_from_others(space):
+    embedding = Embedding(space)
+    space.seed(0)
+
+    def stored(sample):
+        if isinstance(sample, dict):
+            return {key: stored(value) for key, value in sample.items()}
+        return np.asarray(sample).reshape(1, 1, *(np.shape(sample) or (1,)))
+
+    one, other = space.sample(), space.sample()
+    while np.array_equal(one, other) if not isinstance(one, dict) else False:
+        other = space.sample()
+    first, second = stored(one), stored(other)
+    assert embedding(first).shape == (1, embedding.length)
+    assert embedding.length <= 64
+    np.testing.assert_array_equal(embedding(first), embedding(first))
+    assert np.abs(embedding(first) - embedding(second)).max() > 0
+
+
+def test_numbers_that_are_none_do_not_spread():
+    embedding = Embedding(spaces.Box(-np.inf, np.inf, (2,)))
+    np.testing.assert_array_equal(embedding(np.array([[[np.nan, np.inf]]])), [[0, LARGEST]])
+
+
+@pytest.mark.parametrize("algorithm", [ReptileDQN, SAC])
+def test_one_word_switches_it_on(algorithm):
+    arguments = {"half_life": "auto"} if algorithm is ReptileDQN else {}
+    env = "CartPole-v1" if algorithm is ReptileDQN else "Pendulum-v1"
+    if algorithm is SAC:
+        arguments = {"replay_buffer_class": DecayedReplayBuffer, "replay_buffer_kwargs": {"half_life": "auto"}}
+    model = algorithm("MlpPolicy", env, learning_starts=350, seed=0, policy_kwargs={"net_arch": [8]}, **arguments)
+    model.learn(400)
+    assert model.replay_buffer.consistency.model is not None
+
+
+def test_regime_alarms_and_consistency_are_logged(tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", learning_starts=10, seed=0)
+    model.learn(300)
+    model.dump_logs()
+    values = model.replay_buffer.log_values()
+    assert values["replay/regime"] == 0
+    assert values["replay/alarms"] == 0
+    assert values["replay/consistency"] == 1
+    assert 0 < values["replay/effective_half_life"] < 300
+    assert "replay/half_life" not in values
+
+
+@pytest.mark.parametrize("wrong", ["automatic", "", "1e3"])
+def test_other_words_are_refused(wrong):
+    with pytest.raises(TypeError, match="half_life must be a number"):
+        DecayedReplayBuffer(10, spaces.Discrete(2), spaces.Discrete(2), half_life=wrong)
