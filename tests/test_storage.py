@@ -320,7 +320,8 @@ def test_values_come_back_as_they_were():
     for value in [
         None, True, 3, 2.5, float("inf"), "text", [1, [2]], (1, (2.5, "x")), {"a": {"c": (2,)}}, {1: 2, "$a": 3},
         th.nn.ReLU, th.optim.RMSprop, spaces.Discrete(3, start=1), spaces.MultiBinary(4),
-        spaces.MultiDiscrete([2, 3]), spaces.Box(-1, np.array([1, np.inf], np.float32), (2,)), spaces.Box(0, 255, (3, 8), np.uint8),
+        spaces.MultiDiscrete([2, 3]), spaces.Box(-1, np.array([1, np.inf], np.float32), (2,)),
+        spaces.Box(0, 255, (3, 8), np.uint8),
         spaces.Dict({"a": spaces.Box(-1, 1, (2, 2), np.float64), "b": spaces.Discrete(2)}),
     ]:  # fmt: skip
         told = json.loads(json.dumps(to_json(value, "value"), allow_nan=False))

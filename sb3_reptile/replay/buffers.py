@@ -264,11 +264,9 @@ class DecayedSampling(ReplayBuffer):
         :raises ValueError: if an initial weight is not a finite number > 0, or, with ``on_bad_transition="raise"``, a
             reward or a float of an observation is not finite; nothing is stored then
         """
-        if self.on_bad_transition != "allow":
-            bad = self._first_bad(obs, next_obs, reward)
-            if bad is not None:
-                self._refuse(bad, done)
-                return
+        if self.on_bad_transition != "allow" and not self._is_finite(obs, next_obs, reward):
+            self._refuse(obs, next_obs, reward, done)
+            return
         if self._weighted is None:
             super().add(obs, next_obs, action, reward, done, infos)
         else:
@@ -286,24 +284,26 @@ class DecayedSampling(ReplayBuffer):
         if self._scratch is not None:
             self._scratch.touched(self.n_envs, scattered=False)
 
-    def _first_bad(self, obs: Any, next_obs: Any, reward: Any) -> str | None:
-        """What is not finite in a row, in words."""
+    def _is_finite(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         if not all_finite(reward, self.rewards.dtype):
-            return self._tell("reward", reward, self.rewards.dtype)
+            return False
         for key, dtype in self._floats:
-            for name, values in (("observation", obs), ("next observation", next_obs)):
-                if key is not None:
-                    name, values = f"{name} {key!r}", values[key]
-                if not all_finite(values, dtype):
-                    return self._tell(name, values, dtype)
-        return None
+            before, after = (obs, next_obs) if key is None else (obs[key], next_obs[key])
+            if not (all_finite(before, dtype) and all_finite(after, dtype)):
+                return False
+        return True
 
-    def _tell(self, name: str, values: Any, dtype: np.dtype) -> str:
+    def _refuse(self, obs: Any, next_obs: Any, reward: Any, done: Any) -> None:
+        """What becomes of a row that is not finite."""
+        named = [("reward", reward, self.rewards.dtype)]
+        for key, dtype in self._floats:
+            of_key = "" if key is None else f" {key!r}"
+            for name, values in (("observation", obs), ("next observation", next_obs)):
+                named.append((name + of_key, values if key is None else values[key], dtype))
+        name, values, dtype = next(entry for entry in named if not all_finite(*entry[1:]))
         env, value = first_bad(values, dtype, self.n_envs)
         step = (self._added + self.n_skipped) // self.n_envs + 1
-        return f"the {name} of environment {env} is {value} at its step {step}"
-
-    def _refuse(self, bad: str, done: Any) -> None:
+        bad = f"the {name} of environment {env} is {value} at its step {step}"
         if self.on_bad_transition == "raise":
             raise ValueError(
                 f"{bad}: mend the environment, or let {type(self).__name__}(on_bad_transition='skip') leave such "
@@ -314,7 +314,7 @@ class DecayedSampling(ReplayBuffer):
         self.n_skipped += self.n_envs
         n_rows = self.n_skipped // self.n_envs
         if n_rows in (1, 10, 100) or n_rows % 1_000 == 0:
-            warnings.warn(f"{bad}: not stored, as {self.n_skipped:,} transitions so far", stacklevel=4)
+            warnings.warn(f"{bad}: not stored, as {self.n_skipped:,} transitions so far", stacklevel=3)
 
     def _break_off(self, done: np.ndarray) -> None:
         """Let no return run over a gap after the newest row: its episodes end as if cut off by a time limit."""

@@ -371,6 +371,8 @@ class ReptileDQN(DQN):
         if isinstance(self.replay_buffer.decay, Exponential):
             self.logger.record("replay/half_life", self.replay_buffer.half_life)
         self.logger.record("replay/mean_weight", batch.weights.mean().item())
+        if self.replay_buffer.on_bad_transition == "skip":
+            self.logger.record("replay/skipped", self.replay_buffer.n_skipped)
         by_age = td_errors[th.from_numpy(self.replay_buffer.ages_of(batch.indices).argsort())]
         for quarter, errors in enumerate(by_age.tensor_split(4), start=1):
             if len(errors) > 0:
