@@ -104,7 +104,7 @@ def files_of(buffer: ReplayBuffer, state: BufferState) -> Iterator[tuple[str, Ar
     for group, arrays in _groups(state).items():
         for rows in slices(n_rows, _rows_per_file(arrays)):
             yield f"{group}-{rows.start}.safetensors", {name: array[rows] for name, array in arrays.items()}
-    yield "buffer.safetensors", {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
+    yield "buffer.safetensors", {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
 
 
 def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
