@@ -69,7 +69,7 @@ class ResumableCheckpoint(BaseCallback):
             self.save()
 
     def _next_rollout(self) -> int:
-        train_freq = self.model.train_freq
+        train_freq = self.model.train_freq  # type: ignore[attr-defined]
         assert isinstance(train_freq, TrainFreq)
         in_steps = train_freq.unit == TrainFrequencyUnit.STEP
         return self.model.n_envs * (train_freq.frequency if in_steps else 1)

@@ -49,14 +49,14 @@ def _tell(value: Any, name: str) -> Any:
 
 
 def _set(holder: Any, name: str, told: Any) -> None:
-    value = getattr(holder, name)
+    value = vars(holder).get(name)
     if isinstance(value, RunningMeanStd):
         _set_statistics(value, told)
     elif isinstance(value, StackedObservations):
         inside = getattr(value, "sub_stacked_observations", None)
         for key, part in {None: value}.items() if inside is None else inside.items():
             part.stacked_obs = from_json(told if key is None else told[key])
-    elif name == "obs_rms":
+    elif name == "obs_rms" and value is not None:
         for key, part in value.items():
             _set_statistics(part, told[key])
     else:
@@ -79,8 +79,8 @@ def record_episodes(env: VecEnv, seed: int | None = None) -> None:
     if isinstance(base, DummyVecEnv) and not any(base.env_is_wrapped(EpisodeRecorder)):
         for index, inside in enumerate(base.envs):
             recorder = EpisodeRecorder(inside)
-            observations = {key: value[index] for key, value in base.buf_obs.items()}
-            recorder.begin_with(None if seed is None else seed + index, observations.get(None, observations))
+            obs: Any = {key: value[index] for key, value in base.buf_obs.items()}
+            recorder.begin_with(None if seed is None else seed + index, obs.get(None, obs))
             base.envs[index] = recorder
 
 
@@ -91,7 +91,7 @@ def environment_state(env: VecEnv) -> dict[str, Any]:
     """
     wrappers = [
         {"class": type(wrapper).__name__}
-        | {name: _tell(getattr(wrapper, name), name) for name in _attributes(wrapper) if hasattr(wrapper, name)}
+        | {name: _tell(vars(wrapper)[name], name) for name in _attributes(wrapper) if name in vars(wrapper)}
         for wrapper in _wrappers(env)
     ]
     recorded = all(env.unwrapped.env_is_wrapped(EpisodeRecorder))

@@ -1,5 +1,6 @@
 """A wrapper that can bring another copy of an environment to the same point of the same episode."""
 
+from collections.abc import Iterator
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
     """
     Remembers how the present episode came about: the random state before its reset, what drift wrappers' clocks showed
     then, and the actions since. Another copy of the environment that repeats this is at the same point, if all its
-    chance comes from ``np_random`` and nothing else lasts from one episode to the next.
+    chance comes from ``np_random`` or its spaces, and nothing else lasts from one episode to the next.
 
     :class:`~sb3_reptile.checkpoint.ResumableCheckpoint` puts it around every environment of a ``DummyVecEnv``. In a
     ``SubprocVecEnv`` it must be there from the beginning, as the outermost wrapper.
@@ -49,15 +50,23 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         return self._obs, reward, terminated, truncated, info
 
     def _how_it_starts(self, seed: int | None, options: Any) -> dict[str, Any] | None:
-        generator = getattr(self.unwrapped, "np_random", None)
         clocks = [layer.steps_taken for layer in layers(self.env) if isinstance(layer, DriftWrapper)]
-        start = {"seed": seed, "options": options, "clocks": clocks, "random_state": None}
-        if seed is None and isinstance(generator, np.random.Generator):
-            start["random_state"] = generator.bit_generator.state
+        states = [generator.bit_generator.state for generator in self._generators()]
+        start = {"seed": seed, "options": options, "clocks": clocks, "random_states": states}
         try:
             return to_json(start, "options of reset()")
         except NotStorableError:
             return None
+
+    def _generators(self) -> Iterator[np.random.Generator]:
+        """What the environment inside draws from: its own, and those of spaces that it may sample."""
+        if isinstance(self.unwrapped, gym.Env):
+            yield self.unwrapped.np_random
+        todo = [value for value in vars(self.unwrapped).values() if isinstance(value, spaces.Space)]
+        while todo:
+            space = todo.pop()
+            yield space.np_random
+            todo += space.spaces.values() if isinstance(space, spaces.Dict) else ()
 
     def begin_with(self, seed: int | None, obs: Any) -> None:
         """
@@ -90,8 +99,8 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         drifting = [layer for layer in layers(self.env) if isinstance(layer, DriftWrapper)]
         for layer, steps_taken in zip(drifting, start["clocks"], strict=True):
             layer.steps_taken = steps_taken
-        if start["random_state"] is not None:
-            self.unwrapped.np_random.bit_generator.state = start["random_state"]
+        for generator, state in zip(self._generators(), start["random_states"], strict=True):
+            generator.bit_generator.state = state
         self.reset(seed=start["seed"], options=start["options"])
         self._start = episode["start"]
         actions = from_json(episode["actions"])

@@ -85,8 +85,10 @@ class Folder:
             raise DamagedError(f"{self.path / MANIFEST} is damaged: its checksum differs")
         if number > FORMAT_VERSION:
             raise self._newer(number, manifest)
-        if manifest["kind"] != kind:
-            raise ForeignError(f"{self.path} holds a {manifest['kind']}, not a {kind}")
+        if manifest.get("kind") != kind:
+            raise ForeignError(f"{self.path} holds a {manifest.get('kind')}, not a {kind}")
+        if not all(isinstance(manifest.get(key), dict) for key in ("state", "files", "versions")):
+            raise ForeignError(f"{self.path / MANIFEST} has no state, files and versions: sb3-reptile did not write it")
         self.state: dict[str, Any] = manifest["state"]
         self.files: dict[str, dict[str, list[Any]]] = manifest["files"]
         self.versions: dict[str, str] = manifest["versions"]
