@@ -93,7 +93,7 @@ def train(folder, total, callback, kill_at=None, n_envs=1, **options):
 def kills(folder):
     choose = random.Random(0)
     seen = inside = 0
-    for number in range(KILLS + 1):
+    for number in range(KILLS):
         told[RESUMED_AT], told[SAVING] = -1, 0
         process = in_a_process(train, folder, 10**9, Told(SAVE_FREQ, folder))
         while told[RESUMED_AT] < 0 or told[STEPS] <= max(told[RESUMED_AT], 0):
@@ -110,6 +110,7 @@ def kills(folder):
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         seen, inside = int(told[STEPS]), inside + int(told[SAVING])
+    assert ended_well(in_a_process(train, folder, seen + 50, Told(SAVE_FREQ, folder)))
     print(f"{KILLS} kills, {inside} of them inside a save, {seen} steps")
 
 
