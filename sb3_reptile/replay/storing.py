@@ -15,8 +15,8 @@ from sb3_reptile.storage.values import from_json, to_json
 
 # What a transition consists of. Once stored it stays as it is, unlike what is kept of it besides.
 TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-# A file is a sixteenth of the buffer, but within these bounds: few files, of which few change between two checkpoints
-SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 16
+# A file is a small part of the buffer, within these bounds: few change between two checkpoints, none takes much memory
+SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 32
 
 
 class BufferState(NamedTuple):
@@ -104,7 +104,8 @@ def files_of(buffer: ReplayBuffer, state: BufferState) -> Iterator[tuple[str, Ar
     for group, arrays in _groups(state).items():
         for rows in slices(n_rows, _rows_per_file(arrays)):
             yield f"{group}-{rows.start}.safetensors", {name: array[rows] for name, array in arrays.items()}
-    yield "buffer.safetensors", {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
+    if state.arrays:
+        yield "buffer.safetensors", {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
 
 
 def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
@@ -127,7 +128,8 @@ def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
             saved = folder.read(f"{group}-{part.start}.safetensors")
             for name, array in arrays.items():
                 _copy(saved.get(name), array[part], name)
-    state = BufferState(rows, folder.read("buffer.safetensors"), values)
+    arrays = folder.read("buffer.safetensors") if state.arrays else {}
+    state = BufferState(rows, arrays, values)
     if hasattr(buffer, "set_state"):
         buffer.set_state(state)
     else:
