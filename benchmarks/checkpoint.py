@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -188,6 +189,8 @@ def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, fl
     import numpy as np
 
     from sb3_reptile import ReptileDQN
+
+    warnings.filterwarnings("ignore", message="The last trajectory")  # of SB3, about memory optimisation
 
     class FakeImages(gym.Env):
         observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)

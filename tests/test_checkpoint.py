@@ -219,6 +219,7 @@ def test_no_kill_loses_more_than_save_freq_steps(tmp_path):
     kills, inside = re.match(r"(\d+) kills, (\d+) of them inside a save", output).groups()
     assert int(kills) == 50
     assert int(inside) >= 5
+    assert int(re.search(r"(\d+) steps", output)[1]) > 100
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
@@ -306,6 +307,16 @@ def test_checkpoints_of_another_run_are_not_touched(tmp_path):
     with pytest.raises(ValueError, match=r"holds checkpoints of another run: go on from them with resume\("):
         ReptileDQN("MlpPolicy", cartpole(), **small()).learn(40, callback=ResumableCheckpoint(20, tmp_path))
     assert steps_of(tmp_path) == [40, 60]
+
+
+def test_a_folder_is_the_same_by_any_name(tmp_path, monkeypatch):
+    _, folder = resumable(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model = resume("run", cartpole())
+    model.learn(4, callback=ResumableCheckpoint(20, folder), reset_num_timesteps=False)
+    model = resume(folder, cartpole())
+    model.learn(4, callback=ResumableCheckpoint(20, "run"), reset_num_timesteps=False)
+    assert steps_of(folder) == [44, 48]
 
 
 def test_from_an_older_one_the_newer_are_replaced(tmp_path):

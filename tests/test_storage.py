@@ -488,3 +488,7 @@ def test_what_is_on_disk_is_not_in_memory(tmp_path, monkeypatch):
         buffer.sample(32)
     assert buffer.observations.nbytes + buffer.next_observations.nbytes > 2**28
     assert resident() - before < 2**27
+    buffer.save(tmp_path / "saved")
+    assert resident() - before < 2**27
+    DecayedReplayBuffer.load(tmp_path / "saved", device="cpu", storage_dir=tmp_path)
+    assert resident() - before < 2**27

@@ -52,6 +52,7 @@ class ResumableCheckpoint(BaseCallback):
                 "use SB3's CheckpointCallback"
             )
         record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
+        self.path = self.path.resolve()
         there = checkpoints_in(self.path)
         last = last_checkpoint_of.get(self.model)
         if there and last not in there:

@@ -151,7 +151,7 @@ def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str
             _break_off(model.replay_buffer)
         vec_env.unwrapped._reset_seeds()
         set_random_states(model, state["random"])
-    last_checkpoint_of[model] = folder.path
+    last_checkpoint_of[model] = folder.path.resolve()
     return model
 
 

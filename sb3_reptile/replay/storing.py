@@ -16,7 +16,7 @@ from sb3_reptile.storage.values import from_json, to_json
 # What a transition consists of. Once stored it stays as it is, unlike what is kept of it besides.
 TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # A file is a small part of the buffer, within these bounds: few change between two checkpoints, none takes much memory
-SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 32
+SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 16
 
 
 class BufferState(NamedTuple):
@@ -85,7 +85,7 @@ def state_of(buffer: ReplayBuffer) -> BufferState:
     :param buffer: One of our replay buffers, or of SB3's
     :return: All that it holds
     """
-    return buffer.state() if hasattr(buffer, "state") else state_of_storage(buffer)
+    return buffer.state() if hasattr(buffer, "set_state") else state_of_storage(buffer)
 
 
 def _n_written(buffer: ReplayBuffer, pos: int, full: bool) -> int:
@@ -104,6 +104,7 @@ def files_of(buffer: ReplayBuffer, state: BufferState) -> Iterator[tuple[str, Ar
     for group, arrays in _groups(state).items():
         for rows in slices(n_rows, _rows_per_file(arrays)):
             yield f"{group}-{rows.start}.safetensors", {name: array[rows] for name, array in arrays.items()}
+            _release(buffer, rows)
     if state.arrays:
         yield "buffer.safetensors", {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
 
@@ -128,6 +129,7 @@ def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
             saved = folder.read(f"{group}-{part.start}.safetensors")
             for name, array in arrays.items():
                 _copy(saved.get(name), array[part], name)
+            _release(buffer, part)
     arrays = folder.read("buffer.safetensors") if state.arrays else {}
     state = BufferState(rows, arrays, values)
     if hasattr(buffer, "set_state"):
@@ -149,6 +151,13 @@ def _rows_per_file(arrays: dict[str, np.ndarray]) -> int:
     n_bytes = sum(array.nbytes for array in arrays.values())
     of_row = max(n_bytes // len(next(iter(arrays.values()))), 1)
     return max(min(max(n_bytes // FILES, SMALLEST_FILE), LARGEST_FILE) // of_row, 1)
+
+
+def _release(buffer: ReplayBuffer, rows: slice) -> None:
+    """What has been read of a buffer on disk, or written, need not stay in memory."""
+    scratch = getattr(buffer, "_scratch", None)
+    if scratch is not None:
+        scratch.touched((rows.stop - rows.start) * buffer.n_envs, scattered=False)
 
 
 def _copy(saved: np.ndarray | None, into: np.ndarray, name: str) -> None:
