@@ -256,13 +256,26 @@ def test_no_stream_leaves_the_sampler_without_transitions(name, always_alarmed):
     assert len(buffer.consistency.changes) > 0 or not always_alarmed
 
 
-def test_what_is_saved_goes_on_as_if_it_had_not_been():
+def pickled(buffer, folder):
+    return pickle.loads(pickle.dumps(buffer))
+
+
+def saved(buffer, folder):
+    buffer.save(folder)
+    return type(buffer).load(folder, "cpu")
+
+
+@pytest.mark.parametrize("save", [pickled, saved])
+@pytest.mark.parametrize("n_before", [20, 300, PHASE + 115])
+def test_what_is_saved_goes_on_as_if_it_had_not_been(save, n_before, tmp_path):
     world = World()
-    buffer = live(make_buffer(world), world, PHASE)
-    live(buffer, world, 100, sign=-1)
-    loaded = pickle.loads(pickle.dumps(buffer))
+    buffer = live(make_buffer(world, decay=Window(1_500)), world, min(PHASE, n_before))
+    live(buffer, world, max(n_before - PHASE, 0), sign=-1)
+    loaded = save(buffer, tmp_path / "buffer")
+    np.testing.assert_array_equal(loaded.sampling_probabilities(), buffer.sampling_probabilities())
     for one in (buffer, loaded):
-        live(one, World(seed=5), 300, sign=-1)
+        live(one, World(seed=5), 1_000, sign=-1)
+        live(one, World(seed=6), 1_000)
     assert loaded.consistency.changes == buffer.consistency.changes != []
     np.testing.assert_array_equal(loaded.sampling_probabilities(), buffer.sampling_probabilities())
 

@@ -37,3 +37,11 @@ def test_the_demo_writes_its_picture_and_records(tmp_path):
     # Every step is counted: the returns of CartPole are its steps, but for the last, unfinished episode
     for method in ("ReptileDQN", "DQN"):
         assert 1_400 < sum(float(r.split(",")[3]) for r in records if r.startswith(method + ",")) < 2_100
+
+
+def test_the_resumable_example_goes_on_where_it_was(tmp_path):
+    outputs = []
+    for steps in (2_100, 2_500):
+        command = [sys.executable, "examples/resumable.py", "--steps", str(steps), "--path", tmp_path / "checkpoints"]
+        outputs.append(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    assert outputs == ["2100 steps are done\n", "goes on from step 2100\n2500 steps are done\n"]

@@ -1,5 +1,6 @@
 """The RL Zoo's commands as a user types them, in processes of their own."""
 
+import csv
 import os
 import runpy
 import shutil
@@ -20,6 +21,7 @@ from stable_baselines3.common.save_util import load_from_pkl
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.replay.decay import make_decay
 from sb3_reptile.zoo.__main__ import main
+from sb3_reptile.zoo.registration import LogToFile
 from sb3_reptile.zoo.search import convert_reptile_dqn_params, sample_reptile_dqn_params
 
 ROOT = Path(__file__).parent.parent
@@ -357,3 +359,60 @@ def test_continuous_actions_are_wrapped_by_the_config(here, tmp_path):
     output = here("train", "--algo", "reptile_dqn", "--env", "Pendulum-v1", "-f", tmp_path, *FAST)
     assert "sb3_reptile.envs.DiscreteActions" in output
     assert ReptileDQN.load(tmp_path / "reptile_dqn" / "Pendulum-v1_1" / "Pendulum-v1.zip").action_space.n == 5
+
+
+@pytest.fixture
+def checkpointed(tmp_path):
+    """Hyperparameters with checkpoints, of an agent that learns little but from the first step on."""
+    conf = tmp_path / "conf.yml"
+    conf.write_text(
+        "CartPole-v1: {n_timesteps: 600, policy: MlpPolicy, learning_starts: 50, buffer_size: 500, train_freq: 5,\n"
+        "  learning_rate: lin_0.01, policy_kwargs: 'dict(net_arch=[8])', normalize: true,\n"
+        "  callback: [{sb3_reptile.checkpoint.ResumableCheckpoint: {save_freq: 200, path: checkpoints}}]}\n"
+    )
+    where = ["--algo", "reptile_dqn", "--env", "CartPole-v1", "-conf", conf, "--seed", "1", "--eval-freq", "150"]
+    return ["train", *where, "--eval-episodes", "1", "--log-interval", "1"]
+
+
+def test_a_run_that_was_ended_goes_on(checkpointed, here, tmp_path, monkeypatch):
+    straight = tmp_path / "straight"
+    here(*checkpointed, "-f", straight)
+    taken = []
+
+    def end(self, locals_, globals_=None):
+        taken.append(1)
+        if len(taken) == 450:
+            raise RuntimeError("power cut")
+        return update_locals(self, locals_)
+
+    update_locals = LogToFile.update_locals
+    with monkeypatch.context() as patch:
+        patch.setattr(LogToFile, "update_locals", end)
+        with pytest.raises(RuntimeError, match="power cut"):
+            here(*checkpointed, "-f", tmp_path / "ended")
+    run = tmp_path / "ended" / "reptile_dqn" / "CartPole-v1_1"
+    assert sorted(os.listdir(run / "checkpoints"))[-1] == "000003-step-400"
+    output = here(*checkpointed, "-f", tmp_path / "ended", "--resume", run)
+    assert "Resumed at step 400" in output
+    assert os.listdir(run.parent) == ["CartPole-v1_1"]
+
+    models = [saved_model(logs, "reptile_dqn") for logs in (straight, tmp_path / "ended")]
+    weights = [model.policy.state_dict() for model in models]
+    assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
+    steps, evaluated = [], []
+    for logs in (straight, tmp_path / "ended"):
+        folder = logs / "reptile_dqn" / "CartPole-v1_1"
+        with (folder / "progress.csv").open() as file:
+            steps.append([row["time/total_timesteps"] for row in csv.DictReader(file) if row["rollout/ep_len_mean"]])
+        evaluated.append(np.load(folder / "evaluations.npz")["timesteps"].tolist())
+    assert steps[0] == steps[1]
+    assert evaluated[0] == evaluated[1] == [150, 300, 450, 600]
+    more = here(*checkpointed, "-f", tmp_path / "ended", "--resume", run, code=1)
+    assert "error: 600 steps are done already; name a larger number of them with -n" in more
+
+
+def test_what_cannot_be_resumed_is_told(checkpointed, here, tmp_path):
+    assert "error: there is no" in here(*checkpointed, "--resume", tmp_path / "nothing", code=1)
+    assert "checkpoints; a checkpoint is a folder" in here(*checkpointed, "--resume", tmp_path, code=1)
+    bare = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--resume", tmp_path]
+    assert "error: --resume needs a ResumableCheckpoint" in here(*bare, code=1)

@@ -2,6 +2,7 @@
 
 from sb3_reptile.envs.discrete_actions import DiscreteActions
 from sb3_reptile.envs.drift import DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
+from sb3_reptile.envs.episode_recorder import EpisodeRecorder
 from sb3_reptile.envs.minatar import MinAtarCnn
 from sb3_reptile.envs.ns_gym import NsGymTask
 from sb3_reptile.envs.tasks import TASKS
@@ -12,6 +13,7 @@ __all__ = [
     "DriftWrapper",
     "DriftingPhysics",
     "DriftingRewards",
+    "EpisodeRecorder",
     "MinAtarCnn",
     "NsGymTask",
     "PermutedActions",

@@ -1,21 +1,35 @@
 """Replay buffers that draw by age and weight. Storage stays SB3's; what is drawn is the samplers' business."""
 
-from typing import Any, Literal, NamedTuple
+import os
+import warnings
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.consistency import Consistency
-from sb3_reptile.replay.decay import Decay, Exponential, check_number, make_decay
+from sb3_reptile.replay.decay import Custom, Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
+from sb3_reptile.replay.finite import all_finite, first_bad
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
+from sb3_reptile.replay.scratch import ScratchFiles
 from sb3_reptile.replay.segments import SegmentedSampler
-from sb3_reptile.replay.weights import check_weights, make_initial_weights
+from sb3_reptile.replay.storing import BufferState, enlarge, files_of, fill, restore_storage, state_of_storage
+from sb3_reptile.replay.weights import RandomWeights, check_weights, make_initial_weights, spell_initial_weights
+from sb3_reptile.storage import ForeignError
+from sb3_reptile.storage.folder import Folder, write_folder
+from sb3_reptile.storage.values import arguments_from_json, arguments_to_json, from_json, to_json
+
+SelfDecayedSampling = TypeVar("SelfDecayedSampling", bound="DecayedSampling")
+
+#: What a folder says it holds when a buffer was saved into it
+KIND = "replay buffer"
+ON_BAD_TRANSITION = ("raise", "skip", "allow")
 
 # What half_life="auto" means while nothing changes
 AUTO_DECAY = Exponential(1_000)
@@ -100,9 +114,18 @@ class DecayedSampling(ReplayBuffer):
     :param weighting: Where decay and initial weights act: ``"sampling"``, in what is drawn; or ``"loss"``, in the
         weights of a batch that is drawn uniformly, to be multiplied with the loss of each transition: ``w / mean(w)``,
         so that the expected gradient is the same. Not with priorities, which are a matter of sampling.
+    :param storage_dir: A folder on a disk that is to hold the observations instead of memory, for buffers larger than
+        that. It needs room for all of them; the files have no names and vanish with the process.
+    :param on_bad_transition: What becomes of a row in which a reward, or a float of an observation, is not finite:
+        ``"raise"`` an error that tells where it came from; ``"skip"`` it, count it in ``n_skipped`` and warn; or
+        ``"allow"`` it, as SB3 does
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if an argument has a value that is not allowed
+    :raises OSError: if ``storage_dir`` is no folder, or its disk has no room
     """
+
+    #: Where the observations are, if not in memory
+    _scratch: ScratchFiles | None = None
 
     def __init__(
         self,
@@ -115,6 +138,8 @@ class DecayedSampling(ReplayBuffer):
         prioritized: bool = False,
         beta: float = 0.0,
         weighting: str = "sampling",
+        storage_dir: str | os.PathLike[str] | None = None,
+        on_bad_transition: str = "raise",
         **kwargs: Any,
     ) -> None:
         if isinstance(self, HerReplayBuffer) and not isinstance(self, DecayedHerReplayBuffer):
@@ -133,7 +158,25 @@ class DecayedSampling(ReplayBuffer):
         if weighting == "loss" and prioritized:
             raise ValueError("weighting='loss' draws uniformly, which priorities do not: use weighting='sampling'")
         self.weighting = weighting
-        super().__init__(*args, **kwargs)
+        if on_bad_transition not in ON_BAD_TRANSITION:
+            known = " or ".join(map(repr, ON_BAD_TRANSITION))
+            raise ValueError(f"on_bad_transition must be {known}, got {on_bad_transition!r}")
+        self.on_bad_transition = on_bad_transition
+        if storage_dir is None:
+            super().__init__(*args, **kwargs)
+        else:
+            self._init_on_disk(storage_dir, *args, **kwargs)
+        if on_bad_transition == "skip" and self.optimize_memory_usage:
+            raise ValueError(
+                "on_bad_transition='skip' must not be combined with optimize_memory_usage=True, in which an "
+                "observation is that of two transitions: use 'raise', or optimize_memory_usage=False"
+            )
+        # The observations that can hold what is no number, by key
+        space = self.observation_space
+        of_keys = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
+        self._floats = [(key, np.dtype(of.dtype)) for key, of in of_keys if np.dtype(of.dtype).kind == "f"]
+        #: How many transitions were not stored because of on_bad_transition="skip"
+        self.n_skipped = 0
         self.combined = combined
         self.prioritized = prioritized
         self._uniform_fraction = uniform_fraction
@@ -148,6 +191,13 @@ class DecayedSampling(ReplayBuffer):
         if is_auto:
             self._consistency = Consistency(self.observation_space, self.action_space, self.n_envs)
         self._make_samplers()
+
+    def _init_on_disk(self, storage_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        scratch = ScratchFiles(storage_dir)
+        buffer_size = args[0] if args else kwargs.pop("buffer_size")
+        super().__init__(1, *args[1:], **kwargs)  # one row
+        enlarge(self, max(buffer_size // self.n_envs, 1), scratch)
+        self._scratch = scratch
 
     def _make_samplers(self) -> None:
         if self._consistency is None:
@@ -241,8 +291,12 @@ class DecayedSampling(ReplayBuffer):
         :param reward: Rewards
         :param done: Whether an episode ended
         :param infos: Additional information, one dict for each environment
-        :raises ValueError: if an initial weight is not a finite number > 0; nothing is stored then
+        :raises ValueError: if an initial weight is not a finite number > 0, or, with ``on_bad_transition="raise"``, a
+            reward or a float of an observation is not finite; nothing is stored then
         """
+        if self.on_bad_transition != "allow" and not self._is_finite(obs, next_obs, reward):
+            self._refuse(obs, next_obs, reward, done)
+            return
         if self._weighted is None:
             super().add(obs, next_obs, action, reward, done, infos)
         else:
@@ -257,8 +311,47 @@ class DecayedSampling(ReplayBuffer):
                 self._prior.reshape(-1, self.n_envs)[row] = prior
             self._weighted.add(weights)
         self._added += self.n_envs
+        if self._scratch is not None:
+            self._scratch.touched(self.n_envs, scattered=False)
         if self._consistency is not None:
             self._observe(self._consistency)
+
+    def _is_finite(self, obs: Any, next_obs: Any, reward: Any) -> bool:
+        if not all_finite(reward, self.rewards.dtype):
+            return False
+        for key, dtype in self._floats:
+            before, after = (obs, next_obs) if key is None else (obs[key], next_obs[key])
+            if not (all_finite(before, dtype) and all_finite(after, dtype)):
+                return False
+        return True
+
+    def _refuse(self, obs: Any, next_obs: Any, reward: Any, done: Any) -> None:
+        """What becomes of a row that is not finite."""
+        named = [("reward", reward, self.rewards.dtype)]
+        for key, dtype in self._floats:
+            of_key = "" if key is None else f" {key!r}"
+            for name, values in (("observation", obs), ("next observation", next_obs)):
+                named.append((name + of_key, values if key is None else values[key], dtype))
+        name, values, dtype = next(entry for entry in named if not all_finite(*entry[1:]))
+        env, value = first_bad(values, dtype, self.n_envs)
+        step = (self._added + self.n_skipped) // self.n_envs + 1
+        bad = f"the {name} of environment {env} is {value} at its step {step}"
+        if self.on_bad_transition == "raise":
+            raise ValueError(
+                f"{bad}: mend the environment, or let {type(self).__name__}(on_bad_transition='skip') leave such "
+                "transitions out"
+            )
+        if self.size() > 0:
+            self._break_off(np.asarray(done))
+        self.n_skipped += self.n_envs
+        n_rows = self.n_skipped // self.n_envs
+        if n_rows in (1, 10, 100) or n_rows % 1_000 == 0:
+            warnings.warn(f"{bad}: not stored, as {self.n_skipped:,} transitions so far", stacklevel=3)
+
+    def _break_off(self, done: np.ndarray) -> None:
+        """Let no return run over a gap after the newest row: its episodes end as if cut off by a time limit."""
+        newest = (self.pos - 1) % self.buffer_size
+        np.maximum(self.timeouts[newest], self.dones[newest] == 0, out=self.timeouts[newest])
 
     def _observe(self, consistency: Consistency) -> None:
         """Let the new rows be compared with the old ones, some at a time."""
@@ -291,7 +384,7 @@ class DecayedSampling(ReplayBuffer):
         """Forget everything."""
         super().reset()
         self._largest_priority = 1.0
-        self._drawn = self._added = self._updated = 0
+        self._drawn = self._added = self._updated = self.n_skipped = 0
         self._diagnosed = None
         if self._consistency is not None:
             self._consistency.reset()
@@ -385,6 +478,8 @@ class DecayedSampling(ReplayBuffer):
             weights = self._importance_weights(indices, n_rows)
         self._ages.next_call()
         self._drawn += len(indices)
+        if self._scratch is not None:
+            self._scratch.touched(len(indices))
         return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, weights))
 
     def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
@@ -550,7 +645,135 @@ class DecayedSampling(ReplayBuffer):
             }
         elif isinstance(self._decay, Exponential):
             values["replay/half_life"] = self.half_life
+        if self.on_bad_transition == "skip":
+            values["replay/skipped"] = self.n_skipped
         return values
+
+    def state(self) -> BufferState:
+        """
+        :return: All that it holds. What derives from it and holds more adds to this, and overrides ``set_state`` too.
+        """
+        state = state_of_storage(self)
+        state.values.update(
+            largest_priority=self._largest_priority,
+            drawn=self._drawn,
+            added=self._added,
+            updated=self._updated,
+            skipped=self.n_skipped,
+            beta=self.beta,
+            weighting=self.weighting,
+            ages=self._ages.state(),
+        )
+        if isinstance(self._decay, Exponential):
+            state.values["half_life"] = to_json(self._decay.half_life, "half_life")
+        if self._weighted is not None:
+            state.rows["weights"] = self._weighted.p
+            state.values["weighted"] = self._weighted.state()
+        if self._prior is not None:
+            state.rows["prior"] = self._prior.reshape(self.buffer_size, self.n_envs)
+        if type(self._initial_weights) is RandomWeights:
+            state.values["generator"] = self._initial_weights.generator.bit_generator.state
+        if self._consistency is not None:
+            arrays, state.values["consistency"] = self._consistency.state()
+            state.arrays.update({f"consistency.{name}": array for name, array in arrays.items()})
+        return state
+
+    def set_state(self, state: BufferState) -> None:
+        """
+        :param state: What ``state()`` returned of a buffer made with the same arguments; the rows have been restored
+        """
+        restore_storage(self, state)
+        values = state.values
+        self._largest_priority = float(values["largest_priority"])
+        self._drawn, self._added, self._updated = values["drawn"], values["added"], values["updated"]
+        self.n_skipped = values["skipped"]
+        self.beta = values["beta"]
+        self.weighting = values["weighting"]
+        self._diagnosed = None
+        if self._consistency is not None:
+            prefix = "consistency."
+            arrays = {name[len(prefix) :]: a for name, a in state.arrays.items() if name.startswith(prefix)}
+            self._consistency.set_state(arrays, values["consistency"])
+            self._make_samplers()
+        if "half_life" in values:
+            self.half_life = from_json(values["half_life"])
+        self._ages.set_state(values["ages"])
+        if self._weighted is not None:
+            self._weighted.set_state(values["weighted"])
+        if type(self._initial_weights) is RandomWeights:
+            self._initial_weights.generator.bit_generator.state = values["generator"]
+
+    def _arguments(self) -> dict[str, Any]:
+        """The keyword arguments that make an empty buffer like this one."""
+        return {
+            "buffer_size": self.buffer_size * self.n_envs,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "n_envs": self.n_envs,
+            "optimize_memory_usage": self.optimize_memory_usage,
+            "handle_timeout_termination": self.handle_timeout_termination,
+            "half_life": "auto" if self._consistency is not None else 1.0,
+            "decay": self._decay.function if isinstance(self._decay, Custom) else self._decay,
+            "uniform_fraction": self.uniform_fraction,
+            "combined": self.combined,
+            "initial_weights": spell_initial_weights(self._initial_weights),
+            "prioritized": self.prioritized,
+            "beta": self.beta,
+            "weighting": self.weighting,
+            "on_bad_transition": self.on_bad_transition,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Save it into a folder, without pickle: what is filled, and all that draws depend on. Nothing is copied, and a
+        folder that is there is replaced when all is written.
+
+        :param path: The folder
+        :raises NotStorableError: if it holds something that only pickle could save
+        :raises OSError: if it cannot be written; what was there before stays
+        """
+        state = self.state()
+        about = {
+            "class": type(self).__name__,
+            "arguments": arguments_to_json(self._arguments()),
+            "values": state.values,
+        }
+        write_folder(path, KIND, about, files_of(self, state))
+
+    @classmethod
+    def load(
+        cls: type[SelfDecayedSampling],
+        path: str | os.PathLike[str],
+        device: th.device | str = "auto",
+        env: VecEnv | None = None,
+        **kwargs: Any,
+    ) -> SelfDecayedSampling:
+        """
+        Make a buffer of what ``save`` wrote. No code is executed by it.
+
+        :param path: The folder
+        :param device: PyTorch device
+        :param env: The environment, for hindsight replay
+        :param kwargs: Arguments that could not be saved (a decay or initial weights that are functions), those of a
+            storing class of your own, or a ``storage_dir``
+        :return: The buffer, which draws what the saved one would have drawn
+        :raises FileNotFoundError: if there is no such folder
+        :raises ForeignError: if it holds something else, or another class of buffer
+        :raises MissingArgumentError: if an argument could not be saved and is not given
+        :raises NewerVersionError: if it was saved by a later version
+        :raises DamagedError: if it is not as it was saved
+        """
+        folder = Folder(path, KIND)
+        about = folder.state
+        with folder.understood():
+            if about["class"] != cls.__name__:
+                raise ForeignError(f"{path} holds a {about['class']}: load it by {about['class']}.load()")
+            arguments = arguments_from_json(about["arguments"], kwargs, f"{cls.__name__}.load")
+            if issubclass(cls, HerReplayBuffer):
+                arguments["env"] = env
+            buffer = cls(device=device, **arguments)
+            fill(buffer, folder, about["values"])
+        return buffer
 
     def _diagnose(self, n_rows: int) -> Diagnostics:
         """Of every transition, but not at every call."""
@@ -635,6 +858,9 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
     :param prioritized: Whether there are priorities to update, see :class:`DecayedSampling`
     :param beta: Exponent of the importance weights, see :class:`DecayedSampling`
     :param weighting: Where the weights act, see :class:`DecayedSampling`
+    :param storage_dir: A folder to hold the observations instead of memory, see :class:`DecayedSampling`
+    :param on_bad_transition: What becomes of rewards and observations that are not finite, see
+        :class:`DecayedSampling`
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if an argument has a value that is not allowed, or the observation space is a Dict
     """
@@ -656,6 +882,8 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         prioritized: bool = False,
         beta: float = 0.0,
         weighting: str = "sampling",
+        storage_dir: str | os.PathLike[str] | None = None,
+        on_bad_transition: str = "raise",
     ) -> None:
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
@@ -678,6 +906,8 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
             prioritized=prioritized,
             beta=beta,
             weighting=weighting,
+            storage_dir=storage_dir,
+            on_bad_transition=on_bad_transition,
         )
 
 
@@ -694,6 +924,9 @@ class DecayedNStepReplayBuffer(_SB3Storage, NStepReplayBuffer):
     of :class:`DecayedSampling`. The age is that of the transition in which the n steps begin; discounts and truncation
     are SB3's.
     """
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "n_steps": self.n_steps, "gamma": self.gamma}
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         newest = (self.pos - 1) % self.buffer_size
@@ -809,6 +1042,20 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
     def can_be_sampled(self) -> bool:
         """Whether an episode has ended."""
         return bool((self.ep_length > 0).any())
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            **super()._arguments(),
+            "n_sampled_goal": self.n_sampled_goal,
+            "goal_selection_strategy": self.goal_selection_strategy,
+            "copy_info_dict": self.copy_info_dict,
+        }
+
+    def _break_off(self, done: np.ndarray) -> None:
+        """Episodes may have gaps, but an end that is left out is the end all the same."""
+        for env in np.flatnonzero(done):
+            if self._current_ep_start[env] != self.pos:
+                self._compute_episode_length(int(env))
 
     def _no_episode(self) -> RuntimeError:
         return RuntimeError(

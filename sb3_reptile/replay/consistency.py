@@ -170,8 +170,9 @@ class OutcomeModel:
     # How far apart groups are: further than any two members of one
     APART = 30.0
 
+    ARRAYS = ("center", "scale", "spread", "coefficients")
+
     def __init__(self, data: Transitions, n_groups: int) -> None:
-        self.n_groups = n_groups
         self.center = data.features.mean(axis=0)
         self.scale = data.features.std(axis=0) + 1e-6
         low, high = np.quantile(data.outcomes, [0.05, 0.95], axis=0)
@@ -185,6 +186,16 @@ class OutcomeModel:
             which = data.groups == group
             if which.sum() > regressors.shape[1]:
                 self.coefficients[group] = self._fit(regressors[which], data.outcomes[which])
+
+    @classmethod
+    def of_arrays(cls, *arrays: np.ndarray) -> "OutcomeModel":
+        """
+        :param arrays: Its ``ARRAYS``
+        :return: The model that had them
+        """
+        model = object.__new__(cls)
+        model.center, model.scale, model.spread, model.coefficients = (array.copy() for array in arrays)
+        return model
 
     def _regressors(self, features: np.ndarray) -> np.ndarray:
         regressors = np.ones((len(features), features.shape[1] + 1))
@@ -209,7 +220,7 @@ class OutcomeModel:
             the model leaves of their outcomes, in units of their spread, shape (n, n_outcomes)
         """
         regressors = self._regressors(transitions.features)
-        places = np.zeros((len(regressors), regressors.shape[1] - 1 + self.n_groups))
+        places = np.zeros((len(regressors), regressors.shape[1] - 1 + len(self.coefficients)))
         places[:, : regressors.shape[1] - 1] = regressors[:, 1:]
         places[np.arange(len(places)), regressors.shape[1] - 1 + transitions.groups] = self.APART
         residuals = transitions.outcomes - np.matmul(regressors[:, None], self.coefficients[transitions.groups])[:, 0]
@@ -225,6 +236,8 @@ class Segment:
     :param sums: Cumulative sums of what speaks against it, one for each number of the outcome
     :param sample: Some of its transitions
     """
+
+    NUMBERS = ("first", "regime", "agreed_at", "confirmations", "sums")
 
     def __init__(self, first: int, regime: int, sums: np.ndarray, sample: Transitions) -> None:
         self.first = first
@@ -257,6 +270,7 @@ class Consistency:
     :param n_envs: Number of transitions in a row
     """
 
+    COUNTERS = ("rows_seen", "chunks_seen", "n_regimes", "next_model")
     # All in transitions, or in points of a sample
     CHUNK = 32  # compared at a time
     EVERY = 4  # every so many of them, as neighbours in time say nearly the same
@@ -328,6 +342,46 @@ class Consistency:
     def regime(self) -> int:
         """Number of the present regime; the first is 0."""
         return self.segments[-1].regime
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """
+        :return: All that it knows: arrays, and values as JSON
+        """
+        samples = [self.present, *(segment.sample for segment in self.segments)]
+        arrays = {f"sample_{name}": array for name, array in join(samples)._asdict().items()}
+        arrays["sample_sizes"] = np.array([len(sample.rows) for sample in samples])
+        arrays["accidents"] = self.accidents
+        for name in Segment.NUMBERS:
+            arrays[name] = np.array([getattr(segment, name) for segment in self.segments])
+        if self.model is not None:
+            arrays |= {f"model_{name}": getattr(self.model, name) for name in OutcomeModel.ARRAYS}
+        values = {name: getattr(self, name) for name in self.COUNTERS}
+        changes = [list(change) for change in self.changes]
+        return arrays, {**values, "changes": changes, "generator": self.generator.bit_generator.state}
+
+    def set_state(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """
+        :param arrays: What ``state()`` returned of one for the same spaces and number of environments
+        :param values: Likewise
+        """
+        for name in self.COUNTERS:
+            setattr(self, name, int(values[name]))
+        self.changes = [Change(*map(int, change)) for change in values["changes"]]
+        self.generator.bit_generator.state = values["generator"]
+        self.accidents = arrays["accidents"].copy()
+        all_samples = Transitions(*(arrays[f"sample_{name}"] for name in Transitions._fields))
+        ends = arrays["sample_sizes"].cumsum().tolist()
+        self.present, *samples = (all_samples.take(slice(*bounds)) for bounds in zip([0, *ends], ends, strict=False))
+        self.segments = []
+        for index, sample in enumerate(samples):
+            first, regime, agreed_at, confirmations = (int(arrays[name][index]) for name in Segment.NUMBERS[:-1])
+            segment = Segment(first, regime, arrays["sums"][index].copy(), sample)
+            segment.agreed_at, segment.confirmations = agreed_at, confirmations
+            self.segments.append(segment)
+        self.model = None
+        if "model_center" in arrays:
+            self.model = OutcomeModel.of_arrays(*(arrays[f"model_{name}"] for name in OutcomeModel.ARRAYS))
+            self._place_all()
 
     def mean(self) -> float:
         """The mean consistency of the rows seen so far, as far as they are kept, in (0, 1]."""

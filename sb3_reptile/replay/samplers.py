@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,17 @@ class AgeSampler(ABC):
 
     def next_call(self) -> None:  # noqa: B027 -- most decays stay the same
         """To be called after every batch, for decays that change from one to the next."""
+
+    def state(self) -> dict[str, Any]:
+        """
+        :return: What it remembers from one batch to the next, as JSON
+        """
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027 -- most remember nothing
+        """
+        :param state: What ``state()`` returned
+        """
 
     def sample(self, n_rows: int, batch_size: int) -> np.ndarray:
         """
@@ -323,6 +335,12 @@ class EmphasizingRecentSampler(WindowSampler):
     def next_call(self) -> None:
         self.n_calls += 1
 
+    def state(self) -> dict[str, Any]:
+        return {"n_calls": self.n_calls}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.n_calls = int(state["n_calls"])
+
 
 class TableSampler(AgeSampler):
     """
@@ -429,6 +447,21 @@ class WeightedSampler:
             weights = weights * np.exp2((self.rows_added - 1 - self.landmark - ages) * self.exponent)
         self.tree.set(transitions, weights)
         return largest
+
+    def state(self) -> dict[str, Any]:
+        """
+        :return: What it knows besides the weights ``p``, as JSON
+        """
+        return {"largest": self.largest, "rows_added": self.rows_added, "landmark": self.landmark}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: What ``state()`` returned of a sampler with the same decay, whose weights ``p`` have been restored
+        """
+        self.largest = float(state["largest"])
+        self.rows_added = int(state["rows_added"])
+        self.landmark = int(state["landmark"])
+        self.rows_in_tree = 0  # the same numbers reach the tree again when they are first needed
 
     def age_of(self, rows: np.ndarray) -> np.ndarray:
         """

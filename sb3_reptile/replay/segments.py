@@ -1,5 +1,7 @@
 """Draws through segments: rows in order of arrival that agree to different degrees with what is true now."""
 
+from typing import Any
+
 import numpy as np
 
 from sb3_reptile.replay.diagnostics import Diagnostics, weighted_median
@@ -92,6 +94,12 @@ class SegmentedSampler(AgeSampler):
 
     def next_call(self) -> None:
         self.inner.next_call()
+
+    def state(self) -> dict[str, Any]:
+        return self.inner.state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.inner.set_state(state)
 
     def diagnostics(self, n_rows: int) -> Diagnostics:
         """

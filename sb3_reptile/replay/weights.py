@@ -85,3 +85,17 @@ def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
         f"unknown initial_weights {initial_weights!r}; known: 'uniform', 'random', {{'random': {{'seed': 0}}}}, "
         "'info', or a function of (obs, next_obs, action, reward, done, infos)"
     )
+
+
+def spell_initial_weights(weights: InitialWeights | None) -> Any:
+    """
+    :param weights: What :func:`make_initial_weights` made
+    :return: What it was made from
+    """
+    if weights is None:
+        return "uniform"
+    if weights is info_weights:
+        return "info"
+    if type(weights) is RandomWeights:
+        return {"random": {"seed": weights.seed}}
+    return weights

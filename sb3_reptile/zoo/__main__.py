@@ -1,9 +1,11 @@
 """``sb3-reptile <command>``, or ``python -m sb3_reptile.zoo``: the RL Zoo's commands, with its own arguments."""
 
+import argparse
 import importlib
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +27,7 @@ USAGE = f"usage: {PROGRAM} COMMAND [arguments]\n\n" + "\n".join(
 )
 USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
+    f"\n`{PROGRAM} train` takes `--resume RUN` besides: the same command as before goes on from RUN's last checkpoint"
 )
 
 
@@ -35,10 +38,20 @@ def _enjoy_with_us(command: list[str], **kwargs: Any) -> int:
     return subprocess.run(command, **kwargs).returncode
 
 
+def _take_resumed_run() -> Path | None:
+    """The argument that the RL Zoo does not know, taken from the command line."""
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", type=Path, metavar="RUN")
+    ours, sys.argv[1:] = parser.parse_known_args()
+    return ours.resume
+
+
 def _run(command: str) -> None:
-    from sb3_reptile.zoo.registration import ALGO, register
+    from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register
 
     register()
+    if command == "train":
+        ReptileExperimentManager.resumed_run = _take_resumed_run()
     if command == "inspect":
         from sb3_reptile.zoo.inspection import inspect
 

@@ -19,10 +19,9 @@ from sb3_reptile.figures import (
     label_axes,
 )
 from sb3_reptile.replay import DecayedSampling
-from sb3_reptile.zoo.registration import LOG_FILE
+from sb3_reptile.zoo.registration import LOG_FILE, STEPS
 
 BUFFER_FILE = "replay_buffer.pkl"  # rl_zoo3's name for it
-STEPS = "time/total_timesteps"
 QUARTERS = ["newest quarter of a batch", "second", "third", "oldest quarter"]
 
 

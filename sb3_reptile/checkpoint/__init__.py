@@ -1,0 +1,6 @@
+"""Checkpoints from which training goes on where it was: ``ResumableCheckpoint`` saves them, ``resume`` loads them."""
+
+from sb3_reptile.checkpoint.callback import ResumableCheckpoint
+from sb3_reptile.checkpoint.resuming import resume
+
+__all__ = ["ResumableCheckpoint", "resume"]

@@ -1,0 +1,188 @@
+"""Off-policy algorithms as arrays and values. Replay buffers and environments tell of themselves."""
+
+import inspect
+import random
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+
+from sb3_reptile.storage import DamagedError, NotStorableError, StorageError
+from sb3_reptile.storage.values import arguments_from_json, arguments_to_json, from_json, to_json
+
+# Arguments of the algorithms that are not their hyperparameters, or have done their work
+NOT_KEPT = {"self", "env", "device", "seed", "pretrained", "_init_setup_model"}
+# Where those are that are not attributes of the same name
+ATTRIBUTES = {"policy": "policy_class", "stats_window_size": "_stats_window_size"}
+# Those that hold arguments themselves, each of which can be given again alone
+NESTED = ("replay_buffer_kwargs", "policy_kwargs")
+COUNTERS = (
+    "seed",
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_n_updates",
+    "_n_calls",
+    "_current_progress_remaining",
+    "exploration_rate",
+    "half_life",
+)
+
+
+def hyperparameters(model: OffPolicyAlgorithm) -> dict[str, Any]:
+    """
+    :param model: The model
+    :return: The arguments that make one like it, as JSON
+    """
+    names = [name for name in inspect.signature(type(model).__init__).parameters if name not in NOT_KEPT]
+    arguments = {name: getattr(model, ATTRIBUTES.get(name, name)) for name in names}
+    nested = {name: {"$arguments": arguments_to_json(arguments.pop(name) or {})} for name in NESTED}
+    return arguments_to_json({"algorithm": type(model), **arguments}) | nested
+
+
+def make_model(told: Mapping[str, Any], env: Any, device: th.device | str, given: Mapping[str, Any]) -> Any:
+    """
+    :param told: What :func:`hyperparameters` said
+    :param env: The environment
+    :param device: PyTorch device
+    :param given: Arguments that go first
+    :return: A new model
+    """
+    flat = {name: value for name, value in told.items() if name not in NESTED}
+    arguments = arguments_from_json(flat, {k: v for k, v in given.items() if k not in NESTED}, "resume")
+    for name in NESTED:
+        arguments[name] = arguments_from_json(
+            told[name]["$arguments"], given.get(name) or {}, f"resume with {name}=dict"
+        )
+    algorithm = arguments.pop("algorithm")
+    if not (isinstance(algorithm, type) and issubclass(algorithm, OffPolicyAlgorithm)):
+        raise StorageError(f"the algorithm must be one of SB3's off-policy algorithms, got {algorithm!r}")
+    return algorithm(env=env, device=device, **arguments)
+
+
+def parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """
+    :param model: The model
+    :return: Parameters of its networks and state of its optimizers, and what of the latter is no array, as JSON
+    """
+    arrays: dict[str, np.ndarray] = {}
+    optimizers: dict[str, Any] = {}
+    state_dicts, variables = model._get_torch_save_params()
+    for name in state_dicts:
+        part = recursive_getattr(model, name)
+        if isinstance(part, th.optim.Optimizer):
+            optimizers[name] = _tell_optimizer(name, part.state_dict(), arrays)
+        else:
+            for key, tensor in getattr(part, "_orig_mod", part).state_dict().items():
+                arrays[f"{name}/{key}"] = _to_array(tensor, key)
+    for name in variables:
+        arrays[name] = _to_array(recursive_getattr(model, name), name)
+    return arrays, optimizers
+
+
+def set_parameters(model: BaseAlgorithm, arrays: Mapping[str, np.ndarray], optimizers: Mapping[str, Any]) -> None:
+    """
+    :param model: A model like the one that was saved
+    :param arrays: What :func:`parameters` returned
+    :param optimizers: What :func:`parameters` returned
+    """
+    state_dicts, variables = model._get_torch_save_params()
+    for name in state_dicts:
+        part = recursive_getattr(model, name)
+        of_part = {key[len(name) + 1 :]: th.from_numpy(a) for key, a in arrays.items() if key.startswith(f"{name}/")}
+        if isinstance(part, th.optim.Optimizer):
+            part.load_state_dict(_optimizer_state(of_part, optimizers[name]))
+        else:
+            part.load_state_dict(of_part)
+    with th.no_grad():
+        for name in variables:
+            if name not in arrays:
+                raise DamagedError(f"the checkpoint has no {name}")
+            recursive_getattr(model, name).copy_(th.from_numpy(arrays[name]))
+
+
+def _to_array(tensor: th.Tensor, name: str) -> np.ndarray:
+    try:
+        return np.asarray(tensor.detach().cpu().numpy(), order="C")
+    except TypeError as error:
+        raise NotStorableError(f"{name} is of type {tensor.dtype}, which NumPy does not have: use float32") from error
+
+
+def _tell_optimizer(name: str, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    others: dict[str, dict[str, Any]] = {}
+    for index, of_parameter in state["state"].items():
+        for key, value in of_parameter.items():
+            if isinstance(value, th.Tensor):
+                arrays[f"{name}/{index}/{key}"] = _to_array(value, f"{key} of {name}")
+            else:
+                others.setdefault(str(index), {})[key] = to_json(value, f"{key} of {name}")
+    return {"others": others, "param_groups": to_json(state["param_groups"], f"param_groups of {name}")}
+
+
+def _optimizer_state(tensors: dict[str, th.Tensor], told: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = tensor
+    for index, values in told["others"].items():
+        state.setdefault(int(index), {}).update(from_json(values))
+    return {"state": state, "param_groups": from_json(told["param_groups"])}
+
+
+def counters(model: OffPolicyAlgorithm) -> dict[str, Any]:
+    """
+    :param model: The model
+    :return: How far its training has come, what it saw last, and its last episodes, as JSON
+    """
+    told = {name: to_json(getattr(model, name), name) for name in COUNTERS if hasattr(model, name)}
+    for name in ("ep_info_buffer", "ep_success_buffer"):
+        told[name] = to_json(list(getattr(model, name) or []), name)
+    for name in ("_last_obs", "_last_original_obs", "_last_episode_starts"):
+        told[name] = to_json(getattr(model, name), name)
+    return told
+
+
+def set_counters(model: OffPolicyAlgorithm, told: Mapping[str, Any]) -> None:
+    """
+    :param model: A model like the one that was saved
+    :param told: What :func:`counters` said
+    """
+    for name, value in told.items():
+        setattr(model, name, from_json(value))
+    for name in ("ep_info_buffer", "ep_success_buffer"):
+        setattr(model, name, deque(getattr(model, name), maxlen=model._stats_window_size))
+
+
+def random_states(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    :param model: The model
+    :return: The states of all random number generators that training draws from, those of the environments aside
+    """
+    cuda = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
+    return {
+        "python": to_json(random.getstate(), "random"),
+        "numpy": to_json(np.random.get_state(legacy=False), "np.random"),
+        "torch": to_json(th.get_rng_state().numpy(), "torch"),
+        "cuda": to_json([state.numpy() for state in cuda], "cuda"),
+        "action_space": to_json(model.action_space.np_random.bit_generator.state, "action_space"),
+    }
+
+
+def set_random_states(model: BaseAlgorithm, told: Mapping[str, Any]) -> None:
+    """
+    :param model: The model
+    :param told: What :func:`random_states` said. States of CUDA devices are left out where there are not as many.
+    """
+    states = {name: from_json(value) for name, value in told.items()}
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    th.set_rng_state(th.from_numpy(states["torch"]))
+    if states["cuda"] and th.cuda.is_available() and th.cuda.device_count() == len(states["cuda"]):
+        th.cuda.set_rng_state_all([th.from_numpy(state) for state in states["cuda"]])
+    model.action_space.np_random.bit_generator.state = states["action_space"]

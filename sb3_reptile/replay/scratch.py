@@ -1,0 +1,72 @@
+"""Arrays that lie on a disk instead of in memory, in files without a name that vanish with the process."""
+
+import math
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# So much may have been mapped before it is released; the file keeps it
+RELEASE_EVERY = 2**29
+# What the system maps at most along with a page that is touched: a huge one
+AROUND = 2**21
+
+
+class ScratchFiles:
+    """
+    Memory-mapped arrays. Their pages are released now and then, so that they do not count as memory of the process; the
+    system keeps those in use in its cache as long as there is room.
+
+    Such arrays are copied into memory by pickle and ``copy.deepcopy``.
+
+    :param storage_dir: An existing folder on a disk with room for them
+    :raises NotADirectoryError: if there is no such folder
+    """
+
+    def __init__(self, storage_dir: str | os.PathLike[str]) -> None:
+        self.storage_dir = Path(storage_dir)
+        if not self.storage_dir.is_dir():
+            raise NotADirectoryError(f"storage_dir must be an existing folder, got {str(storage_dir)!r}: make it first")
+        self._maps: list[mmap.mmap] = []
+        self._bytes_of_transition = 0
+        self._touched = 0
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """
+        :param shape: Shape of the array, which begins with the axes row and environment
+        :param dtype: Its type
+        :return: The array, filled with zeros
+        :raises OSError: if the disk has no room for it
+        """
+        n_bytes = max(math.prod(shape) * dtype.itemsize, 1)
+        with tempfile.TemporaryFile(dir=self.storage_dir) as file:
+            # A disk that turns out to be full when a page is written would end the process
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                file.truncate(n_bytes)
+            mapped = mmap.mmap(file.fileno(), n_bytes)
+        self._maps.append(mapped)
+        self._bytes_of_transition += math.prod(shape[2:]) * dtype.itemsize
+        return np.frombuffer(mapped, dtype, count=math.prod(shape)).reshape(shape)
+
+    def touched(self, n_transitions: int, scattered: bool = True) -> None:
+        """
+        To be called whenever transitions were read or written.
+
+        :param n_transitions: How many
+        :param scattered: Whether they are not neighbours
+        """
+        around = AROUND * len(self._maps) if scattered else 0
+        self._touched += n_transitions * (self._bytes_of_transition + around)
+        if self._touched >= RELEASE_EVERY:
+            self._touched = 0
+            if hasattr(mmap, "MADV_DONTNEED"):
+                for mapped in self._maps:
+                    mapped.madvise(mmap.MADV_DONTNEED)
