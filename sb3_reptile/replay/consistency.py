@@ -1,6 +1,7 @@
 """How well what was stored agrees with what is true now: similar situations should still have the same outcome."""
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,15 @@ class Change(NamedTuple):
     noticed_at: int
     happened_at: int
     regime: int
+
+
+@cache
+def _averages(length: int) -> np.ndarray:
+    """The matrix that averages ``length`` pixels down to ``IMAGE_SIDE`` neighbourhoods, or leaves fewer as they are."""
+    n = min(length, IMAGE_SIDE)
+    where = np.arange(length) * n // length
+    members = (where == np.arange(n)[:, None]).astype(np.float32)
+    return members / members.sum(axis=1, keepdims=True)
 
 
 class Embedding:
@@ -68,19 +78,11 @@ class Embedding:
             sizes = space.nvec.reshape(-1)
             return np.concatenate([np.eye(int(size))[columns[:, i]] for i, size in enumerate(sizes)], axis=1)
         if len(space.shape or ()) == 3:
-            is_image = is_image_space(space, check_channels=False)
-            values = values.astype(np.float64) / (255 if is_image else 1)
             # The two longest axes are height and width, channels come first or last
             channels = int(np.argmin(space.shape))  # type: ignore[arg-type]
-            values = np.moveaxis(values, channels + 1, 1)
-            for axis in (2, 3):
-                width = values.shape[axis]
-                if width > IMAGE_SIDE:
-                    edges = np.linspace(0, width, IMAGE_SIDE, endpoint=False).astype(int)
-                    counts = np.diff(np.append(edges, width))
-                    shape = [1] * 4
-                    shape[axis] = IMAGE_SIDE
-                    values = np.add.reduceat(values, edges, axis=axis) / counts.reshape(shape)
+            images = np.moveaxis(values, channels + 1, 1).astype(np.float32)
+            rows, columns = (_averages(length) for length in images.shape[2:])
+            values = rows @ (images @ columns.T) / (255 if is_image_space(space, check_channels=False) else 1)
         return values.reshape(n, -1).astype(np.float64)
 
     def __call__(self, observations: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:

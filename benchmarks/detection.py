@@ -1,0 +1,279 @@
+"""
+How soon `half_life="auto"` notices that a task has changed, how often it is wrong, and what it then holds to be true.
+
+    python benchmarks/detection.py [--seeds 20] [--task ...] [--jobs 1]      run what is missing, then write the table
+    python benchmarks/detection.py --from-records                            the table alone
+    python benchmarks/detection.py --run TASK SEED                           one run; prints its record
+
+Nothing is trained. Policies are scripted and improve as those of an agent do: the share of random actions falls from 1
+to 0.05 over each run, the rest are those of a heuristic. So the states that are visited change all the time, which must
+not be taken for a change of the task. A run is a line of `benchmarks/results/detection.jsonl`; the table goes to
+`benchmarks/results/detection.md`.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Read when numpy and torch are imported
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from sb3_reptile import envs
+from sb3_reptile.replay import DecayedReplayBuffer
+
+RESULTS = Path(__file__).parent / "results"
+Heuristic = Callable[[gym.Env, np.ndarray], Any]
+
+# Alarms up to that many steps after a change are put down to it
+WINDOW = 3_000
+# What is held to be true is looked at from that many steps after a change on
+SETTLED = 1_000
+FINAL_RANDOM = 0.05
+
+
+def balance(env: gym.Env, obs: np.ndarray) -> int:
+    """CartPole: push to where the pole falls."""
+    return int(obs[2] + 0.3 * obs[3] + 0.02 * obs[0] + 0.05 * obs[1] > 0)
+
+
+def swing(env: gym.Env, obs: np.ndarray) -> int:
+    """Acrobot: torque with the second joint's motion puts energy in."""
+    return 2 if obs[5] > 0 else 0
+
+
+def rock(env: gym.Env, obs: np.ndarray) -> int:
+    """MountainCar: accelerate the way it moves."""
+    return 2 if obs[1] > 0 else 0
+
+
+def pump(env: gym.Env, obs: np.ndarray) -> np.ndarray:
+    """Pendulum: with the motion while it hangs, against the angle near the top."""
+    cosine, sine, speed = obs
+    torque = -8 * sine - 2 * speed if cosine > 0.8 else 2 * np.sign(speed)
+    return np.clip(np.array([torque], dtype=np.float32), -2, 2)
+
+
+def land(env: gym.Env, obs: np.ndarray) -> Any:
+    """LunarLander: Gymnasium's own heuristic."""
+    from gymnasium.envs.box2d.lunar_lander import heuristic
+
+    action = heuristic(env.unwrapped, obs)
+    return action if isinstance(action, int) else np.asarray(action, dtype=np.float32)
+
+
+def wander(env: gym.Env, obs: np.ndarray) -> Any:
+    return env.action_space.sample()
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    :param about: What it is, for the table
+    :param make: Makes the environment
+    :param heuristic: What the policy becomes
+    :param steps: Steps of a run
+    :param gradual: Whether it changes all the time
+    """
+
+    about: str
+    make: Callable[[], gym.Env]
+    heuristic: Heuristic
+    steps: int = 60_000
+    gradual: bool = False
+
+
+def drifting(name: str, **kwargs: Any) -> Callable[[], gym.Env]:
+    return lambda: gym.make(f"sb3_reptile.envs:{name}", **kwargs)
+
+
+def pendulum_gravity() -> gym.Env:
+    return envs.DriftingPhysics(gym.make("Pendulum-v1"), {"g": [10.0, 5.0]}, 15_000)
+
+
+TASKS = {
+    "cartpole": Task("CartPole-v1", lambda: gym.make("CartPole-v1"), balance),
+    "acrobot": Task("Acrobot-v1", lambda: gym.make("Acrobot-v1"), swing),
+    "mountaincar": Task("MountainCar-v0", lambda: gym.make("MountainCar-v0"), rock),
+    "lunarlander": Task("LunarLander-v3", lambda: gym.make("LunarLander-v3"), land),
+    "pendulum": Task("Pendulum-v1", lambda: gym.make("Pendulum-v1"), pump),
+    "cartpole-actions": Task("CartPole, actions swap", drifting("DriftingCartPoleActions-v0", period=15_000), balance),
+    "cartpole-physics": Task(
+        "CartPole, pole length and force change", drifting("DriftingCartPolePhysics-v0", period=15_000), balance
+    ),
+    "acrobot-masses": Task(
+        "Acrobot, link masses change",
+        drifting("DriftingAcrobot-v0", period=15_000, parameters={"LINK_MASS_2": [1.0, 0.02]}),
+        swing,
+    ),
+    "lunarlander-engines": Task(
+        "LunarLander, side engines swap", drifting("DriftingLunarLanderEngines-v0", period=15_000), land
+    ),
+    "lunarlander-gravity": Task(
+        "LunarLander, gravity and wind change", drifting("DriftingLunarLander-v0", period=15_000), land
+    ),
+    "pendulum-gravity": Task("Pendulum, gravity changes", pendulum_gravity, pump),
+    "minatar": Task(
+        "MinAtar, breakout and space_invaders in turn",
+        drifting("DriftingMinAtar-v0", period=15_000, games=["breakout", "space_invaders"]),
+        wander,
+    ),
+    "cartpole-gradual": Task(
+        "CartPole, pole length and force move",
+        drifting("DriftingCartPolePhysics-v0", period=15_000, kind="gradual"),
+        balance,
+        gradual=True,
+    ),
+}
+
+
+def run(name: str, seed: int) -> dict[str, Any]:
+    """
+    :param name: Name of the task
+    :param seed: Seed of environment and policy
+    :return: The record
+    """
+    task = TASKS[name]
+    env = task.make()
+    generator = np.random.default_rng(seed)
+    env.action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    buffer = DecayedReplayBuffer(100_000, env.observation_space, env.action_space, "cpu", half_life="auto")
+    assert buffer.consistency is not None
+    phases: list[Any] = []
+    true, untrue = [], []
+    for step in range(task.steps):
+        is_random = generator.random() < max(1 - step / (0.8 * task.steps), FINAL_RANDOM)
+        action = env.action_space.sample() if is_random else task.heuristic(env, obs)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        # All tasks that drift alternate between two phases
+        phases.append(info.get("phase", 0) % 2)
+        done = terminated or truncated
+        infos = [{"TimeLimit.truncated": truncated and not terminated}]
+        buffer.add(obs[None], next_obs[None], np.array([action]), np.array([reward]), np.array([done]), infos)
+        obs = env.reset()[0] if done else next_obs
+        if step % 500 == 499 and not task.gradual:
+            of_rows = np.array(phases)
+            changed = np.flatnonzero(of_rows[1:] != of_rows[:-1])
+            if len(changed) == 0 or step - changed[-1] > SETTLED:
+                firsts, consistencies = buffer.consistency.firsts, buffer.consistency.consistencies
+                c = np.repeat(consistencies, np.diff(np.append(firsts, step + 1)))
+                same = of_rows == of_rows[-1]
+                true.append(float(c[same].mean()))
+                if not same.all():
+                    untrue.append(float(c[~same].mean()))
+    of_rows = np.array(phases)
+    changes = [] if task.gradual else (np.flatnonzero(of_rows[1:] != of_rows[:-1]) + 1).tolist()
+    return {
+        "task": name,
+        "seed": seed,
+        "steps": task.steps,
+        "changes": changes,
+        "alarms": [list(change) for change in buffer.consistency.changes],
+        "consistency_of_true": round(statistics.mean(true), 4) if true else None,
+        "consistency_of_untrue": round(statistics.mean(untrue), 4) if untrue else None,
+        "command": f"python benchmarks/detection.py --run {name} {seed}",
+        "versions": {package: version(package) for package in ("gymnasium", "numpy", "sb3_reptile")},
+    }
+
+
+def delays(record: dict[str, Any]) -> list[float]:
+    """Steps from each change to the first alarm after it; infinite where there is none in time."""
+    noticed = [alarm[0] for alarm in record["alarms"]]
+    found = [[at - change for at in noticed if 0 < at - change <= WINDOW] for change in record["changes"]]
+    return [float(after[0]) if after else math.inf for after in found]
+
+
+def false_alarms(record: dict[str, Any]) -> int:
+    noticed = [alarm[0] for alarm in record["alarms"]]
+    return sum(not any(0 < at - change <= WINDOW for change in record["changes"]) for at in noticed)
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """
+    :param records: The records
+    :return: The table, as Markdown
+    """
+    lines = [
+        "# How soon a change is noticed",
+        "",
+        "`python benchmarks/detection.py` makes it from the records in `detection.jsonl`, each of which names the",
+        "command that makes it again. Nothing is trained: scripted policies improve from random to skilled over each",
+        "run, so the states they visit change all the time.",
+        "",
+        f"Delay: steps from a change to the first alarm, median over changes and seeds; noticed: within {WINDOW:,}",
+        "steps. False alarms: those that no change precedes by that much, per 100,000 steps that are not within it.",
+        "Consistency: mean over the stored transitions that are true at present and over those that are not, from",
+        f"{SETTLED:,} steps after a change on; 1 is what is replayed in full.",
+        "",
+        "| task | seeds | changes noticed | delay | false alarms per 100k | consistency, if true | if not |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, task in TASKS.items():
+        of_task = [record for record in records if record["task"] == name]
+        if not of_task:
+            continue
+        all_delays = [delay for record in of_task for delay in delays(record)]
+        n_noticed = sum(map(math.isfinite, all_delays))
+        quiet = sum(record["steps"] - WINDOW * len(record["changes"]) for record in of_task)
+        n_false = sum(map(false_alarms, of_task))
+        means = []
+        for key in ("consistency_of_true", "consistency_of_untrue"):
+            values = [record[key] for record in of_task if record[key] is not None]
+            means.append(f"{statistics.mean(values):.2f}" if values else "")
+        alarms = f"({1e5 * n_false / quiet:.1f} alarms)" if task.gradual else f"{1e5 * n_false / quiet:.1f}"
+        noticed = f"{n_noticed} of {len(all_delays)}" if all_delays else ""
+        median = statistics.median(all_delays) if all_delays else math.inf
+        cells = [task.about, len(of_task), noticed, f"{median:.0f}" if math.isfinite(median) else "", alarms, *means]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--run", nargs=2, metavar=("TASK", "SEED"))
+    parser.add_argument("--from-records", action="store_true")
+    parser.add_argument("--records", type=Path, default=RESULTS / "detection.jsonl")
+    arguments = parser.parse_args()
+    if arguments.run:
+        print(json.dumps(run(arguments.run[0], int(arguments.run[1]))))
+        return
+    records = read(arguments.records)
+    if not arguments.from_records:
+        there = {(record["task"], record["seed"]) for record in records}
+        wanted = [(name, seed) for seed in range(arguments.seeds) for name in arguments.task]
+        missing = [pair for pair in wanted if pair not in there]
+        with ProcessPoolExecutor(arguments.jobs) as pool, arguments.records.open("a") as file:
+            runs = pool.map(run, *zip(*missing, strict=True)) if missing else iter(())
+            for record in tqdm(runs, total=len(missing), mininterval=1 if sys.stderr.isatty() else 60):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                records.append(record)
+    arguments.records.with_suffix(".md").write_text(table(records))
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()
