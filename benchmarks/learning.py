@@ -84,7 +84,10 @@ METHODS = (
     f"prioritized-exp-{DEFAULT_HALF_LIFE}",
     f"loss-exp-{DEFAULT_HALF_LIFE}",
     f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1",
+    *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
+    "auto-power-100",
 )
+AUTO_METHODS = tuple(method for method in METHODS if method.startswith("auto-"))
 
 
 def fewer(*methods: str) -> tuple[str, ...]:
@@ -115,12 +118,21 @@ def arguments_of(method: str) -> tuple[Literal["DQN", "ReptileDQN"], dict[str, A
       (arXiv 1712.01275); both with the papers' own values
     * ``prioritized``: by TD error (arXiv 1511.05952); ``prioritized-exp-H``: times exponential decay
     * ``loss-exp-H``: drawn uniformly, with exponential decay in the loss
+    * ``auto-exp-H``, ``auto-power-S``: ``half_life="auto"``, with that decay while nothing changes
 
     :param method: The name
     :return: The algorithm, and its arguments besides the task's
     :raises ValueError: if it is none of these
     """
     no_decay = float("inf")
+    if method.startswith("auto-"):
+        _, inner = arguments_of(method.removeprefix("auto-"))
+        buffer = inner.get("replay_buffer_kwargs", {})
+        exponential = {"exponential": {"half_life": inner["half_life"]}} if "half_life" in inner else None
+        decay = buffer.get("decay", exponential)
+        if decay is None or set(inner) - {"half_life", "replay_buffer_kwargs"} or set(buffer) - {"decay"}:
+            raise ValueError(f"unknown method {method!r}; auto- goes before a decay, as in auto-exp-1000")
+        return "ReptileDQN", {"half_life": "auto", "replay_buffer_kwargs": {"decay": decay}}
     pattern = r"(uniform|combined|ere|prioritized)|(fifo|exp|power|linear|prioritized-exp|loss-exp)-(\d+)"
     match = re.fullmatch(pattern + r"|(exp)-(\d+)-uniform-(0?\.\d+)", method)
     if match is None:
@@ -319,7 +331,7 @@ TASKS = {
         random_return=-188.9,
         reference_return=200.0,
         seeds=5,
-        methods=fewer(*FEWER, "exp-10000", "power-1", "linear-10000", "ere"),
+        methods=fewer(*FEWER, "exp-10000", "power-1", "linear-10000", "ere", *AUTO_METHODS),
         seconds=140,
     ),
     "cartpole-physics": Task(

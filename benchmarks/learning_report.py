@@ -204,6 +204,8 @@ def label(method: str) -> str:
     parts = method.split("-")
     number = f"{int(parts[-1]):,}" if parts[-1].isdecimal() else ""
     match parts:
+        case ["auto", *inner]:
+            return f"auto, {label('-'.join(inner))}"
         case ["uniform"]:
             return "uniform (SB3)"
         case ["fifo", _]:
@@ -279,8 +281,9 @@ COLORS = {
     "prioritized": "#cc79a7",
     "ere": "#56b4e9",
     "linear": "#d55e00",
+    "auto": "#0072b2",
 }
-DASHES = {"uniform": (0, (1, 1)), "fifo": (0, (4, 1.5))}
+DASHES = {"uniform": (0, (1, 1)), "fifo": (0, (4, 1.5)), "auto": (0, (6, 1, 1, 1))}
 
 
 def color_of(method: str) -> str:

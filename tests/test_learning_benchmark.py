@@ -241,6 +241,9 @@ def test_every_method_can_be_built(method):
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match="unknown method 'exp-fast'"):
         learning.arguments_of("exp-fast")
+    for method in ("auto-uniform", "auto-combined", "auto-exp-300-uniform-0.1", "auto-prioritized-exp-10"):
+        with pytest.raises(ValueError, match="unknown method"):
+            learning.arguments_of(method)
 
 
 @pytest.fixture
