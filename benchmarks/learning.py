@@ -85,7 +85,7 @@ METHODS = (
     f"loss-exp-{DEFAULT_HALF_LIFE}",
     f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1",
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
-    "auto-power-100",
+    *("auto-power-1", "auto-power-100"),
 )
 AUTO_METHODS = tuple(method for method in METHODS if method.startswith("auto-"))
 
