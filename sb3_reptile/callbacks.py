@@ -62,8 +62,8 @@ class HalfLifeSchedule(BaseCallback):
     def _set(self) -> None:
         half_life = float(self.half_life(self.model._current_progress_remaining))
         _decayed_buffer(self).half_life = half_life
-        if hasattr(self.model, "half_life"):
-            self.model.half_life = half_life
+        if getattr(self.model, "half_life", "auto") != "auto":
+            self.model.half_life = half_life  # type: ignore[attr-defined]
 
     def _on_step(self) -> bool:
         return True

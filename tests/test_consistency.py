@@ -5,10 +5,19 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import SAC
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_reptile import ReptileDQN
-from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, Window
+from sb3_reptile import (
+    DecayedDictReplayBuffer,
+    DecayedHerReplayBuffer,
+    DecayedNStepReplayBuffer,
+    DecayedReplayBuffer,
+    ReptileDQN,
+)
+from sb3_reptile.callbacks import HalfLifeSchedule
+from sb3_reptile.replay import Exponential, Window
 from sb3_reptile.replay.consistency import LARGEST, Consistency, Embedding
 
 PHASE = 2_000
@@ -344,15 +353,60 @@ def test_numbers_that_are_none_do_not_spread():
     np.testing.assert_array_equal(embedding(np.array([[[np.nan, np.inf]]])), [[0, LARGEST]])
 
 
-@pytest.mark.parametrize("algorithm", [ReptileDQN, SAC])
+@pytest.mark.parametrize("algorithm", [ReptileDQN, DQN, QRDQN, SAC, TD3, TQC])
 def test_one_word_switches_it_on(algorithm):
-    arguments = {"half_life": "auto"} if algorithm is ReptileDQN else {}
-    env = "CartPole-v1" if algorithm is ReptileDQN else "Pendulum-v1"
-    if algorithm is SAC:
-        arguments = {"replay_buffer_class": DecayedReplayBuffer, "replay_buffer_kwargs": {"half_life": "auto"}}
-    model = algorithm("MlpPolicy", env, learning_starts=350, seed=0, policy_kwargs={"net_arch": [8]}, **arguments)
+    env = "Pendulum-v1" if algorithm in (SAC, TD3, TQC) else "CartPole-v1"
+    arguments = {"replay_buffer_class": DecayedReplayBuffer, "replay_buffer_kwargs": {"half_life": "auto"}}
+    if algorithm is ReptileDQN:
+        arguments = {"half_life": "auto"}
+    model = algorithm("MlpPolicy", env, learning_starts=290, seed=0, policy_kwargs={"net_arch": [8]}, **arguments)
+    model.learn(300)
+    assert model.replay_buffer.consistency.model is not None
+
+
+def test_n_step_returns_and_priorities_go_with_it():
+    model = ReptileDQN(
+        "MlpPolicy", "CartPole-v1", half_life="auto", n_steps=3, priority="td_error", learning_starts=290, seed=0
+    )
+    model.learn(320)
+    assert isinstance(model.replay_buffer, DecayedNStepReplayBuffer)
+    assert model.replay_buffer.consistency.rows_seen == 320
+
+
+def test_hindsight_replay_goes_with_it():
+    env = BitFlippingEnv(n_bits=4, continuous=False, max_steps=8)
+    model = DQN(
+        "MultiInputPolicy",
+        env,
+        replay_buffer_class=DecayedHerReplayBuffer,
+        replay_buffer_kwargs={"half_life": "auto", "n_sampled_goal": 2},
+        learning_starts=300,
+        seed=0,
+    )
     model.learn(400)
     assert model.replay_buffer.consistency.model is not None
+    assert model.replay_buffer.sampling_probabilities().sum() == pytest.approx(1)
+
+
+def test_a_schedule_sets_the_half_life_within_the_regime():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", learning_starts=10, seed=0)
+    model.learn(40, callback=HalfLifeSchedule(lambda progress: 70.0))
+    assert model.half_life == "auto"
+    assert model.replay_buffer.decay == Exponential(70.0)
+    assert model.replay_buffer.consistency.rows_seen == 32
+
+
+def test_a_saved_model_takes_its_replay_buffer_up_again(tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", learning_starts=10, seed=0)
+    model.learn(300)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = ReptileDQN.load(tmp_path / "model", env=model.get_env())
+    assert loaded.half_life == "auto"
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.replay_buffer.consistency.rows_seen == 288
+    loaded.learn(100, reset_num_timesteps=False)
+    assert loaded.replay_buffer.consistency.rows_seen == 384
 
 
 def test_regime_alarms_and_consistency_are_logged(tmp_path):

@@ -88,7 +88,8 @@ class ReptileDQN(DQN):
         Setting it to auto, the code will be run on the GPU if possible.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param half_life: Age at which a transition is half as likely to be replayed as the newest, in transitions (all
-        environments counted); ``inf`` replays uniformly
+        environments counted); ``inf`` replays uniformly; ``"auto"`` replays what is still true, see
+        :class:`~sb3_reptile.replay.Consistency`
     :param weighting: Where decay acts: in what is drawn (``"sampling"``), or in the loss of what is drawn uniformly
         (``"loss"``). The expected gradient is the same, the variance of ``"loss"`` higher.
     :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
