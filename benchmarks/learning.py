@@ -175,8 +175,8 @@ class Task:
     What is learned, and for how long.
 
     :param about: What it is, for the report
-    :param role: Whether defaults are chosen on it (tuning) or it only tells how good they are (reporting); fixed
-        before any run
+    :param role: Whether defaults are chosen on it (tuning) or it only tells how good they are (reporting), fixed
+        before any run; or whether it only gives the reference return of another task
     :param drifts: Whether it changes in mid-training
     :param env: Id of the environment, registered by Gymnasium or ``sb3_reptile.envs``
     :param env_kwargs: Its arguments
@@ -192,7 +192,7 @@ class Task:
     """
 
     about: str
-    role: Literal["tuning", "reporting"]
+    role: Literal["tuning", "reporting", "reference"]
     drifts: bool
     env: str
     env_kwargs: dict[str, Any]
@@ -394,7 +394,7 @@ TASKS = {
         steps=120_000,
         settings=MINATAR,
         random_return=(0.5, 2.9),
-        # SB3's DQN with these settings on each game alone, seed 0: mean over the steps from 20,000 to 30,000
+        # SB3's DQN with these settings on each game alone: see reference_returns()
         reference_return=(3.3, 19.1),
         seeds=5,
         methods=FEWER,
@@ -460,6 +460,30 @@ TASKS = {
 }
 
 
+for _game, _random, _reference in zip(
+    ("breakout", "space_invaders"),
+    TASKS["minatar"].random_return,  # type: ignore[arg-type]
+    TASKS["minatar"].reference_return,  # type: ignore[arg-type]
+    strict=True,
+):
+    TASKS[f"minatar-{_game}"] = Task(
+        f"MinAtar's {_game} alone",
+        role="reference",
+        drifts=False,
+        env="DriftingMinAtar-v0",
+        env_kwargs=dict(period=30_000, games=[_game]),
+        steps=30_000,
+        # As far as it has come with exploration before its first change
+        settings={**MINATAR, "exploration_fraction": 16_000 / 30_000},
+        random_return=_random,
+        reference_return=_reference,
+        seeds=3,
+        methods=("uniform",),
+        seconds=50,
+        policy="CnnPolicy",
+    )
+
+
 def settings_with_volume(task: Task, volume: float | None) -> dict[str, Any]:
     """
     The task's settings with another replay volume: other updates per rollout, or, where that would be less than one,
@@ -506,12 +530,12 @@ VOLUME_ROUNDS = ROUNDS[:2]
 
 def plan() -> list[Run]:
     """
-    All runs, the most informative first. In each round come the tasks that decide, those that report and the other
-    replay volumes; within each of these, all methods have one seed before any has the next.
+    All runs, the most informative first. In each round come the references, the tasks that decide, those that report
+    and the other replay volumes; within each of these, all methods have one seed before any has the next.
     """
     runs = []
     for seeds in ROUNDS:
-        for role, drifts in (("tuning", True), ("reporting", True), ("reporting", False)):
+        for role, drifts in (("reference", False), ("tuning", True), ("reporting", True), ("reporting", False)):
             names = [name for name, task in TASKS.items() if (task.role, task.drifts) == (role, drifts)]
             for seed in range(*seeds):
                 for name in names:
@@ -580,6 +604,19 @@ def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
     if left_out:
         print(f"{folder}: {left_out} torn, repeated or outdated lines left out", file=sys.stderr)
     return {run: records[run] for run in sorted(records, key=lambda run: (*run[:3], run.volume or 0))}
+
+
+def reference_returns(records: dict[Run, Record]) -> tuple[float, ...]:
+    """
+    :param records: Records
+    :return: For each of MinAtar's games alone the mean return over the last third of a run, over its seeds
+    """
+    means = []
+    for name in (name for name, task in TASKS.items() if task.role == "reference"):
+        curves = [record["curve"] for run, record in records.items() if run.task == name]
+        last_thirds = [curve[-BINS // 3 :] for curve in curves]
+        means.append(round(sum(map(sum, last_thirds)) / sum(map(len, last_thirds)), 1))
+    return tuple(means)
 
 
 def learning_curve(episodes: list[tuple[int, float]], steps: int) -> list[float]:

@@ -153,11 +153,12 @@ def test_a_repeated_run_and_one_of_another_set_up_are_left_out(tmp_path, monkeyp
     assert learning.read_records(tmp_path) == {}
 
 
-def test_the_plan_has_the_tuning_tasks_first_and_takes_turns_in_the_seeds():
+def test_the_plan_has_references_and_tuning_tasks_first_and_takes_turns_in_the_seeds():
     runs = learning.plan()
     assert len(set(runs)) == len(runs)
+    references = [run for run in runs if TASKS[run.task].role == "reference"]
     first = [run for run in runs if TASKS[run.task].role == "tuning" and run.volume is None and run.seed < 3]
-    assert runs[: len(first)] == first
+    assert runs[: len(references) + len(first)] == references + first
     assert [run.seed for run in first] == sorted(run.seed for run in first)
     for name, task in TASKS.items():
         own = [run for run in runs if run.task == name and run.volume is None]
@@ -252,6 +253,17 @@ def report():
     import learning_report
 
     return learning_report
+
+
+def test_references_are_the_last_thirds_of_the_games_alone(report, tmp_path):
+    records = {}
+    for game, level in (("breakout", 3.0), ("space_invaders", 20.0)):
+        for seed in range(2):
+            run = learning.Run(f"minatar-{game}", "uniform", seed)
+            records[run] = {"curve": [0.0] * 80 + [level + seed] * 40, "cpu_seconds": 1.0}
+    assert learning.reference_returns(records) == (3.5, 20.5)
+    with pytest.raises(ValueError, match=r"must be \(3.5, 20.5\)"):
+        report.report(records, tmp_path, "")
 
 
 def test_recovery_and_regret_of_a_change(report):
