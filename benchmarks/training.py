@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     DECAY: {"half_life": 1_000},
     'ReptileDQN, half-life 1,000, weighting="loss"': {"half_life": 1_000, "weighting": "loss"},
     'ReptileDQN, half-life 1,000, priority="td_error"': {"half_life": 1_000, "priority": "td_error"},
+    'ReptileDQN, half_life="auto"': {"half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
     "ReptileDQN, half-life 1,000, fused Adam": {"half_life": 1_000, "policy_kwargs": FUSED},
     "ReptileDQN, half-life 1,000, fused Adam, compiled networks": {"half_life": 1_000, "policy_kwargs": FUSED},

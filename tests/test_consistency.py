@@ -18,7 +18,7 @@ from sb3_reptile import (
 )
 from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.replay import Exponential, Window
-from sb3_reptile.replay.consistency import LARGEST, Consistency, Embedding
+from sb3_reptile.replay.consistency import LARGEST, Consistency, Embedding, OutcomeModel, Transitions
 
 PHASE = 2_000
 
@@ -32,10 +32,10 @@ class World:
     :param n_envs: Number of copies that go on side by side
     """
 
-    def __init__(self, seed=0, kind="box", n_envs=1, noise=0.0):
+    def __init__(self, seed=0, kind="box", n_envs=1, noise=0.0, start=0.0):
         self.generator = np.random.default_rng(seed)
         self.kind, self.n_envs, self.noise = kind, n_envs, noise
-        self.position = np.zeros((n_envs, 2))
+        self.position = np.full((n_envs, 2), start)
         self.action_space = spaces.Box(-1, 1, (1,)) if kind == "continuous" else spaces.Discrete(2)
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
         if kind == "dict":
@@ -109,6 +109,14 @@ def test_what_is_no_longer_true_is_not_replayed_soon_after_a_change(kind, n_envs
     assert buffer.consistency.regime == change.regime == 1
     # 400 of 2,400 transitions, nearly all of the draws
     assert share_of_rows(buffer, PHASE, PHASE + 400) > 0.9
+
+
+def test_the_present_begins_with_the_change():
+    world = World()
+    buffer = live(make_buffer(world), world, PHASE)
+    while not buffer.consistency.changes:
+        live(buffer, world, 1, sign=-1)
+    assert buffer.consistency.present.rows.min() >= buffer.consistency.changes[0].happened_at > PHASE - 100
 
 
 def test_a_changed_reward_is_noticed_too():
@@ -425,3 +433,29 @@ def test_regime_alarms_and_consistency_are_logged(tmp_path):
 def test_other_words_are_refused(wrong):
     with pytest.raises(TypeError, match="half_life must be a number"):
         DecayedReplayBuffer(10, spaces.Discrete(2), spaces.Discrete(2), half_life=wrong)
+
+
+def test_a_few_outcomes_far_off_do_not_bend_the_model():
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((2_000, 3))
+    outcomes = features @ np.array([[1.0], [-2.0], [0.5]]) + 0.3
+    outcomes[::20] += 1_000 * features[::20, :1]  # crashes, that depend on where they happen
+    data = Transitions(np.arange(2_000), features, np.zeros(2_000, dtype=np.int64), outcomes)
+    _, residuals = OutcomeModel(data, 1)(data)
+    assert np.abs(residuals[1:20]).max() < 0.1
+    assert np.abs(residuals[::20]).mean() > 10
+
+
+def test_an_old_regime_of_which_nothing_is_seen_is_not_recognized():
+    world = World()
+    buffer = live(make_buffer(world), world, PHASE)
+    live(buffer, world, 200, sign=-1)
+    for elapsed in range(0, 300, 30):
+        # Far away from all that was stored
+        live(buffer, World(seed=1, start=80.0), 30)
+        if elapsed == 60:
+            # As if all old segments were in good standing
+            for segment in buffer.consistency.segments[:-1]:
+                segment.sums[:] = 0
+    assert buffer.consistency.consistencies.min() == 1
+    assert buffer.consistency.regime == 1
