@@ -85,7 +85,8 @@ def state_of(buffer: ReplayBuffer) -> BufferState:
     :param buffer: One of our replay buffers, or of SB3's
     :return: All that it holds
     """
-    return buffer.state() if hasattr(buffer, "set_state") else state_of_storage(buffer)
+    state = getattr(buffer, "state", None)
+    return state() if callable(state) else state_of_storage(buffer)
 
 
 def _n_written(buffer: ReplayBuffer, pos: int, full: bool) -> int:
