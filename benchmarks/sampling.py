@@ -173,6 +173,9 @@ def fill(buffer: ReplayBuffer) -> None:
 
 
 def sb3_buffer(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **settings: Any) -> Contender:
+    if issubclass(buffer_class, DecayedSampling):
+        # The others do not look for bad data; what that costs is told by benchmarks/checkpoint.py
+        settings["on_bad_transition"] = "allow"
     buffer = buffer_class(capacity, space, spaces.Discrete(2), device="cpu", **settings)
     fill(buffer)
     if isinstance(space, spaces.Dict):

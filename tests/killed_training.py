@@ -106,7 +106,10 @@ def kills(folder):
                 time.sleep(0.0005)
             time.sleep(choose.uniform(0, 0.01))
         else:
-            time.sleep(choose.uniform(0, 0.15))
+            until = told[STEPS] + choose.randrange(60)
+            while told[STEPS] < until:
+                time.sleep(0.0005)
+            time.sleep(choose.uniform(0, 0.005))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         seen, inside = int(told[STEPS]), inside + int(told[SAVING])

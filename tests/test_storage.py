@@ -37,6 +37,7 @@ CASES = {
     "uniform": (DecayedReplayBuffer, dict(half_life=float("inf"))),
     "ere": (DecayedReplayBuffer, dict(decay={"ere": dict(minimum=4, cycle=5)}, combined=True)),
     "priorities": (DecayedReplayBuffer, dict(half_life=9, **PRIORITIZED)),
+    "priorities, half-life below a row": (DecayedReplayBuffer, dict(half_life=0.3, **PRIORITIZED)),
     "priorities, power law": (DecayedReplayBuffer, dict(decay="power_law", uniform_fraction=0.1, **PRIORITIZED)),
     "random weights": (DecayedReplayBuffer, dict(initial_weights={"random": dict(seed=3)}, **PRIORITIZED)),
     "memory optimised": (DecayedReplayBuffer, dict(optimize_memory_usage=True, **NO_TIMEOUTS, **PRIORITIZED)),
@@ -89,6 +90,8 @@ def test_a_loaded_buffer_goes_on_as_if_nothing_had_happened(case, n_steps, n_env
     for one, other in zip(*batches.values(), strict=True):
         assert_same_batches(one, other)
     assert loaded.sampling_probabilities() == pytest.approx(buffer.sampling_probabilities())
+    if buffer._weighted is not None:
+        assert np.array_equal(loaded._weighted.tree.nodes, buffer._weighted.tree.nodes)
 
 
 @pytest.mark.parametrize("copy_info_dict", [False, True])

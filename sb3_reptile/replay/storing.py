@@ -16,7 +16,7 @@ from sb3_reptile.storage.values import from_json, to_json
 # What a transition consists of. Once stored it stays as it is, unlike what is kept of it besides.
 TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # A file is a small part of the buffer, within these bounds: few change between two checkpoints, none takes much memory
-SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 16
+SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 32
 
 
 class BufferState(NamedTuple):
@@ -85,7 +85,8 @@ def state_of(buffer: ReplayBuffer) -> BufferState:
     :param buffer: One of our replay buffers, or of SB3's
     :return: All that it holds
     """
-    return buffer.state() if hasattr(buffer, "state") else state_of_storage(buffer)
+    state = getattr(buffer, "state", None)
+    return state() if callable(state) else state_of_storage(buffer)
 
 
 def _n_written(buffer: ReplayBuffer, pos: int, full: bool) -> int:

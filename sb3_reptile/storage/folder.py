@@ -4,6 +4,7 @@ checksums, written aside, flushed to the disk and renamed.
 """
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -50,6 +51,16 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_all(paths: list[Path]) -> None:
+    if len(paths) <= 4:
+        for path in paths:
+            _flush(path)
+        return
+    # At once: the system joins what it has to write for each of them
+    with ThreadPoolExecutor(MANY) as pool:
+        list(pool.map(_flush, paths))
 
 
 def _begin_to_flush(path: Path) -> None:
@@ -217,9 +228,7 @@ def write_folder(
         }
         manifest["seal"] = _seal(manifest)
         (aside / MANIFEST).write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
-        # At once: the system joins what it writes of the files into one
-        with ThreadPoolExecutor(MANY) as pool:
-            list(pool.map(_flush, (*written, aside / MANIFEST)))
+        _flush_all([*written, aside / MANIFEST])
         _flush_folder(aside)
         _put_in_place(aside, path)
     except BaseException:
@@ -261,6 +270,7 @@ def _present(path: Path) -> Path:
     return old if not path.exists() and old.exists() else path
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
