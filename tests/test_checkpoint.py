@@ -128,6 +128,7 @@ CASES = {
         cartpole,
         dict(policy_kwargs=dict(net_arch=[8], optimizer_class=th.optim.RMSprop, activation_fn=th.nn.Tanh)),
     ),
+    "reptile_dqn, auto": (ReptileDQN, lambda: cartpole(2), dict(half_life="auto", train_freq=4)),
     "reptile_dqn, drifting": (ReptileDQN, drifting, dict(train_freq=4)),
     "reptile_dqn, dict": (
         ReptileDQN,
