@@ -395,7 +395,7 @@ TASKS = {
         settings=MINATAR,
         random_return=(0.5, 2.9),
         # SB3's DQN with these settings on each game alone: see reference_returns()
-        reference_return=(3.3, 19.1),
+        reference_return=(3.5, 23.5),
         seeds=5,
         methods=FEWER,
         seconds=200,
