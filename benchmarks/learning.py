@@ -232,7 +232,7 @@ class Task:
         return scores
 
 
-# Torch's Adam as one kernel: the same formulas, and runs take a sixth less time. For all methods alike
+# Torch's Adam as one kernel: the same formulas, faster (benchmarks/results/training.md). For all methods alike
 OPTIMIZER: dict[str, Any] = dict(fused=True)
 
 # The RL Zoo's tuned values (rl_zoo3 2.9.2, hyperparams/dqn.yml)

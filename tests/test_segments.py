@@ -117,3 +117,15 @@ def test_diagnostics_are_those_of_the_distribution(name, uniform_fraction):
     expected = diagnose(sampler.probabilities(ages, N_ROWS), ages)
     for value, reference in zip(sampler.diagnostics(N_ROWS), expected, strict=True):
         assert value == pytest.approx(reference, rel=0.01)
+
+
+def test_a_decay_that_changes_from_batch_to_batch_is_followed():
+    sampler = SegmentedSampler(INNER["ere"]())
+    sampler.set_segments(np.array([0, 700, 950]), np.array([1.0, 0.1, 1.0]), 1_000)
+    totals = []
+    for _ in range(3):
+        totals.append(sampler.total(N_ROWS))
+        expected = naive_weights(sampler.inner, [0, 700, 950], [1.0, 0.1, 1.0], 1_000, N_ROWS).sum()
+        assert totals[-1] == pytest.approx(expected)
+        sampler.next_call()
+    assert len(set(totals)) > 1

@@ -712,7 +712,7 @@ class DecayedSampling(ReplayBuffer):
             "n_envs": self.n_envs,
             "optimize_memory_usage": self.optimize_memory_usage,
             "handle_timeout_termination": self.handle_timeout_termination,
-            "half_life": "auto" if self._consistency is not None else 1.0,
+            **({} if self._consistency is None else {"half_life": "auto"}),
             "decay": self._decay.function if isinstance(self._decay, Custom) else self._decay,
             "uniform_fraction": self.uniform_fraction,
             "combined": self.combined,

@@ -264,8 +264,8 @@ class Consistency:
     Contradictions and confirmations of each segment, for each number of the outcome, are added up as log-likelihood
     ratios in a cumulative sum that stays between 0 and a bound (Page, Continuous inspection schemes, Biometrika 1954).
     How often the present is contradicted where the segment is confirmed tells how often that happens by accident. The
-    consistency is 1 while the largest sum is small, then falls exponentially with it. It recovers within some dozens of
-    steps when an old regime has come back, or when the contradictions were an accident.
+    consistency is 1 while the largest sum is small, then falls exponentially with it. It recovers as
+    confirmations arrive, when an old regime has come back or the contradictions were an accident.
 
     :param observation_space: Observation space
     :param action_space: Action space

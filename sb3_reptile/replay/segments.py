@@ -27,10 +27,7 @@ class SegmentedSampler(AgeSampler):
     def __init__(self, inner: AgeSampler, uniform_fraction: float = 0.0) -> None:
         super().__init__(uniform_fraction)
         self.inner = inner
-        self.reset()
-
-    def reset(self) -> None:
-        """One segment that everything belongs to."""
+        # One segment that everything belongs to
         self.set_segments(np.zeros(1, dtype=np.int64), np.ones(1), 0)
 
     def set_segments(self, firsts: np.ndarray, consistency: np.ndarray, rows_added: int) -> None:
@@ -93,7 +90,10 @@ class SegmentedSampler(AgeSampler):
         return self._starts[segments] + inside
 
     def next_call(self) -> None:
+        before = self.inner.state()
         self.inner.next_call()
+        if self.inner.state() != before:
+            self._layout_of = None
 
     def state(self) -> dict[str, Any]:
         return self.inner.state()
@@ -103,7 +103,7 @@ class SegmentedSampler(AgeSampler):
 
     def diagnostics(self, n_rows: int) -> Diagnostics:
         """
-        By quadrature, to about 0.1 %, as they are means over what is drawn: ``E[age]``, ``E[-log P]``, ``1 / E[P]``.
+        By quadrature, to within 1 %, as they are means over what is drawn: ``E[age]``, ``E[-log P]``, ``1 / E[P]``.
         """
         if self.is_plain and self.uniform_fraction == 0:
             return self.inner.diagnostics(n_rows)
