@@ -83,7 +83,7 @@ METHODS = (
     "prioritized",
     f"prioritized-exp-{DEFAULT_HALF_LIFE}",
     f"loss-exp-{DEFAULT_HALF_LIFE}",
-    f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1",
+    *(f"exp-{half_life}-uniform-{share}" for half_life, share in ((300, 0.1), (300, 0.3), (1_000, 0.1))),
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100"),
 )
@@ -96,12 +96,15 @@ def fewer(*methods: str) -> tuple[str, ...]:
     return tuple(method for method in METHODS if method in methods or method == DEFAULT)
 
 
-FEWER = fewer(
-    "uniform",
-    *("fifo-1000", "fifo-3000", "fifo-10000"),
-    *("exp-300", "exp-1000", "exp-3000"),
-    *("power-100", "prioritized", f"prioritized-exp-{DEFAULT_HALF_LIFE}"),
+FEWER = fewer("uniform", "fifo-1000", "fifo-3000", "fifo-10000", "exp-300", "exp-1000", "power-1", "prioritized")
+# What a default could be
+CANDIDATES = fewer(
+    *("uniform", "fifo-1000", "fifo-3000"),
+    *("exp-100", "exp-300", "exp-1000", "exp-3000"),
+    *("power-1", "power-100", "exp-300-uniform-0.1", "exp-300-uniform-0.3"),
 )
+# Where a run takes longest
+FEWEST = fewer("uniform", "fifo-1000", "exp-300", "power-1")
 # With other replay volumes than the task's own
 VOLUME_METHODS = fewer("uniform", "fifo-1000", "fifo-10000", "exp-300", "exp-1000", "exp-3000", "exp-10000")
 
@@ -176,7 +179,7 @@ class Task:
 
     :param about: What it is, for the report
     :param role: Whether defaults are chosen on it (tuning) or it only tells how good they are (reporting), fixed
-        before any run; or whether it only gives the reference return of another task
+        before any run of those
     :param drifts: Whether it changes in mid-training
     :param env: Id of the environment, registered by Gymnasium or ``sb3_reptile.envs``
     :param env_kwargs: Its arguments
@@ -189,10 +192,11 @@ class Task:
     :param methods: Which methods are run
     :param seconds: What a run takes, roughly, for the plan until there are records
     :param policy: Policy of the algorithm
+    :param bins: Values of each continuous action, of which ``DiscreteActions`` makes discrete ones
     """
 
     about: str
-    role: Literal["tuning", "reporting", "reference"]
+    role: Literal["tuning", "reporting"]
     drifts: bool
     env: str
     env_kwargs: dict[str, Any]
@@ -204,6 +208,7 @@ class Task:
     methods: tuple[str, ...]
     seconds: float
     policy: str = "MlpPolicy"
+    bins: int | None = None
 
     @property
     def volume(self) -> float:
@@ -295,6 +300,42 @@ MINATAR: dict[str, Any] = dict(
 )
 
 
+# As zoo_configs/reptile_dqn.yml, for less long
+PENDULUM: dict[str, Any] = dict(
+    learning_rate=1e-3,
+    batch_size=128,
+    buffer_size=50_000,
+    learning_starts=1_000,
+    gamma=0.98,
+    tau=0.01,
+    target_update_interval=1,
+    train_freq=4,
+    gradient_steps=4,
+    exploration_fraction=0.5,
+    exploration_final_eps=0.02,
+    policy_kwargs=dict(net_arch=[128, 128]),
+)
+
+
+def reference_game(game: str, random_return: float, reference_return: float, **others: Any) -> Task:
+    """One of MinAtar's games alone, which also tells what can be learned of it within a phase of the task of both."""
+    return Task(
+        f"MinAtar's {game} alone",
+        role="tuning",
+        drifts=False,
+        env="DriftingMinAtar-v0",
+        env_kwargs=dict(period=30_000, games=[game]),
+        steps=30_000,
+        # As far as it has come with exploration before its first change
+        settings={**MINATAR, "exploration_fraction": 16_000 / 30_000},
+        random_return=random_return,
+        reference_return=reference_return,
+        seconds=20,
+        policy="CnnPolicy",
+        **others,
+    )
+
+
 def drifting(settings: dict[str, Any], exploration: float, **others: Any) -> dict[str, Any]:
     """
     A stationary task's settings where the task drifts: a buffer that holds the whole run, as SB3's default would, and
@@ -331,9 +372,26 @@ TASKS = {
         random_return=-188.9,
         reference_return=200.0,
         seeds=5,
-        methods=fewer(*FEWER, "exp-10000", "power-1", "linear-10000", "ere", *AUTO_METHODS),
+        methods=fewer(*FEWER, *CANDIDATES, *AUTO_METHODS),
         seconds=140,
     ),
+    "pendulum": Task(
+        "Pendulum-v1 with five torques",
+        role="tuning",
+        drifts=False,
+        env="Pendulum-v1",
+        env_kwargs={},
+        steps=20_000,
+        settings=PENDULUM,
+        random_return=-1255.1,
+        reference_return=-200.0,
+        seeds=5,
+        methods=CANDIDATES,
+        seconds=30,
+        bins=5,
+    ),
+    "minatar-breakout": reference_game("breakout", 0.5, 3.5, methods=CANDIDATES, seeds=5),
+    "minatar-space_invaders": reference_game("space_invaders", 2.8, 23.5, methods=CANDIDATES, seeds=5),
     "cartpole-physics": Task(
         "CartPole-v1 whose pole length and force change every 15,000 steps",
         role="reporting",
@@ -348,7 +406,7 @@ TASKS = {
         random_return=32.9,
         reference_return=475.0,
         seeds=10,
-        methods=fewer(*FEWER, "power-1", "linear-10000", "ere"),
+        methods=fewer(*FEWER, "exp-3000", "power-100", "linear-10000", "ere", f"prioritized-exp-{DEFAULT_HALF_LIFE}"),
         seconds=60,
     ),
     "acrobot-masses": Task(
@@ -426,7 +484,7 @@ TASKS = {
         random_return=-499.9,
         reference_return=-100.0,
         seeds=5,
-        methods=fewer("uniform", "fifo-3000", "exp-1000", "exp-3000"),
+        methods=FEWEST,
         seconds=300,
     ),
     "mountaincar": Task(
@@ -440,7 +498,7 @@ TASKS = {
         random_return=-200.0,
         reference_return=-110.0,
         seeds=5,
-        methods=fewer("uniform", "fifo-3000", "exp-1000", "exp-3000"),
+        methods=FEWEST,
         seconds=200,
     ),
     "lunarlander": Task(
@@ -454,34 +512,13 @@ TASKS = {
         random_return=-185.2,
         reference_return=200.0,
         seeds=5,
-        methods=fewer("uniform", "fifo-3000", "exp-1000", "exp-3000"),
+        methods=FEWEST,
         seconds=330,
     ),
 }
 
-
-for _game, _random, _reference in zip(
-    ("breakout", "space_invaders"),
-    TASKS["minatar"].random_return,  # type: ignore[arg-type]
-    TASKS["minatar"].reference_return,  # type: ignore[arg-type]
-    strict=True,
-):
-    TASKS[f"minatar-{_game}"] = Task(
-        f"MinAtar's {_game} alone",
-        role="reference",
-        drifts=False,
-        env="DriftingMinAtar-v0",
-        env_kwargs=dict(period=30_000, games=[_game]),
-        steps=30_000,
-        # As far as it has come with exploration before its first change
-        settings={**MINATAR, "exploration_fraction": 16_000 / 30_000},
-        random_return=_random,
-        reference_return=_reference,
-        seeds=3,
-        methods=("uniform",),
-        seconds=50,
-        policy="CnnPolicy",
-    )
+# MinAtar's games alone, in the order of the task that has both
+GAMES = ("minatar-breakout", "minatar-space_invaders")
 
 
 def settings_with_volume(task: Task, volume: float | None) -> dict[str, Any]:
@@ -530,13 +567,13 @@ VOLUME_ROUNDS = ROUNDS[:2]
 
 def plan() -> list[Run]:
     """
-    All runs, the most informative first. In each round come the references, the tasks that decide, those that report
-    and the other replay volumes; within each of these, all methods have one seed before any has the next.
+    All runs, the most informative first. In each round come the tasks that decide, those that report and the other
+    replay volumes; within each of these, all methods have one seed before any has the next.
     """
     runs = []
     for seeds in ROUNDS:
-        for role, drifts in (("reference", False), ("tuning", True), ("reporting", True), ("reporting", False)):
-            names = [name for name, task in TASKS.items() if (task.role, task.drifts) == (role, drifts)]
+        for role, drifts in (("tuning", {True, False}), ("reporting", {True}), ("reporting", {False})):
+            names = [name for name, task in TASKS.items() if task.role == role and task.drifts in drifts]
             for seed in range(*seeds):
                 for name in names:
                     if seed < TASKS[name].seeds:
@@ -556,6 +593,8 @@ def set_up(run: Run) -> str:
     task = TASKS[run.task]
     settings = settings_with_volume(task, run.volume)
     what = [task.env, task.env_kwargs, task.steps, settings, OPTIMIZER, arguments_of(run.method)]
+    if task.bins is not None:
+        what.append(task.bins)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -609,11 +648,11 @@ def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
 def reference_returns(records: dict[Run, Record]) -> tuple[float, ...]:
     """
     :param records: Records
-    :return: For each of MinAtar's games alone the mean return over the last third of a run, over its seeds
+    :return: For each of MinAtar's games alone the mean return of uniform replay over the last third of its runs
     """
     means = []
-    for name in (name for name, task in TASKS.items() if task.role == "reference"):
-        curves = [record["curve"] for run, record in records.items() if run.task == name]
+    for name in GAMES:
+        curves = [record["curve"] for run, record in records.items() if (run.task, run.method) == (name, "uniform")]
         last_thirds = [curve[-BINS // 3 :] for curve in curves]
         means.append(round(sum(map(sum, last_thirds)) / sum(map(len, last_thirds)), 1))
     return tuple(means)
@@ -647,7 +686,12 @@ def make_env(task: Task) -> Any:
 
     # Imported by Gymnasium first, it registers its tasks
     prefix = "sb3_reptile.envs:" if task.env.startswith("Drifting") else ""
-    return gym.make(prefix + task.env, **task.env_kwargs)
+    env = gym.make(prefix + task.env, **task.env_kwargs)
+    if task.bins is not None:
+        from sb3_reptile.envs import DiscreteActions
+
+        env = DiscreteActions(env, bins=task.bins)
+    return env
 
 
 def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Record:
