@@ -548,7 +548,7 @@ def test_each_thing_that_can_be_wrong_has_its_own_error(checkpoint, tmp_path):
     with pytest.raises(DamagedError, match=r"weights-0.safetensors is missing"):
         resume(checkpoint, cartpole())
     sealed(checkpoint, lambda manifest: manifest.update(format_version=7))
-    with pytest.raises(NewerVersionError, match=r"has format version 7, this version .* knows 1 and older: upgrade"):
+    with pytest.raises(NewerVersionError, match=r"has format version 7, this version .* knows 2 and older: upgrade"):
         resume(checkpoint, cartpole())
 
 

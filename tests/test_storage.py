@@ -129,9 +129,26 @@ def test_only_the_filled_part_is_written(tmp_path):
         fill(buffer, n_steps)
         buffer.save(tmp_path / str(n_steps))
         sizes.append(sum(file.stat().st_size for file in (tmp_path / str(n_steps)).iterdir()))
-    bytes_of_row = 2 * 8 + 8 + 3 * 4
+    # An observation, an action, a reward; bits for done, timeout and whether the next observation is the following one
+    bytes_of_row = 8 + 1 + 4 + 3 / 8
     assert sizes[1] - sizes[0] == pytest.approx(990 * bytes_of_row, rel=0.01)
     assert sizes[0] < 10 * bytes_of_row + 8_000
+
+
+def test_files_may_hold_any_number_of_rows(tmp_path, monkeypatch):
+    buffer = make_buffer(DecayedReplayBuffer, n_rows=1_000, n_envs=2, prioritized=True)
+    fill(buffer, 1_017)
+    monkeypatch.setattr(storing, "SMALLEST_FILE", 3_000)
+    buffer.save(tmp_path / "many")
+    monkeypatch.undo()
+    buffer.save(tmp_path / "one")
+    assert len(list((tmp_path / "many").glob("transitions-*"))) > 8
+    assert len(list((tmp_path / "one").glob("transitions-*"))) == 1
+    batches = []
+    for name in ("many", "one"):
+        np.random.seed(0)
+        batches.append(DecayedReplayBuffer.load(tmp_path / name, device="cpu").sample(200))
+    assert_same_batches(*batches)
 
 
 def by_age(ages):
@@ -271,8 +288,8 @@ def test_each_thing_that_can_be_wrong_has_its_own_error(saved, tmp_path):
         load()
     file.write_bytes(good)
 
-    sealed(saved, lambda manifest: manifest.update(format_version=2, versions={"sb3-reptile": "9.9"}))
-    with pytest.raises(NewerVersionError, match=r"format version 2.*knows 1.*upgrade it .it was saved by 9.9"):
+    sealed(saved, lambda manifest: manifest.update(format_version=3, versions={"sb3-reptile": "9.9"}))
+    with pytest.raises(NewerVersionError, match=r"format version 3.*knows 2.*upgrade it .it was saved by 9.9"):
         load()
 
 

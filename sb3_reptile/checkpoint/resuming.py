@@ -64,8 +64,7 @@ def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | N
         "environment": environment_state(model.env),
         "replay_buffer": buffer.values,
     }
-    files = [(PARAMETERS, arrays)]
-    write_folder(path, KIND, state, (*files, *files_of(model.replay_buffer, buffer)), previous)
+    write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
 
 def checkpoints_in(path: Path) -> list[Path]:

@@ -725,8 +725,8 @@ class DecayedSampling(ReplayBuffer):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Save it into a folder, without pickle: what is filled, and all that draws depend on. Nothing is copied, and a
-        folder that is there is replaced when all is written.
+        Save it into a folder, without pickle: what is filled, and all that draws depend on. A folder that
+        is there is replaced when all is written.
 
         :param path: The folder
         :raises NotStorableError: if it holds something that only pickle could save

@@ -4,6 +4,7 @@ import math
 import mmap
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class ScratchFiles:
         self._maps: list[mmap.mmap] = []
         self._bytes_of_transition = 0
         self._touched = 0
+        # Files of a buffer are written by several threads
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
         return type(None), ()
@@ -64,9 +67,10 @@ class ScratchFiles:
         :param scattered: Whether they are not neighbours
         """
         around = AROUND * len(self._maps) if scattered else 0
-        self._touched += n_transitions * (self._bytes_of_transition + around)
-        if self._touched >= RELEASE_EVERY:
-            self._touched = 0
-            if hasattr(mmap, "MADV_DONTNEED"):
-                for mapped in self._maps:
-                    mapped.madvise(mmap.MADV_DONTNEED)
+        with self._lock:
+            self._touched += n_transitions * (self._bytes_of_transition + around)
+            if self._touched >= RELEASE_EVERY:
+                self._touched = 0
+                if hasattr(mmap, "MADV_DONTNEED"):
+                    for mapped in self._maps:
+                        mapped.madvise(mmap.MADV_DONTNEED)

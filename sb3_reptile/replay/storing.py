@@ -1,22 +1,26 @@
 """Replay buffers as arrays and values, and those in a folder. What they mean is the buffers' business."""
 
+import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_reptile.replay.encoding import decode, encode
 from sb3_reptile.replay.scratch import ScratchFiles
-from sb3_reptile.storage import DamagedError, NotStorableError, StorageError
+from sb3_reptile.storage import DamagedError, NotStorableError
 from sb3_reptile.storage.folder import Arrays, Folder, slices
 from sb3_reptile.storage.values import from_json, to_json
 
 # What a transition consists of. Once stored it stays as it is, unlike what is kept of it besides.
 TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # A file is a small part of the buffer, within these bounds: few change between two checkpoints, none takes much memory
-SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 32
+SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 16
 
 
 class BufferState(NamedTuple):
@@ -95,19 +99,24 @@ def _n_written(buffer: ReplayBuffer, pos: int, full: bool) -> int:
     return min(n_rows, buffer.buffer_size)
 
 
-def files_of(buffer: ReplayBuffer, state: BufferState) -> Iterator[tuple[str, Arrays]]:
+def files_of(buffer: ReplayBuffer, state: BufferState) -> Iterator[tuple[str, Callable[[], Arrays]]]:
     """
     :param buffer: A replay buffer
     :param state: What it holds
-    :return: Names of files, and the arrays in them: only rows that are filled, none copied
+    :return: Names of files, and what makes the arrays in them: only rows that are filled
     """
     n_rows = _n_written(buffer, state.values["pos"], state.values["full"])
     for group, arrays in _groups(state).items():
         for rows in slices(n_rows, _rows_per_file(arrays)):
-            yield f"{group}-{rows.start}.safetensors", {name: array[rows] for name, array in arrays.items()}
-            _release(buffer, rows)
+            yield f"{group}-{rows.start}.safetensors", partial(_encoded, buffer, arrays, rows)
     if state.arrays:
-        yield "buffer.safetensors", {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
+        others = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
+        yield "buffer.safetensors", lambda: others
+
+
+def _encoded(buffer: ReplayBuffer, arrays: dict[str, np.ndarray], rows: slice) -> Arrays:
+    _release(buffer, rows)
+    return encode({name: array[rows] for name, array in arrays.items()})
 
 
 def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
@@ -126,10 +135,8 @@ def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
         raise DamagedError(f"{folder.path} has a replay buffer of {buffer.buffer_size} rows at {pos!r}, {full!r}")
     n_rows = _n_written(buffer, pos, full)
     for group, arrays in _groups(state).items():
-        for part in slices(n_rows, _rows_per_file(arrays)):
-            saved = folder.read(f"{group}-{part.start}.safetensors")
-            for name, array in arrays.items():
-                _copy(saved.get(name), array[part], name)
+        for name, part in _parts(folder, group, n_rows):
+            decode(folder.read(name), {name: array[part] for name, array in arrays.items()})
             _release(buffer, part)
     arrays = folder.read("buffer.safetensors") if state.arrays else {}
     state = BufferState(rows, arrays, values)
@@ -137,6 +144,16 @@ def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
         buffer.set_state(state)
     else:
         restore_storage(buffer, state)
+
+
+def _parts(folder: Folder, group: str, n_rows: int) -> Iterator[tuple[str, slice]]:
+    """The files of a group, and the rows that each of them holds: up to those of the next."""
+    found = (re.fullmatch(rf"{group}-(\d+)\.safetensors", name) for name in folder.files)
+    starts = sorted(int(match[1]) for match in found if match)
+    if n_rows and starts[:1] != [0]:
+        raise DamagedError(f"{folder.path} holds no {group}-0.safetensors, but {sorted(folder.files)}")
+    for start, stop in itertools.pairwise([*starts, n_rows]):
+        yield f"{group}-{start}.safetensors", slice(start, stop)
 
 
 def _groups(state: BufferState) -> dict[str, dict[str, np.ndarray]]:
@@ -155,20 +172,10 @@ def _rows_per_file(arrays: dict[str, np.ndarray]) -> int:
 
 
 def _release(buffer: ReplayBuffer, rows: slice) -> None:
-    """What has been read of a buffer on disk, or written, need not stay in memory."""
+    """What is read of a buffer on disk, or written, need not stay in memory."""
     scratch = getattr(buffer, "_scratch", None)
     if scratch is not None:
         scratch.touched((rows.stop - rows.start) * buffer.n_envs, scattered=False)
-
-
-def _copy(saved: np.ndarray | None, into: np.ndarray, name: str) -> None:
-    if saved is None or saved.shape != into.shape or saved.dtype != into.dtype:
-        found = "nothing" if saved is None else f"{saved.dtype} of shape {saved.shape}"
-        raise StorageError(
-            f"the saved replay buffer has {found} for {name} where {into.dtype} of shape {into.shape} is needed: "
-            "it was made with other arguments"
-        )
-    into[...] = saved
 
 
 def enlarge(buffer: ReplayBuffer, n_rows: int, scratch: ScratchFiles) -> None:

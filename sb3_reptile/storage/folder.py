@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,12 +24,12 @@ from sb3_reptile.storage.errors import DamagedError, ForeignError, NewerVersionE
 
 FORMAT = "sb3-reptile"
 #: Raised whenever something that an older version would misread is changed
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 PACKAGES = ("sb3-reptile", "stable-baselines3", "sb3-contrib", "torch", "numpy", "gymnasium")
 
-#: Files that are flushed to the disk at the same time
-MANY = 16
+#: Files that are made and written at the same time, and files that are flushed to the disk
+FEW, MANY = min(4, os.cpu_count() or 1), 16
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -198,14 +198,15 @@ def write_folder(
     path: str | os.PathLike[str],
     kind: str,
     state: Mapping[str, Any],
-    files: Iterable[tuple[str, Arrays]],
+    files: Iterable[tuple[str, Callable[[], Arrays]]],
     previous: Folder | None = None,
 ) -> None:
     """
     :param path: The folder; one that is there is replaced
     :param kind: What it holds
     :param state: Values, as JSON
-    :param files: Names of files and the arrays in them, C-contiguous, asked for one by one
+    :param files: Names of files, and what makes the arrays in them, C-contiguous: called when a file is written, in a
+        thread of its own
     :param previous: A folder saved before. A file that it holds already, under the same name, is linked to, not
         written again.
     :raises OSError: if it cannot be written; what was there before stays
@@ -216,7 +217,8 @@ def write_folder(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        table = {name: _write(aside / name, arrays, previous) for name, arrays in files}
+        with ThreadPoolExecutor(FEW) as pool:
+            table = dict(pool.map(lambda file: (file[0], _write(aside / file[0], file[1](), previous)), files))
         written = [aside / name for name in table if not _is_linked(aside / name)]
         manifest = {
             "format": FORMAT,
