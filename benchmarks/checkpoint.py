@@ -382,11 +382,11 @@ def save_table(records: list[Record]) -> list[str]:
     return [
         *lines,
         "",
-        "Medians, and medians of the ratios within a round; less is faster. The peak is the largest of all rounds. SB3's",
-        "pickle is saved when it has been flushed: until then it is in memory only, and lost when the machine stops. SB3",
-        "writes in place, without checksums, and leaves it to the system when to write to the disk; `save()` and",
-        "checkpoints are checked, written aside and flushed. A checkpoint writes the files that changed since the last",
-        "and links to the others; its first one is a `save()`. `load()` checks everything.",
+        "Medians, and medians of the ratios within a round; less is faster. The peak is the largest of all rounds.",
+        "SB3's pickle is saved when it has been flushed: until then it is in memory only, and lost when the machine",
+        "stops. SB3 writes in place, without checksums, and leaves it to the system when to write to the disk;",
+        "`save()` and checkpoints are checked, written aside and flushed. A checkpoint writes the files that changed",
+        "since the last and links to the others; its first one is a `save()`. `load()` checks everything.",
         "",
     ]
 

@@ -50,6 +50,7 @@ Record = dict[str, Any]
 DEFAULT_HALF_LIFE = 300
 DEFAULT = f"exp-{DEFAULT_HALF_LIFE}"
 
+REEXPLORES = "-reexplores"
 HALF_LIVES = (100, 300, 1_000, 3_000, 10_000, 30_000)
 WINDOWS = (1_000, 3_000, 5_000, 10_000, 30_000)
 
@@ -76,6 +77,7 @@ METHODS = (
     *(f"exp-{half_life}" for half_life in HALF_LIVES),
     "power-1",
     "power-100",
+    *("power-100-1.5", "power-300-2"),
     "linear-10000",
     "linear-80000",
     "ere",
@@ -86,8 +88,12 @@ METHODS = (
     f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1",
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100"),
+    *("auto-power-1-forgets", "auto-power-1-ordinary-clock", "auto-power-1-reexplores", "oracle-power-1"),
 )
-AUTO_METHODS = tuple(method for method in METHODS if method.startswith("auto-"))
+# half_life="auto" with several decays of its own; as it is, and if it knew; without some of its parts
+AUTO_METHODS = tuple(method for method in METHODS if re.fullmatch(r"auto-[a-z]+-\d+", method))
+AUTO = ("auto-power-1", "oracle-power-1")
+ABLATIONS = ("auto-power-1-forgets", "auto-power-1-ordinary-clock", "auto-power-1-reexplores")
 
 
 def fewer(*methods: str) -> tuple[str, ...]:
@@ -101,7 +107,7 @@ FEWER = fewer("uniform", "fifo-1000", "fifo-3000", "fifo-10000", "exp-300", "exp
 CANDIDATES = fewer(
     *("uniform", "fifo-1000", "fifo-3000"),
     *("exp-100", "exp-300", "exp-1000", "exp-3000"),
-    *("power-1", "power-100", "exp-300-uniform-0.1"),
+    *("power-1", "power-100", "power-100-1.5", "power-300-2", "exp-300-uniform-0.1"),
 )
 # Where a run takes longest
 FEWEST = fewer("uniform", "fifo-1000", "exp-300", "power-1")
@@ -115,21 +121,34 @@ def arguments_of(method: str) -> tuple[Literal["DQN", "ReptileDQN"], dict[str, A
 
     * ``uniform``: SB3's DQN; ``fifo-N``: the same with a buffer of N transitions
     * ``exp-H``: ReptileDQN with half-life H; ``exp-H-uniform-F``: a share F of the draws is uniform
-    * ``power-S``: ``S / (S + age)``; ``power-1`` is 1/age (arXiv 2110.02421)
+    * ``power-S``: ``S / (S + age)``; ``power-1`` is 1/age (arXiv 2110.02421); ``power-S-E``: to the power of E
     * ``linear-T``: sample weight decay with horizon T (arXiv 2604.01913)
     * ``ere``: emphasizing recent experience (arXiv 1906.04009); ``combined``: the newest transition is in every batch
       (arXiv 1712.01275); both with the papers' own values
     * ``prioritized``: by TD error (arXiv 1511.05952); ``prioritized-exp-H``: times exponential decay
     * ``loss-exp-H``: drawn uniformly, with exponential decay in the loss
-    * ``auto-exp-H``, ``auto-power-S``: ``half_life="auto"``, with that decay while nothing changes
+    * ``auto-exp-H``, ``auto-power-S``: ``half_life="auto"``, with that decay while nothing changes;
+      ``...-forgets``: at every alarm, what was before, for ever; ``...-ordinary-clock``: on which time in another
+      counts too; ``...-reexplores``: with the callback ``ReExplore``
+    * ``oracle-exp-H``, ``oracle-power-S``: the same if it knew what is true
 
     :param method: The name
     :return: The algorithm, and its arguments besides the task's
     :raises ValueError: if it is none of these
     """
     no_decay = float("inf")
+    of_variants = {
+        "oracle-": "OracleReplayBuffer",
+        "-forgets": "DetectionReplayBuffer",
+        "-ordinary-clock": "OrdinaryClockReplayBuffer",
+    }
+    for part, buffer_class in of_variants.items():
+        if method.startswith(part) or (method.startswith("auto-") and method.endswith(part)):
+            _, inner = arguments_of(method.removeprefix(part).removesuffix(part))
+            # By its name, so that this file can be read without importing it
+            return "ReptileDQN", {**inner, "replay_buffer_class": buffer_class}
     if method.startswith("auto-"):
-        _, inner = arguments_of(method.removeprefix("auto-"))
+        _, inner = arguments_of(method.removeprefix("auto-").removesuffix(REEXPLORES))
         buffer = inner.get("replay_buffer_kwargs", {})
         exponential = {"exponential": {"half_life": inner["half_life"]}} if "half_life" in inner else None
         decay = buffer.get("decay", exponential)
@@ -137,10 +156,13 @@ def arguments_of(method: str) -> tuple[Literal["DQN", "ReptileDQN"], dict[str, A
             raise ValueError(f"unknown method {method!r}; auto- goes before a decay, as in auto-exp-1000")
         return "ReptileDQN", {"half_life": "auto", "replay_buffer_kwargs": {"decay": decay}}
     pattern = r"(uniform|combined|ere|prioritized)|(fifo|exp|power|linear|prioritized-exp|loss-exp)-(\d+)"
-    match = re.fullmatch(pattern + r"|(exp)-(\d+)-uniform-(0?\.\d+)", method)
+    match = re.fullmatch(pattern + r"|(exp)-(\d+)-uniform-(0?\.\d+)|power-(\d+)-([\d.]+)", method)
     if match is None:
         raise ValueError(f"unknown method {method!r}; the planned ones: {', '.join(METHODS)}")
-    word, family, number, _, half_life, share = match.groups()
+    word, family, number, _, half_life, share, scale, exponent = match.groups()
+    if scale is not None:
+        power_law = {"scale": int(scale), "exponent": float(exponent)}
+        return "ReptileDQN", {"replay_buffer_kwargs": {"decay": {"power_law": power_law}}}
     if half_life is not None:
         return "ReptileDQN", {
             "half_life": int(half_life),
@@ -193,6 +215,7 @@ class Task:
     :param seconds: What a run takes, roughly, for the plan until there are records
     :param policy: Policy of the algorithm
     :param bins: Values of each continuous action, of which ``DiscreteActions`` makes discrete ones
+    :param algorithm: What learns it: SB3's DQN and ReptileDQN, or SB3's SAC with our replay buffer
     """
 
     about: str
@@ -209,6 +232,7 @@ class Task:
     seconds: float
     policy: str = "MlpPolicy"
     bins: int | None = None
+    algorithm: Literal["DQN", "SAC"] = "DQN"
 
     @property
     def volume(self) -> float:
@@ -280,6 +304,19 @@ MOUNTAIN_CAR: dict[str, Any] = dict(
     exploration_fraction=0.2,
     exploration_final_eps=0.07,
     policy_kwargs=dict(net_arch=[256, 256]),
+)
+
+
+# The RL Zoo's values for Pendulum-v1 (hyperparams/sac.yml), with smaller networks and batches
+SAC_PENDULUM: dict[str, Any] = dict(
+    learning_rate=1e-3,
+    batch_size=128,
+    buffer_size=100_000,
+    learning_starts=500,
+    gamma=0.99,
+    train_freq=1,
+    gradient_steps=1,
+    policy_kwargs=dict(net_arch=[64, 64]),
 )
 
 
@@ -390,6 +427,21 @@ TASKS = {
         seconds=30,
         bins=5,
     ),
+    "pendulum-sac": Task(
+        "Pendulum-v1 under SAC",
+        role="tuning",
+        drifts=False,
+        env="Pendulum-v1",
+        env_kwargs={},
+        steps=8_000,
+        settings=SAC_PENDULUM,
+        random_return=-1158.7,
+        reference_return=-200.0,
+        seeds=5,
+        methods=fewer(*CANDIDATES, "exp-10000"),
+        seconds=30,
+        algorithm="SAC",
+    ),
     "minatar-breakout": reference_game("breakout", 0.5, 3.5, methods=CANDIDATES, seeds=5),
     "minatar-space_invaders": reference_game("space_invaders", 2.8, 23.5, methods=CANDIDATES, seeds=5),
     "cartpole-physics": Task(
@@ -458,6 +510,21 @@ TASKS = {
         methods=FEWER,
         seconds=200,
         policy="CnnPolicy",
+    ),
+    "pendulum-motor": Task(
+        "Pendulum-v1 under SAC, whose motor is reversed every 6,000 steps",
+        role="reporting",
+        drifts=True,
+        env="DriftingPendulum-v0",
+        env_kwargs=dict(period=6_000),
+        steps=24_000,
+        settings=SAC_PENDULUM,
+        random_return=-1256.6,
+        reference_return=-200.0,
+        seeds=5,
+        methods=fewer("uniform", "fifo-1000", "fifo-3000", "exp-300", "exp-1000", "exp-3000", "power-1", *AUTO),
+        seconds=60,
+        algorithm="SAC",
     ),
     "cartpole": Task(
         "CartPole-v1",
@@ -595,6 +662,10 @@ def set_up(run: Run) -> str:
     what = [task.env, task.env_kwargs, task.steps, settings, OPTIMIZER, arguments_of(run.method)]
     if task.bins is not None:
         what.append(task.bins)
+    if task.algorithm != "DQN":
+        what.append(task.algorithm)
+    if run.method.endswith(REEXPLORES):
+        what.append(REEXPLORES)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -694,6 +765,37 @@ def make_env(task: Task) -> Any:
     return env
 
 
+def build(run: Run) -> Any:
+    """
+    :param run: What to train
+    :return: The model that learns, one of SB3's or ours
+    """
+    import variants
+    from stable_baselines3 import DQN, SAC
+
+    from sb3_reptile import DecayedReplayBuffer, ReptileDQN, envs
+
+    task = TASKS[run.task]
+    algorithm, arguments = arguments_of(run.method)
+    settings = {**settings_with_volume(task, run.volume), **arguments}
+    policy_kwargs = {**settings["policy_kwargs"], "optimizer_kwargs": OPTIMIZER}
+    if "features_extractor_class" in policy_kwargs:
+        policy_kwargs["features_extractor_class"] = getattr(envs, policy_kwargs["features_extractor_class"])
+    settings["policy_kwargs"] = policy_kwargs
+    if "replay_buffer_class" in settings:
+        settings["replay_buffer_class"] = getattr(variants, settings["replay_buffer_class"])
+    kind: Any = {"DQN": DQN, "ReptileDQN": ReptileDQN}[algorithm]
+    if task.algorithm == "SAC":
+        kind = SAC
+        if algorithm == "ReptileDQN":
+            settings.setdefault("replay_buffer_class", DecayedReplayBuffer)
+            buffer = dict(settings.get("replay_buffer_kwargs", {}))
+            if "half_life" in settings:
+                buffer["half_life"] = settings.pop("half_life")
+            settings["replay_buffer_kwargs"] = buffer
+    return kind(task.policy, make_env(task), seed=run.seed, device="cpu", **settings)
+
+
 def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Record:
     """
     :param run: What to train
@@ -701,18 +803,13 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
     :return: Its record
     """
     import torch as th
-    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 
-    from sb3_reptile import ReptileDQN, envs
+    from sb3_reptile.callbacks import ReExplore
 
     th.set_num_threads(1)
     versions = versions_used()
     task = TASKS[run.task]
-    algorithm, arguments = arguments_of(run.method)
-    settings = {**settings_with_volume(task, run.volume), **arguments}
-    policy_kwargs = {**settings["policy_kwargs"], "optimizer_kwargs": OPTIMIZER}
-    if "features_extractor_class" in policy_kwargs:
-        policy_kwargs["features_extractor_class"] = getattr(envs, policy_kwargs["features_extractor_class"])
     episodes: list[tuple[int, float]] = []
     changes: list[int] = []
     phases: list[Any] = []
@@ -727,12 +824,14 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
         on_step(step)
         return True
 
+    callbacks: list[BaseCallback] = [ConvertCallback(keep)]
+    if run.method.endswith(REEXPLORES):
+        callbacks.append(ReExplore())
+
     start, cpu_start = time.perf_counter(), time.process_time()
-    model = {"DQN": DQN, "ReptileDQN": ReptileDQN}[algorithm](
-        task.policy, make_env(task), seed=run.seed, device="cpu", **{**settings, "policy_kwargs": policy_kwargs}
-    )
+    model = build(run)
     # Nobody reads the logs
-    model.learn(task.steps, callback=keep, log_interval=None)
+    model.learn(task.steps, callback=callbacks, log_interval=None)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     curve = learning_curve(episodes, task.steps)
     return {
@@ -764,7 +863,7 @@ def versions_used() -> dict[str, str]:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         git = ["git", "--no-optional-locks", "-C", str(ROOT)]
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        code = ["sb3_reptile", "benchmarks/learning.py"]
+        code = ["sb3_reptile", "benchmarks/learning.py", "benchmarks/variants.py"]
         changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, check=True)
         versions["commit"] = commit.stdout.strip() + ("+" if changed.stdout else "")
     return versions

@@ -204,8 +204,12 @@ def label(method: str) -> str:
     parts = method.split("-")
     number = f"{int(parts[-1]):,}" if parts[-1].isdecimal() else ""
     match parts:
-        case ["auto", *inner]:
-            return f"auto, {label('-'.join(inner))}"
+        case ["auto", *inner, "forgets" | "reexplores" as change]:
+            return f"auto, {label('-'.join(inner))}, {change}"
+        case ["auto", *inner, "ordinary", "clock"]:
+            return f"auto, {label('-'.join(inner))}, ordinary clock"
+        case ["auto" | "oracle" as kind, *inner]:
+            return f"{kind}, {label('-'.join(inner))}"
         case ["uniform"]:
             return "uniform (SB3)"
         case ["fifo", _]:
@@ -218,6 +222,8 @@ def label(method: str) -> str:
             return "1/age"
         case ["power", _]:
             return f"1/(age + {number})"
+        case ["power", scale, exponent]:
+            return f"1/(age + {int(scale):,})^{exponent}"
         case ["linear", _]:
             return f"linear to {number}"
         case ["ere"]:

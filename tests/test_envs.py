@@ -8,7 +8,14 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_reptile.envs import DiscreteActions, DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
+from sb3_reptile.envs import (
+    DiscreteActions,
+    DriftingActions,
+    DriftingPhysics,
+    DriftingRewards,
+    DriftWrapper,
+    PermutedActions,
+)
 
 
 class Echo(gym.Env):
@@ -154,6 +161,43 @@ def test_values_are_abrupt_or_gradual_and_recur_or_stay(kind, recurring, masses)
     assert [float(env.step(0)[0][0]) for _ in range(16)] == masses
     env = DriftingRewards(Weight(), [1, 3, 0], period=4, kind=kind, recurring=recurring)
     assert [env.step(0)[1] for _ in range(16)] == [2 * mass for mass in masses]
+
+
+class Motor(gym.Env):
+    """Tells the torques it was given."""
+
+    observation_space = spaces.Box(-3, 3, (2,))
+    action_space = spaces.Box(np.array([-2, -1], np.float32), np.array([2, 3], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return action.copy(), 0.0, False, False, {}
+
+
+def test_continuous_actions_have_a_factor_and_stay_within_their_bounds():
+    env = DriftingActions(Motor(), factors=[1, -1, 1.5], period=2)
+    action = np.array([1.5, 1], np.float32)
+    torques = [env.step(action)[0].tolist() for _ in range(7)]
+    assert torques == [[1.5, 1]] * 2 + [[-1.5, -1]] * 2 + [[2, 1.5]] * 2 + [[1.5, 1]]
+    assert action.tolist() == [1.5, 1]
+    gradual = DriftingActions(Motor(), factors=[1, -1], period=4, kind="gradual", recurring=False)
+    assert [float(gradual.step(action)[0][1]) for _ in range(6)] == [1, 0.5, 0, -0.5, -1, -1]
+
+
+@pytest.mark.parametrize("inside", ["CartPole-v1", "Pendulum-v1"])
+def test_a_factor_is_for_continuous_actions_only(inside):
+    env = gym.make(inside)
+    if inside == "CartPole-v1":
+        with pytest.raises(ValueError, match=r"DriftingActions needs Box actions, got Discrete\(2\): use PermutedAct"):
+            DriftingActions(env, [1, -1], 10)
+    else:
+        check_env(DriftingActions(env, [1, -1], 10))
+        with pytest.raises(ValueError, match="factors"):
+            DriftingActions(env, [], 10)
 
 
 def test_rewards_have_a_factor_and_an_offset():

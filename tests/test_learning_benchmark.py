@@ -229,21 +229,57 @@ def test_a_record_is_made_again_by_its_command(monkeypatch):
 
 @pytest.mark.parametrize("method", learning.METHODS)
 def test_every_method_can_be_built(method):
-    import stable_baselines3
-
-    import sb3_reptile
-
-    algorithm, arguments = learning.arguments_of(method)
-    module = sb3_reptile if algorithm == "ReptileDQN" else stable_baselines3
-    getattr(module, algorithm)("MlpPolicy", "CartPole-v1", device="cpu", **{"buffer_size": 1_000, **arguments})
+    model = learning.build(Run("cartpole", method, 0))
+    _, arguments = learning.arguments_of(method)
+    assert {name: getattr(model, name) for name in arguments if name != "replay_buffer_class"} == {
+        name: value for name, value in arguments.items() if name != "replay_buffer_class"
+    }
 
 
-def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match="unknown method 'exp-fast'"):
-        learning.arguments_of("exp-fast")
-    for method in ("auto-uniform", "auto-combined", "auto-exp-300-uniform-0.1", "auto-prioritized-exp-10"):
-        with pytest.raises(ValueError, match="unknown method"):
-            learning.arguments_of(method)
+@pytest.mark.parametrize("method", TASKS["pendulum-motor"].methods)
+def test_methods_of_sac_have_the_buffer_of_those_of_dqn(method):
+    ours, theirs = (learning.build(Run(task, method, 0)).replay_buffer for task in ("cartpole", "pendulum-motor"))
+    assert type(ours) is type(theirs)
+    assert ours.buffer_size == theirs.buffer_size
+    if hasattr(ours, "decay"):
+        assert (ours.decay, ours.consistency is None) == (theirs.decay, theirs.consistency is None)
+
+
+def test_variants_of_auto_differ_from_it_as_they_should():
+    import variants
+    from gymnasium import spaces
+
+    arguments = dict(buffer_size=3_000, observation_space=spaces.Box(-9, 9, (1,)), action_space=spaces.Discrete(2))
+    arguments |= dict(device="cpu", decay={"exponential": {"half_life": 30}})
+
+    def fill(buffer, phase, n, start):
+        for step in range(start, start + n):
+            obs, next_obs = np.full((1, 1), step % 7), np.full((1, 1), (step + 1) % 7)
+            reward = np.array([1.0 if phase else -1.0])
+            buffer.add(obs, next_obs, np.zeros(1), reward, np.zeros(1), [{"phase": phase}])
+
+    oracle = variants.OracleReplayBuffer(**arguments)
+    for phase in range(3):
+        fill(oracle, phase, 100, 100 * phase)
+    ages = np.concatenate([100 + np.arange(100)[::-1], np.full(100, 100), np.arange(100)[::-1]])
+    weights = 0.5 ** (ages / 30)
+    weights[100:200] *= variants.LEAST
+    found = oracle.sampling_probabilities()[:300, 0]
+    assert found[:100] == pytest.approx((weights / weights.sum())[:100], rel=0.02)
+    assert found[200:] == pytest.approx((weights / weights.sum())[200:], rel=0.02)
+    assert found[100:200].sum() < 0.01
+
+    shares = []
+    arguments["decay"] = {"exponential": {"half_life": 1_000}}
+    for name in ("DetectionReplayBuffer", "OrdinaryClockReplayBuffer", "DecayedReplayBuffer"):
+        buffer = getattr(variants, name)(half_life="auto", **arguments)
+        for phase, start in ((0, 0), (1, 1_000), (0, 2_000)):
+            fill(buffer, phase, 1_000, start)
+        assert buffer.consistency.changes
+        shares.append(buffer.sampling_probabilities()[:1_000].sum())
+    # What has come back counts for nothing, as old as it is, or as if nothing had been in between
+    forgets, ordinary, auto = shares
+    assert forgets < 0.01 < 0.1 < ordinary < auto / 1.4
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Environments that change while the agent learns, and discrete actions for environments that have others."""
 
 from sb3_reptile.envs.discrete_actions import DiscreteActions
-from sb3_reptile.envs.drift import DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
+from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
 from sb3_reptile.envs.episode_recorder import EpisodeRecorder
 from sb3_reptile.envs.minatar import MinAtarCnn
 from sb3_reptile.envs.ns_gym import NsGymTask
@@ -11,6 +11,7 @@ __all__ = [
     "TASKS",
     "DiscreteActions",
     "DriftWrapper",
+    "DriftingActions",
     "DriftingPhysics",
     "DriftingRewards",
     "EpisodeRecorder",

@@ -163,6 +163,37 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
         return self.permutations[phase % self.n_phases][action - self._start]
 
 
+class DriftingActions(DriftWrapper, RecordConstructorArgs):
+    """
+    Multiply continuous actions by another factor every ``period`` steps, for motors that wear or are wired the wrong
+    way round: with the factors 1 and -1 they turn backwards in every other phase.
+
+    ``info["phase"]`` of every step tells the phase it was taken in. More on it, and on the clock, in ``DriftWrapper``.
+
+    :param env: Environment with a Box action space; what would be outside of it is clipped
+    :param factors: What actions are multiplied by in each phase
+    :param period: Steps between two changes, over all episodes
+    :param kind: ``"abrupt"``, or ``"gradual"``: the factor moves to that of the next phase in equal small steps
+    :param recurring: Whether the first phase follows the last; otherwise the last one stays
+    :raises ValueError: if the actions are no Box, ``factors`` are not numbers and at least one, ``period`` is not a
+        whole number >= 1, or ``kind`` another word
+    """
+
+    def __init__(
+        self, env: gym.Env, factors: Sequence[float], period: int, kind: str = "abrupt", recurring: bool = True
+    ) -> None:
+        RecordConstructorArgs.__init__(self, factors=factors, period=period, kind=kind, recurring=recurring)
+        if not isinstance(env.action_space, spaces.Box):
+            raise ValueError(f"DriftingActions needs Box actions, got {env.action_space}: use PermutedActions")
+        super().__init__(env, period, _n_phases(dict(factors=factors)), kind, recurring)
+        self.factors = factors
+
+    def drift_action(self, action: Any) -> np.ndarray:
+        space = self.env.action_space
+        assert isinstance(space, spaces.Box)
+        return np.clip(np.asarray(action) * self.now(self.factors), space.low, space.high).astype(space.dtype)
+
+
 class DriftingRewards(DriftWrapper, RecordConstructorArgs):
     """
     Multiply the rewards by another factor every ``period`` steps, and add another offset to them: with the factors 1

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv
+from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 
-from sb3_reptile.envs.drift import DriftingPhysics, PermutedActions
+from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, PermutedActions
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
 
@@ -51,6 +51,17 @@ def acrobot(
 ) -> DriftingPhysics:
     """Acrobot whose second link becomes 50 times lighter."""
     return DriftingPhysics(AcrobotEnv(**env_kwargs), parameters, period, kind, recurring)
+
+
+def pendulum(
+    period: int = 10_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    factors: Sequence[float] = (1.0, -1.0),
+    **env_kwargs: Any,
+) -> DriftingActions:
+    """Pendulum, whose actions are continuous, with a motor that turns backwards."""
+    return DriftingActions(PendulumEnv(**env_kwargs), factors, period, kind, recurring)
 
 
 def lunar_lander(
@@ -132,6 +143,7 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingAcrobot-v0": (acrobot, 500),
     "DriftingLunarLander-v0": (lunar_lander, 1000),
     "DriftingLunarLanderEngines-v0": (lunar_lander_engines, 1000),
+    "DriftingPendulum-v0": (pendulum, 200),
     "DriftingMinAtar-v0": (minatar, None),
 }
 
