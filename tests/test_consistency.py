@@ -459,3 +459,17 @@ def test_an_old_regime_of_which_nothing_is_seen_is_not_recognized():
                 segment.sums[:] = 0
     assert buffer.consistency.consistencies.min() == 1
     assert buffer.consistency.regime == 1
+
+
+def test_a_regime_that_has_lasted_is_not_taken_for_an_older_one_when_the_next_change_begins():
+    world = World()
+    buffer = live(make_buffer(world), world, PHASE)
+    live(buffer, world, PHASE, sign=-1)
+    live(buffer, world, 3 * PHASE)
+    for segment in buffer.consistency.segments:
+        if segment.regime == 1:  # as in the first steps after a change back to it, with what accidents have added up
+            segment.sums[:] = 0
+            segment.confirmations = 1_000
+    assert [change.regime for change in buffer.consistency.changes] == [1, 0]
+    live(buffer, world, 400, sign=-1)
+    assert [change.regime for change in buffer.consistency.changes] == [1, 0, 1]

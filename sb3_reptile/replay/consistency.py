@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
@@ -31,6 +32,11 @@ class Change(NamedTuple):
     noticed_at: int
     happened_at: int
     regime: int
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of two matrices, by PyTorch: NumPy's threads would have to wait until PyTorch's, which train, stop spinning."""
+    return (th.from_numpy(a) @ th.from_numpy(b)).numpy()
 
 
 @cache
@@ -98,7 +104,7 @@ class Embedding:
             parts.append(self._flatten_part(part, values.reshape(-1, *values.shape[values.ndim - n_dimensions :])))
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         flat = np.clip(np.nan_to_num(flat), -LARGEST, LARGEST)
-        return flat if self.projection is None else flat @ self.projection
+        return flat if self.projection is None else _product(flat, self.projection)
 
 
 class Actions:
@@ -299,8 +305,8 @@ class Consistency:
     BOUND = 16.0
     # The world has changed if of the last so many segments of a regime less than half is consistent
     WITNESSES = 3
-    # So long after a change, and with so many confirmations, an old regime may be recognized
-    RECONSIDER = 128
+    # From when on after a change and how long, and with how many confirmations, an old regime may be recognized
+    RECONSIDER, RECOGNIZE = 128, 4_096
     CONFIRMATIONS = 16
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, n_envs: int) -> None:
@@ -510,7 +516,7 @@ class Consistency:
             far these are on average, shape (n, segments); infinite where there are not enough in the same group
         """
         n, (n_segments, n_points, d) = len(places), stored_places.shape
-        squares = (stored_places.reshape(-1, d) @ (-2 * places.T)).T.reshape(n, n_segments, n_points)
+        squares = _product(-2 * places, stored_places.reshape(-1, d).T).reshape(n, n_segments, n_points)
         squares += (stored_places**2).sum(axis=2)
         squares += (places**2).sum(axis=1)[:, None, None]
         item, segment = np.arange(n)[:, None], np.arange(n_segments)[None]
@@ -534,8 +540,11 @@ class Consistency:
             contradicted = [self.segments[i].agreed_at for i in witnesses if consistencies[i] < 0.5]
             self._cut(max(int(np.median(contradicted)), self.segments[witnesses[-1]].first + 1))
             consistencies = self.consistencies
-        if self.changes and self.rows_seen * self.n_envs - self.changes[-1].noticed_at >= self.RECONSIDER:
-            self._recognize(consistencies)
+        if self.changes:
+            since = self.rows_seen * self.n_envs - self.changes[-1].noticed_at
+            # Later on, what begins to agree with an older regime may be the next change
+            if self.RECONSIDER <= since < self.RECOGNIZE:
+                self._recognize(consistencies)
 
     def _recognize(self, consistencies: np.ndarray) -> None:
         """Take the present regime for an older one that is consistent: it has come back, or was never gone."""
