@@ -34,6 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 REFERENCE = "SB3 DQN"
 SBX = "SBX DQN"
 DECAY = "ReptileDQN, half-life 1,000"
+AUTO = 'ReptileDQN, half_life="auto"'
 FUSED: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
 
 # Keyword arguments besides those of the task; policy_kwargs are added to the task's
@@ -44,13 +45,13 @@ METHODS: dict[str, dict[str, Any]] = {
     DECAY: {"half_life": 1_000},
     'ReptileDQN, half-life 1,000, weighting="loss"': {"half_life": 1_000, "weighting": "loss"},
     'ReptileDQN, half-life 1,000, priority="td_error"': {"half_life": 1_000, "priority": "td_error"},
-    'ReptileDQN, half_life="auto"': {"half_life": "auto"},
+    AUTO: {"half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
     "ReptileDQN, half-life 1,000, fused Adam": {"half_life": 1_000, "policy_kwargs": FUSED},
     "ReptileDQN, half-life 1,000, fused Adam, compiled networks": {"half_life": 1_000, "policy_kwargs": FUSED},
 }
 # With one thread all methods are measured, with more only these
-WITH_MORE_THREADS = [REFERENCE, SBX, DECAY, "ReptileDQN, half-life 1,000, fused Adam"]
+WITH_MORE_THREADS = [REFERENCE, SBX, DECAY, AUTO, "ReptileDQN, half-life 1,000, fused Adam"]
 
 PACKAGES = ["torch", "stable_baselines3", "sbx_rl", "jax", "numpy"]
 FIELDS = ["task", "threads", "round", "method", "steps", "updates", "seconds", "log_seconds", "environment"]

@@ -39,13 +39,10 @@ class SegmentedSampler(AgeSampler):
         # From the newest to the oldest, as ages rise
         self._firsts = firsts[::-1].astype(np.int64)
         self._c = consistency[::-1].astype(np.float64)
+        #: Whether all segments agree, so that the decay is all there is
+        self.is_plain = bool((self._c == 1).all())
         self.rows_added = rows_added
         self._layout_of: tuple[int, int] | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether all segments agree, so that the decay is all there is."""
-        return bool((self._c == 1).all())
 
     def _layout(self, n_rows: int) -> None:
         """Where the segments are, on the axis of ages and on their clock, and what they weigh."""
