@@ -4,6 +4,7 @@ How soon `half_life="auto"` notices that a task has changed, how often it is wro
     python benchmarks/detection.py [--seeds 20] [--task ...] [--jobs 1]      run what is missing, then write the table
     python benchmarks/detection.py --from-records                            the table alone
     python benchmarks/detection.py --run TASK SEED                           one run; prints its record
+    python benchmarks/detection.py --picture docs/images/evidence.png        how evidence adds up, drawn
 
 Nothing is trained. Policies are scripted and improve as those of an agent do: the share of random actions falls from 1
 to 0.05 over each run, the rest are those of a heuristic. So the states that are visited change all the time, which must
@@ -17,9 +18,9 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tqdm import tqdm
 
 from sb3_reptile import envs
 from sb3_reptile.replay import DecayedReplayBuffer
+from sb3_reptile.replay.consistency import Consistency
 
 RESULTS = Path(__file__).parent / "results"
 Heuristic = Callable[[gym.Env, np.ndarray], Any]
@@ -142,6 +144,29 @@ TASKS = {
 }
 
 
+def live(task: Task, seed: int, env: gym.Env) -> Iterator[tuple[DecayedReplayBuffer, int]]:
+    """
+    :param task: The task
+    :param seed: Seed of environment and policy
+    :param env: Its environment
+    :return: After each step, the replay buffer and the phase of the step
+    """
+    generator = np.random.default_rng(seed)
+    env.action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    buffer = DecayedReplayBuffer(100_000, env.observation_space, env.action_space, "cpu", half_life="auto")
+    for step in range(task.steps):
+        is_random = generator.random() < max(1 - step / (0.8 * task.steps), FINAL_RANDOM)
+        action = env.action_space.sample() if is_random else task.heuristic(env, obs)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+        infos = [{"TimeLimit.truncated": truncated and not terminated}]
+        buffer.add(obs[None], next_obs[None], np.array([action]), np.array([reward]), np.array([done]), infos)
+        obs = env.reset()[0] if done else next_obs
+        # All tasks that drift alternate between two phases
+        yield buffer, info.get("phase", 0) % 2
+
+
 def run(name: str, seed: int) -> dict[str, Any]:
     """
     :param name: Name of the task
@@ -149,24 +174,11 @@ def run(name: str, seed: int) -> dict[str, Any]:
     :return: The record
     """
     task = TASKS[name]
-    env = task.make()
-    generator = np.random.default_rng(seed)
-    env.action_space.seed(seed)
-    obs, _ = env.reset(seed=seed)
-    buffer = DecayedReplayBuffer(100_000, env.observation_space, env.action_space, "cpu", half_life="auto")
-    assert buffer.consistency is not None
-    phases: list[Any] = []
+    phases: list[int] = []
     true, untrue = [], []
-    for step in range(task.steps):
-        is_random = generator.random() < max(1 - step / (0.8 * task.steps), FINAL_RANDOM)
-        action = env.action_space.sample() if is_random else task.heuristic(env, obs)
-        next_obs, reward, terminated, truncated, info = env.step(action)
-        # All tasks that drift alternate between two phases
-        phases.append(info.get("phase", 0) % 2)
-        done = terminated or truncated
-        infos = [{"TimeLimit.truncated": truncated and not terminated}]
-        buffer.add(obs[None], next_obs[None], np.array([action]), np.array([reward]), np.array([done]), infos)
-        obs = env.reset()[0] if done else next_obs
+    for step, (buffer, phase) in enumerate(live(task, seed, task.make())):
+        assert buffer.consistency is not None
+        phases.append(phase)
         if step % 500 == 499 and not task.gradual:
             of_rows = np.array(phases)
             changed = np.flatnonzero(of_rows[1:] != of_rows[:-1])
@@ -184,7 +196,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "seed": seed,
         "steps": task.steps,
         "changes": changes,
-        "alarms": [list(change) for change in buffer.consistency.changes],
+        "alarms": [list(change) for change in buffer.consistency.changes],  # type: ignore[union-attr]
         "consistency_of_true": round(statistics.mean(true), 4) if true else None,
         "consistency_of_untrue": round(statistics.mean(untrue), 4) if untrue else None,
         "command": f"python benchmarks/detection.py --run {name} {seed}",
@@ -244,6 +256,45 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(path: Path) -> None:
+    """What speaks against the first and the second phase of a CartPole whose actions swap, and what follows from it."""
+    from matplotlib.figure import Figure
+
+    from sb3_reptile.figures import BLUE, GREY, ORANGE, label_axes
+
+    period, steps = 2_000, 8_000
+    task = replace(TASKS["cartpole-actions"], steps=steps)
+    watched = {"stored in the first phase": (period // 2, BLUE), "in the second": (3 * period // 2, ORANGE)}
+    sums: dict[str, list[tuple[int, float, float]]] = {name: [] for name in watched}
+    env = gym.make("sb3_reptile.envs:DriftingCartPoleActions-v0", period=period)
+    for step, (buffer, _) in enumerate(live(task, 0, env), start=1):
+        consistency = buffer.consistency
+        assert consistency is not None
+        for name, (row, _) in watched.items():
+            if step > row and step % consistency.CHUNK == 0:
+                index = int(np.searchsorted(consistency.firsts, row, side="right")) - 1
+                sums[name].append(
+                    (step, float(consistency.segments[index].sums.max()), float(consistency.consistencies[index]))
+                )
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=[3, 2])
+    for name, (_, color) in watched.items():
+        x, against, c = np.array(sums[name]).T
+        above.plot(x, against, color=color, linewidth=1.4, label=f"a segment {name}")
+        below.plot(x, c, color=color, linewidth=1.4)
+    above.axhline(Consistency.DOUBT, color=GREY, linewidth=0.8, linestyle=":")
+    above.text(20, Consistency.DOUBT + 0.3, "doubt", color=GREY, fontsize=8)
+    for axes in (above, below):
+        for change in range(period, steps, period):
+            axes.axvline(change, color=GREY, linewidth=0.8, linestyle="--")
+    above.set(ylim=(0, Consistency.BOUND + 0.5))
+    above.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.2), ncols=2)
+    below.set(ylim=(-0.05, 1.05), xlim=(0, steps))
+    label_axes(above, "", "evidence against it (nats)")
+    label_axes(below, "transitions; dashed: the actions swap", "consistency")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -255,10 +306,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--run", nargs=2, metavar=("TASK", "SEED"))
     parser.add_argument("--from-records", action="store_true")
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--records", type=Path, default=RESULTS / "detection.jsonl")
     arguments = parser.parse_args()
     if arguments.run:
         print(json.dumps(run(arguments.run[0], int(arguments.run[1]))))
+        return
+    if arguments.picture:
+        draw(arguments.picture)
         return
     records = read(arguments.records)
     if not arguments.from_records:

@@ -632,7 +632,7 @@ def group_section(
 
 def chosen_for_curves(matrices: dict[str, np.ndarray], records: Records, tasks: list[str]) -> list[str]:
     window = best_window(matrices) or "fifo-3000"
-    chosen = ["uniform", window, DEFAULT, "power-100", "prioritized"]
+    chosen = ["uniform", window, DEFAULT, "power-1", learning.AUTO[0]]
     return [method for method in chosen if method in methods_with_records(records, tasks)]
 
 
@@ -706,7 +706,7 @@ def report(records: Records, images: Path, prefix: str) -> str:
     ]
     groups = {}
     for title, name, tasks in (
-        ("Tuning tasks, which drift", "tuning", tuning),
+        ("Tuning tasks", "tuning", tuning),
         ("Reporting tasks that drift", "drift", drifting),
         ("Reporting tasks that do not drift", "stationary", stationary),
     ):
@@ -741,6 +741,7 @@ def report(records: Records, images: Path, prefix: str) -> str:
             f"![Mean return by mean age of what is replayed]({prefix}results_half_life.png)",
             "",
         ]
+    lines += auto_section(records, drifting, stationary)
     lines += volume_section(records, images, prefix)
     lines += limits_section(records, tasks)
     return "\n".join(lines).rstrip() + "\n"
@@ -759,6 +760,59 @@ def default_section(matrices: dict[str, np.ndarray]) -> list[str]:
         f"{cell(values[ranked[0]])}.",
         "",
     ]
+
+
+# What forgets by a rule that is fixed beforehand
+FIXED = ("uniform", "fifo", "exp", "power", "linear", "ere", "combined")
+
+
+def best_of_each(records: Records, tasks: list[str], methods: list[str]) -> np.ndarray:
+    """Scores of the best of some methods on each task, in hindsight, shape (runs, tasks)."""
+    columns = []
+    for task in tasks:
+        found = [matrix for method in methods if (matrix := score_matrix(records, [task], method)) is not None]
+        columns.append(max(found, key=lambda matrix: iqm(matrix)[0])[:, 0])
+    runs = min(map(len, columns))
+    return np.array([column[:runs] for column in columns]).T
+
+
+def auto_section(records: Records, drifting: list[str], stationary: list[str]) -> list[str]:
+    """``half_life="auto"`` next to the best there is, to what it could be, and to what it is without its parts."""
+    auto, oracle = learning.AUTO
+    lines = ["## Replay that notices changes by itself", ""]
+    # Tasks that it has been run on
+    drifting, stationary = (
+        [task for task in tasks if len(runs_of(records, task, auto))] for tasks in (drifting, stationary)
+    )
+    if not drifting:
+        return [*lines, "No records yet.", ""]
+    matrices = score_matrices(records, drifting)
+    fixed = [method for method in methods_with_records(records, drifting) if method.split("-")[0] in FIXED]
+    others = {method: matrices[method] for method in fixed if method in matrices}
+    single = max(others, key=lambda method: iqm(others[method])[0], default=None)
+    (value,) = estimates(iqm, matrices[auto])
+    lines += [
+        f'`half_life="auto"` ({label(auto)}) on the reporting tasks that drift,',
+        f"{', '.join(f'`{task}`' for task in drifting)}:",
+        "",
+        f"* IQM of the score: {cell(value)}",
+    ]
+    if single is not None:
+        (difference,) = estimates(difference_of_iqms, matrices[auto], others[single])
+        (ratio,) = estimates(ratio_of_iqms, matrices[auto], best_of_each(records, drifting, fixed))
+        lines += [
+            f"* Less the best single fixed setting in hindsight ({label(single)}): {cell(difference)}",
+            f"* As a ratio to the best fixed setting of each task in hindsight: {cell(ratio)}",
+        ]
+    for other in ("uniform", DEFAULT, oracle, *learning.ABLATIONS):
+        if other in matrices:
+            (difference,) = estimates(difference_of_iqms, matrices[auto], matrices[other])
+            lines.append(f"* Less {label(other)}: {cell(difference)}")
+    lines += [""]
+    for other in ("uniform", DEFAULT):
+        if stationary:
+            lines += [f"Where nothing drifts, less {label(other)}:", "", *compare(records, stationary, auto, other)]
+    return lines
 
 
 def volume_section(records: Records, images: Path, prefix: str) -> list[str]:

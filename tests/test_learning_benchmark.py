@@ -354,10 +354,12 @@ def test_tasks_of_an_aggregate_count_alike_and_all_must_be_there(report):
     assert matrices["uniform"][1, 0] == pytest.approx(expected[0], abs=1e-5)
 
 
-@pytest.mark.parametrize(("tasks", "missing"), [((), 5), (("cartpole-actions", "mountaincar"), 1)])
+@pytest.mark.parametrize(
+    ("tasks", "missing"), [((), 6), (("cartpole-actions", "mountaincar"), 2), (("cartpole-physics", "cartpole"), 2)]
+)
 def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, tasks, missing):
     monkeypatch.setattr(report, "RESAMPLES", 10)
-    methods = {"uniform", "fifo-1000", "exp-300"}
+    methods = {"uniform", "fifo-1000", "exp-300", learning.AUTO[0]}
     runs = [run for run in learning.plan() if run.task in tasks and run.method in methods]
     runs = [run for run in runs if run.seed < 4 or run.method != "uniform"]  # as when time was up
     written = []
