@@ -5,6 +5,7 @@ from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, DriftingRew
 from sb3_reptile.envs.episode_recorder import EpisodeRecorder
 from sb3_reptile.envs.minatar import MinAtarCnn
 from sb3_reptile.envs.ns_gym import NsGymTask
+from sb3_reptile.envs.recommender import Recommender
 from sb3_reptile.envs.tasks import TASKS
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "MinAtarCnn",
     "NsGymTask",
     "PermutedActions",
+    "Recommender",
 ]

@@ -14,12 +14,14 @@ from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, PermutedActions
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
+from sb3_reptile.envs.recommender import Recommender
 
 Parameters = Mapping[str, Sequence[float]]
 
 CARTPOLE: Parameters = {"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}
 ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
 LUNAR_LANDER: Parameters = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
+MOODS: Parameters = {"mood": [0.0, 1.0]}
 SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
 CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 
@@ -123,6 +125,17 @@ def cartpole_walk(
     return NsGymTask(NSClassicControlWrapper(CartPoleEnv(**env_kwargs), changes))
 
 
+def recommender(
+    period: int = 20_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = MOODS,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """A recommender whose users' interests follow the mood of the public, to which there are two."""
+    return DriftingPhysics(Recommender(**env_kwargs), parameters, period, kind, recurring)
+
+
 def minatar(
     period: int = 100_000, recurring: bool = True, games: Sequence[str] = GAMES, **env_kwargs: Any
 ) -> GamesInTurn:
@@ -144,6 +157,7 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingLunarLander-v0": (lunar_lander, 1000),
     "DriftingLunarLanderEngines-v0": (lunar_lander_engines, 1000),
     "DriftingPendulum-v0": (pendulum, 200),
+    "DriftingRecommender-v0": (recommender, 50),
     "DriftingMinAtar-v0": (minatar, None),
 }
 
