@@ -342,7 +342,7 @@ def test_moods_of_the_public_move_interests_and_seeds_do_not():
     assert not np.allclose(one.items, other.items)
     np.testing.assert_array_equal(best(one, 0.0), best(Recommender(), 0.0))
     assert best(one, 0.0).argmax() != best(one, 1.0).argmax()
-    env = gym.make("DriftingRecommender-v0", period=10)
+    env = gym.make("DriftingRecommender-v0", period=10, kind="gradual")
     for _ in range(5):
         env.reset(seed=0)
         env.step(0)

@@ -88,7 +88,7 @@ class Recommender(gym.Env, RecordConstructorArgs):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._group = int(self.np_random.integers(self._moods.shape[1]))
-        self._own = _unit(self.np_random.standard_normal(self.items.shape[1]))
+        self._own = _unit(self.np_random.standard_normal((self.items.shape[1],)))
         self._shown.clear()
         self._history[:] = 0
         return self._history.ravel().copy(), {}
