@@ -88,12 +88,13 @@ METHODS = (
     f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1",
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100", "auto-power-100-1.5"),
-    *("auto-power-1-forgets", "auto-power-1-ordinary-clock", "auto-power-1-reexplores", "oracle-power-1"),
+    *(f"auto-{DEFAULT}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
+    f"oracle-{DEFAULT}",
 )
 # half_life="auto" with several decays of its own; as it is, and if it knew; without some of its parts
 AUTO_METHODS = tuple(method for method in METHODS if re.fullmatch(r"auto-[a-z]+-[\d.-]+", method))
-AUTO = ("auto-power-1", "oracle-power-1")
-ABLATIONS = ("auto-power-1-forgets", "auto-power-1-ordinary-clock", "auto-power-1-reexplores")
+AUTO = (f"auto-{DEFAULT}", f"oracle-{DEFAULT}")
+ABLATIONS = tuple(method for method in METHODS if method.startswith(f"{AUTO[0]}-"))
 
 
 def fewer(*methods: str) -> tuple[str, ...]:
