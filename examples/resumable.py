@@ -15,7 +15,7 @@ try:
     model = resume(arguments.path, "CartPole-v1")
     print(f"goes on from step {model.num_timesteps}")
 except FileNotFoundError:  # no checkpoint yet
-    model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life=1_000, learning_rate=1e-3, seed=0)
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", learning_rate=1e-3, seed=0)
 
 checkpoint = ResumableCheckpoint(save_freq=2_000, path=arguments.path)
 remaining = arguments.steps - model.num_timesteps

@@ -378,3 +378,18 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
         assert f"](images/{picture})" in page
     assert ("half-life 300" in page) == bool(runs)
     assert page.count("No records yet") == missing
+
+
+def test_the_default_under_test_is_that_of_the_package():
+    from sb3_reptile import ReptileDQN
+
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu")
+    assert (
+        model.replay_buffer.decay
+        == model.replay_buffer.__class__(
+            10, model.observation_space, model.action_space, half_life=learning.DEFAULT_HALF_LIFE
+        ).decay
+    )
+    _, arguments = learning.arguments_of(learning.AUTO[0])
+    auto = ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu", half_life="auto").replay_buffer
+    assert arguments["replay_buffer_kwargs"]["decay"] == {"exponential": {"half_life": auto.decay.half_life}}

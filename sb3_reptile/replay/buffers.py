@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.consistency import Consistency
-from sb3_reptile.replay.decay import Custom, Decay, Exponential, check_number, make_decay
+from sb3_reptile.replay.decay import DEFAULT_HALF_LIFE, Custom, Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
 from sb3_reptile.replay.finite import all_finite, first_bad
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
@@ -32,7 +32,7 @@ KIND = "replay buffer"
 ON_BAD_TRANSITION = ("raise", "skip", "allow")
 
 # What half_life="auto" means while nothing changes
-AUTO_DECAY = Exponential(1_000)
+AUTO_DECAY = Exponential(DEFAULT_HALF_LIFE)
 
 
 class DecayedReplayBufferSamples(NamedTuple):
@@ -130,7 +130,7 @@ class DecayedSampling(ReplayBuffer):
     def __init__(
         self,
         *args: Any,
-        half_life: float | Literal["auto"] = 1_000,
+        half_life: float | Literal["auto"] = DEFAULT_HALF_LIFE,
         uniform_fraction: float = 0.0,
         decay: Any = None,
         combined: bool = False,
@@ -874,7 +874,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
-        half_life: float | Literal["auto"] = 1_000,
+        half_life: float | Literal["auto"] = DEFAULT_HALF_LIFE,
         uniform_fraction: float = 0.0,
         decay: Any = None,
         combined: bool = False,

@@ -26,6 +26,10 @@ def check_number(name: str, value: Any, allowed: str, is_allowed: Callable[[floa
         raise ValueError(f"{name} must be {allowed}, got {value}; {advice}")
 
 
+#: Half-life where none is given, in transitions: the best of those tried on the tuning tasks (docs/results.md)
+DEFAULT_HALF_LIFE = 300
+
+
 @dataclass(frozen=True)
 class Exponential:
     """

@@ -22,7 +22,7 @@ from sb3_reptile.replay import (
     DecayedSampling,
     Exponential,
 )
-from sb3_reptile.replay.decay import check_number
+from sb3_reptile.replay.decay import DEFAULT_HALF_LIFE, check_number
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
@@ -136,7 +136,7 @@ class ReptileDQN(DQN):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        half_life: float | Literal["auto"] = 1_000,
+        half_life: float | Literal["auto"] = DEFAULT_HALF_LIFE,
         weighting: Literal["sampling", "loss"] = "sampling",
         priority: Literal["td_error"] | None = None,
         alpha: float = 0.6,
