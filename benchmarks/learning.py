@@ -46,34 +46,19 @@ Record = dict[str, Any]
 # ---- Methods
 
 
-# The default half-life under test, and the method that has it
-DEFAULT_HALF_LIFE = 300
-DEFAULT = f"exp-{DEFAULT_HALF_LIFE}"
+# The default under test, and the best exponential decay
+DEFAULT = "power-100-1.5"
+BEST_HALF_LIFE = 300
 
 REEXPLORES = "-reexplores"
 HALF_LIVES = (100, 300, 1_000, 3_000, 10_000, 30_000)
-WINDOWS = (1_000, 3_000, 5_000, 10_000, 30_000)
-
-
-def window_of_same_mean_age(half_life: float) -> int:
-    """
-    The FIFO buffer that replays transitions of the same mean age as an exponential decay in a large buffer:
-    ``(n - 1) / 2 = half_life / log(2)``, but for terms below one transition.
-    """
-    return round(2 * half_life / math.log(2))
-
-
-def windows() -> list[int]:
-    """The FIFO buffers, one of them within 5 % of the mean age of the default."""
-    same = window_of_same_mean_age(DEFAULT_HALF_LIFE)
-    if any(abs(window / same - 1) <= 0.05 for window in WINDOWS):
-        return list(WINDOWS)
-    return sorted([*WINDOWS, same])
+# One of them replays transitions of the same mean age as the default
+WINDOWS = (1_000, 3_000, 5_000, 6_000, 10_000, 30_000)
 
 
 METHODS = (
     "uniform",
-    *(f"fifo-{window}" for window in windows()),
+    *(f"fifo-{window}" for window in WINDOWS),
     *(f"exp-{half_life}" for half_life in HALF_LIVES),
     "power-1",
     "power-100",
@@ -83,9 +68,9 @@ METHODS = (
     "ere",
     "combined",
     "prioritized",
-    f"prioritized-exp-{DEFAULT_HALF_LIFE}",
-    f"loss-exp-{DEFAULT_HALF_LIFE}",
-    f"exp-{DEFAULT_HALF_LIFE}-uniform-0.1",
+    f"prioritized-exp-{BEST_HALF_LIFE}",
+    f"loss-exp-{BEST_HALF_LIFE}",
+    f"exp-{BEST_HALF_LIFE}-uniform-0.1",
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100", "auto-power-100-1.5"),
     *(f"auto-{DEFAULT}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
@@ -462,7 +447,7 @@ TASKS = {
         random_return=32.9,
         reference_return=475.0,
         seeds=10,
-        methods=fewer(*FEWER, "exp-3000", "power-100", "linear-10000", "ere", f"prioritized-exp-{DEFAULT_HALF_LIFE}"),
+        methods=fewer(*FEWER, "exp-3000", "power-100", "linear-10000", "ere", f"prioritized-exp-{BEST_HALF_LIFE}"),
         seconds=60,
     ),
     "acrobot-masses": Task(

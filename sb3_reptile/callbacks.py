@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
-from sb3_reptile.replay import Change, DecayedSampling, Exponential
+from sb3_reptile.replay import Change, DecayedSampling
 from sb3_reptile.replay.decay import check_number
 from sb3_reptile.reptile_dqn import ReptileDQN
 
@@ -52,7 +52,7 @@ class HalfLifeSchedule(BaseCallback):
 
     def _on_training_start(self) -> None:
         buffer = _decayed_buffer(self)
-        if not isinstance(buffer.decay, Exponential):
+        if not buffer.takes_half_life:
             raise ValueError(f"HalfLifeSchedule needs an exponential decay, the replay buffer's is {buffer.decay}")
         self._set()
 

@@ -22,7 +22,6 @@ from sb3_reptile.callbacks import (
 )
 from sb3_reptile.figures import draw_consistency
 from sb3_reptile.replay import Change
-from sb3_reptile.replay.decay import DEFAULT_HALF_LIFE
 from tests.test_reptile_dqn import assert_same_parameters, cartpole, small
 
 DECAYED = dict(replay_buffer_class=DecayedReplayBuffer)
@@ -52,7 +51,7 @@ def test_the_half_life_follows_its_schedule(model_class, half_life):
     for progress, seen in watch.seen:
         assert seen == pytest.approx(min(1_000, 100 + 900 * (1 - progress) / 0.5))
     if model_class is ReptileDQN:
-        assert model.half_life == DEFAULT_HALF_LIFE
+        assert model.half_life == 1_000
 
 
 def test_the_half_life_of_other_algorithms_follows_too():

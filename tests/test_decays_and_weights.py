@@ -379,7 +379,7 @@ def test_reset_forgets_everything(prioritized):
         buffer.update_priorities([2], [50.0])
     buffer.sample(5)
     buffer.reset()
-    reference = Reference(1, lambda age, n, k: 0.5 ** (age / 1_000), WEIGHTS["info"])
+    reference = Reference(1, lambda age, n, k: (1 + age / 100) ** -1.5, WEIGHTS["info"])
     add(buffer, reference, steps=4)
     assert np.allclose(buffer.sampling_probabilities(), as_array(reference.probabilities(), buffer))
     assert set(buffer.sample(200).indices.tolist()) == {0, 1, 2, 3}
@@ -560,3 +560,18 @@ TestDriven = Driven.TestCase
 TestDriven.settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_the_default_decay_becomes_exponential_when_a_half_life_is_set(prioritized):
+    buffer = make(prioritized=prioritized)
+    reference = Reference(1, lambda age, n, k: (1 + age / 100) ** -1.5, WEIGHTS["uniform"])
+    add(buffer, reference, steps=25)
+    assert np.allclose(buffer.sampling_probabilities(), as_array(reference.probabilities(), buffer))
+    with pytest.raises(AttributeError, match="only an exponential decay has a half_life"):
+        buffer.half_life  # noqa: B018
+    buffer.half_life = 7
+    expected = make(prioritized=prioritized, half_life=7)
+    add(expected, steps=25, start=0)
+    assert np.allclose(buffer.sampling_probabilities(), expected.sampling_probabilities())
+    assert buffer.half_life == 7

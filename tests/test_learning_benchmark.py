@@ -167,14 +167,17 @@ def test_the_plan_has_tuning_tasks_first_and_takes_turns_in_the_seeds():
     assert volumes == {(learning.VOLUME_TASK, volume) for volume in (2, 8, 64)}
 
 
+def package_default():
+    from sb3_reptile import ReptileDQN
+
+    return ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu").replay_buffer.decay
+
+
 def test_a_window_has_the_mean_age_of_the_default():
-    same = learning.window_of_same_mean_age(learning.DEFAULT_HALF_LIFE)
-    ages = np.arange(1_000_000)
-    weights = 0.5 ** (ages / learning.DEFAULT_HALF_LIFE)
-    assert (same - 1) / 2 == pytest.approx((weights * ages).sum() / weights.sum(), rel=1e-3)
-    assert min(abs(window / same - 1) for window in learning.windows()) <= 0.05
-    assert {f"fifo-{window}" for window in learning.windows()} <= set(learning.METHODS)
-    assert learning.DEFAULT in learning.METHODS
+    ages = np.arange(100_000)
+    weights = package_default()(ages)
+    mean_age = (weights * ages).sum() / weights.sum()
+    assert min(abs((window - 1) / 2 / mean_age - 1) for window in learning.WINDOWS) <= 0.05
 
 
 @pytest.mark.parametrize("volume", [2, 8, 64])
@@ -359,7 +362,7 @@ def test_tasks_of_an_aggregate_count_alike_and_all_must_be_there(report):
 )
 def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, tasks, missing):
     monkeypatch.setattr(report, "RESAMPLES", 10)
-    methods = {"uniform", "fifo-1000", "exp-300", learning.AUTO[0]}
+    methods = {"uniform", "fifo-1000", learning.DEFAULT, learning.AUTO[0]}
     runs = [run for run in learning.plan() if run.task in tasks and run.method in methods]
     runs = [run for run in runs if run.seed < 4 or run.method != "uniform"]  # as when time was up
     written = []
@@ -376,20 +379,13 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
     page = written[0]["results.md"].decode()
     for picture in set(written[0]) - {"results.md"}:
         assert f"](images/{picture})" in page
-    assert ("half-life 300" in page) == bool(runs)
+    assert ("1/(age + 100)^1.5" in page) == bool(runs)
     assert page.count("No records yet") == missing
 
 
 def test_the_default_under_test_is_that_of_the_package():
     from sb3_reptile import ReptileDQN
 
-    model = ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu")
-    assert (
-        model.replay_buffer.decay
-        == model.replay_buffer.__class__(
-            10, model.observation_space, model.action_space, half_life=learning.DEFAULT_HALF_LIFE
-        ).decay
-    )
-    _, arguments = learning.arguments_of(learning.AUTO[0])
+    assert learning.build(Run("cartpole", learning.DEFAULT, 0)).replay_buffer.decay == package_default()
     auto = ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu", half_life="auto").replay_buffer
-    assert arguments["replay_buffer_kwargs"]["decay"] == {"exponential": {"half_life": auto.decay.half_life}}
+    assert learning.build(Run("cartpole", learning.AUTO[0], 0)).replay_buffer.decay == auto.decay

@@ -112,7 +112,7 @@ def test_arguments_are_those_of_dqn_and_then_ours():
         assert ours[name].kind == parameter.kind
     added = {name: ours[name].default for name in list(ours)[len(theirs) :]}
     assert added == dict(
-        half_life=1_000,
+        half_life=None,
         weighting="sampling",
         priority=None,
         alpha=0.6,
@@ -183,7 +183,7 @@ def test_another_decay_goes_before_the_half_life(decay, tmp_path):
 
 @pytest.mark.parametrize("buffer_class", [ReplayBuffer, NStepReplayBuffer])
 def test_a_buffer_that_does_not_decay_is_used_with_a_warning(buffer_class):
-    with pytest.warns(UserWarning, match=f"half_life=1000.* is ignored because `{buffer_class.__name__}` does not"):
+    with pytest.warns(UserWarning, match=f"half_life=None.* is ignored because `{buffer_class.__name__}` does not"):
         model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_class=buffer_class))
     model.learn(100, log_interval=1)
     assert type(model.replay_buffer) is buffer_class

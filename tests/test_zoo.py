@@ -98,7 +98,7 @@ def test_the_rl_zoos_own_dqn_file_works_unchanged(tmp_path):
         *("-conf", theirs, "-f", tmp_path, *FAST),
     )
     assert f"Loading hyperparameters from: {theirs}" in output
-    assert saved_model(tmp_path, "reptile_dqn").half_life == 300
+    assert saved_model(tmp_path, "reptile_dqn").half_life is None
 
 
 def test_our_dqn_file_works_with_reptile_dqn_too(here, tmp_path):
@@ -112,7 +112,7 @@ def test_unmodified_rl_zoo_takes_reptile_dqn_for_dqn_when_told_so(tmp_path):
     output = run("-m", "rl_zoo3.train", *where, *FAST)
     assert f"Loading hyperparameters from: {Path(rl_zoo3.__file__).parent}" in output
     assert "mean_age" in output
-    assert saved_model(tmp_path, "dqn").half_life == 300
+    assert saved_model(tmp_path, "dqn").half_life is None
     assert "Mean reward" in run("-m", "rl_zoo3.enjoy", *where, "--no-render", "-n", "600")
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.consistency import Consistency
-from sb3_reptile.replay.decay import DEFAULT_HALF_LIFE, Custom, Decay, Exponential, check_number, make_decay
+from sb3_reptile.replay.decay import DEFAULT_DECAY, Custom, Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
 from sb3_reptile.replay.finite import all_finite, first_bad
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
@@ -30,9 +30,6 @@ SelfDecayedSampling = TypeVar("SelfDecayedSampling", bound="DecayedSampling")
 #: What a folder says it holds when a buffer was saved into it
 KIND = "replay buffer"
 ON_BAD_TRANSITION = ("raise", "skip", "allow")
-
-# What half_life="auto" means while nothing changes
-AUTO_DECAY = Exponential(DEFAULT_HALF_LIFE)
 
 
 class DecayedReplayBufferSamples(NamedTuple):
@@ -92,15 +89,16 @@ class DecayedSampling(ReplayBuffer):
     must keep its rows as SB3's ``ReplayBuffer`` does (a ring with ``pos``, ``full`` and ``buffer_size``, arrays that
     begin with the axes row and environment) and fetch them by ``_get_samples(rows, env)``.
 
-    :param half_life: Age at which a transition is half as likely to be drawn as the newest, in transitions (all
-        environments counted). ``inf`` replays uniformly, with the same random draws as the storing class by itself.
+    :param half_life: For exponential decay, the age at which a transition is half as likely to be drawn as the newest,
+        in transitions (all environments counted). ``inf`` replays uniformly, with the same random draws as the storing
+        class by itself. ``None`` leaves it to ``decay``.
         ``"auto"`` finds out by itself what is still true: segments of the buffer that new transitions contradict count
         less, and time spent in another regime does not age what belongs to this one (see :attr:`consistency`).
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
     :param decay: Another decay than the exponential one of ``half_life``, whose number is then not used: one of
         :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
-        ``{"linear": {"horizon": 80000, "floor": 0.1}}``
+        ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Where there is neither, it is ``(1 + age / 100) ** -1.5``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
         https://arxiv.org/abs/1712.01275)
     :param initial_weights: What a transition counts when it is new: ``"uniform"``; ``"random"`` or
@@ -130,7 +128,7 @@ class DecayedSampling(ReplayBuffer):
     def __init__(
         self,
         *args: Any,
-        half_life: float | Literal["auto"] = DEFAULT_HALF_LIFE,
+        half_life: float | Literal["auto"] | None = None,
         uniform_fraction: float = 0.0,
         decay: Any = None,
         combined: bool = False,
@@ -148,8 +146,10 @@ class DecayedSampling(ReplayBuffer):
         is_auto = isinstance(half_life, str) and half_life == "auto"
         if decay is not None:
             self._decay = make_decay(decay)
+        elif is_auto or half_life is None:
+            self._decay = DEFAULT_DECAY
         else:
-            self._decay = AUTO_DECAY if is_auto else Exponential(half_life)  # type: ignore[arg-type]
+            self._decay = Exponential(half_life)  # type: ignore[arg-type]
         self._initial_weights = make_initial_weights(initial_weights)
         GeometricSampler(0.0, uniform_fraction)
         self.beta = beta
@@ -221,9 +221,9 @@ class DecayedSampling(ReplayBuffer):
     def half_life(self) -> float:
         """
         Age, in transitions, at which the probability of a draw is halved. It can be changed at any time, which costs
-        O(1), or O(size) with initial weights or priorities.
+        O(1), or O(size) with initial weights or priorities; the default decay becomes an exponential one by it.
 
-        :raises AttributeError: if the decay is not exponential
+        :raises AttributeError: if the decay is another one
         """
         if not isinstance(self._decay, Exponential):
             raise AttributeError(f"only an exponential decay has a half_life, this buffer's is {self._decay}")
@@ -231,10 +231,10 @@ class DecayedSampling(ReplayBuffer):
 
     @half_life.setter
     def half_life(self, half_life: float) -> None:
-        if half_life == self.half_life:
-            return
-        if isinstance(half_life, str):
+        if self.takes_half_life and isinstance(half_life, str):
             raise ValueError(f"half_life can be changed to a number only, got {half_life!r}; 'auto' is for new buffers")
+        if self._decay != DEFAULT_DECAY and half_life == self.half_life:
+            return
         self._decay = Exponential(half_life)
         weighted = self._weighted
         self._make_samplers()
@@ -244,6 +244,11 @@ class DecayedSampling(ReplayBuffer):
             self._weighted.p = weighted.p
             self._weighted.largest = weighted.largest
             self._weighted.rows_added = weighted.rows_added
+
+    @property
+    def takes_half_life(self) -> bool:
+        """Whether the half-life can be set: where the decay is exponential, or the default."""
+        return isinstance(self._decay, Exponential) or self._decay == DEFAULT_DECAY
 
     @property
     def consistency(self) -> Consistency | None:
@@ -833,8 +838,8 @@ class _SB3Storage(DecayedSampling):
 class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
     """
     Replay buffer for off-policy algorithms in which a transition counts less the older it is: its probability of
-    being drawn halves every ``half_life`` transitions (truncated geometric replay, https://arxiv.org/abs/2605.10236),
-    or follows another decay, initial weights and priorities.
+    being drawn falls as ``(1 + age / 100) ** -1.5``, or halves every ``half_life`` transitions (truncated geometric
+    replay, https://arxiv.org/abs/2605.10236), or follows another decay, initial weights and priorities.
 
     A draw by age costs the same whatever the size of the buffer, one by weight grows with its logarithm, and nothing is
     updated as the transitions age.
@@ -848,8 +853,9 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         Cannot be used in combination with handle_timeout_termination.
     :param handle_timeout_termination: Handle timeout termination (due to timelimit)
         separately and treat the task as infinite horizon task, as in SB3's ``ReplayBuffer``.
-    :param half_life: Age at which a transition is half as likely to be drawn as the newest, in transitions (all
-        environments counted). ``inf`` is SB3's ``ReplayBuffer``, draw for draw.
+    :param half_life: For exponential decay, the age at which a transition is half as likely to be drawn as the newest,
+        in transitions (all environments counted). ``inf`` is SB3's ``ReplayBuffer``, draw for draw; for ``"auto"`` see
+        :class:`DecayedSampling`
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
     :param decay: Another decay, see :class:`DecayedSampling`
@@ -874,7 +880,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
-        half_life: float | Literal["auto"] = DEFAULT_HALF_LIFE,
+        half_life: float | Literal["auto"] | None = None,
         uniform_fraction: float = 0.0,
         decay: Any = None,
         combined: bool = False,

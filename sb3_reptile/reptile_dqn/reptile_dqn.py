@@ -22,7 +22,7 @@ from sb3_reptile.replay import (
     DecayedSampling,
     Exponential,
 )
-from sb3_reptile.replay.decay import DEFAULT_HALF_LIFE, check_number
+from sb3_reptile.replay.decay import check_number
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
@@ -46,7 +46,7 @@ class ReptileDQN(DQN):
 
     Its loop is: interact, store, draw, weight by age, update the policy network, hand it to the agent. The arguments up
     to ``half_life`` are those of SB3's ``DQN``, which ``half_life=float("inf")`` is bit for bit, everything else being
-    left as it is.
+    left as it is. By default a transition is drawn with a probability that falls as ``(1 + age / 100) ** -1.5``.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -87,9 +87,9 @@ class ReptileDQN(DQN):
     :param device: Device (cpu, cuda, ...) on which the code should be run.
         Setting it to auto, the code will be run on the GPU if possible.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
-    :param half_life: Age at which a transition is half as likely to be replayed as the newest, in transitions (all
-        environments counted); ``inf`` replays uniformly; ``"auto"`` replays what is still true, see
-        :class:`~sb3_reptile.replay.Consistency`
+    :param half_life: For exponential decay, the age at which a transition is half as likely to be replayed as the
+        newest, in transitions (all environments counted); ``inf`` replays uniformly; ``"auto"`` replays what is still
+        true, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``
     :param weighting: Where decay acts: in what is drawn (``"sampling"``), or in the loss of what is drawn uniformly
         (``"loss"``). The expected gradient is the same, the variance of ``"loss"`` higher.
     :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
@@ -136,7 +136,7 @@ class ReptileDQN(DQN):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        half_life: float | Literal["auto"] = DEFAULT_HALF_LIFE,
+        half_life: float | Literal["auto"] | None = None,
         weighting: Literal["sampling", "loss"] = "sampling",
         priority: Literal["td_error"] | None = None,
         alpha: float = 0.6,
@@ -190,7 +190,7 @@ class ReptileDQN(DQN):
             raise AssertionError(f"{error}: wrap the environment in sb3_reptile.envs.DiscreteActions") from None
 
     def _check_options(self) -> None:
-        if self.half_life != "auto":
+        if self.half_life is not None and self.half_life != "auto":
             Exponential(self.half_life)
         for name, allowed in OPTIONS.items():
             if getattr(self, name) not in allowed:
@@ -291,9 +291,10 @@ class ReptileDQN(DQN):
             return
         if not buffer.prioritized and "weighting" not in self.replay_buffer_kwargs:
             buffer.weighting = self.weighting
-        takes_number = isinstance(buffer.decay, Exponential) and buffer.consistency is None
-        if self.half_life != "auto" and "decay" not in self.replay_buffer_kwargs and takes_number:
-            buffer.half_life = self.half_life
+        takes_number = buffer.takes_half_life and buffer.consistency is None
+        is_number = self.half_life is not None and self.half_life != "auto"
+        if is_number and "decay" not in self.replay_buffer_kwargs and takes_number:
+            buffer.half_life = self.half_life  # type: ignore[assignment]
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         # Switch to train mode (this affects batch norm / dropout)
