@@ -282,18 +282,18 @@ def bold_if(condition: bool, text: str) -> str:
 COLORS = {
     "uniform": "#000000",
     "fifo": "#e69f00",
-    "exp": "#0072b2",
+    "exp": "#56b4e9",
     "power": "#009e73",
     "prioritized": "#cc79a7",
-    "ere": "#56b4e9",
-    "linear": "#d55e00",
-    "auto": "#0072b2",
+    "linear": "#f0e442",
+    "auto": "#d55e00",
+    DEFAULT: "#0072b2",
 }
 DASHES = {"uniform": (0, (1, 1)), "fifo": (0, (4, 1.5)), "auto": (0, (6, 1, 1, 1))}
 
 
 def color_of(method: str) -> str:
-    return COLORS.get(method.split("-")[0], "#999999")
+    return COLORS.get(method, COLORS.get(method.split("-")[0], "#999999"))
 
 
 def dashes_of(method: str) -> Any:
@@ -457,7 +457,7 @@ def draw_improvement(groups: dict[str, dict[str, np.ndarray]], path: Path) -> No
         panel.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(shown) - 0.4))
         panel.set_title(title, fontsize=9, loc="left")
         panel.set_xlabel("probability of improvement", fontsize=8)
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=8, ncols=2)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), frameon=False, fontsize=8, ncols=2)
     save(figure, path)
 
 
@@ -632,7 +632,7 @@ def group_section(
 
 def chosen_for_curves(matrices: dict[str, np.ndarray], records: Records, tasks: list[str]) -> list[str]:
     window = best_window(matrices) or "fifo-3000"
-    chosen = ["uniform", window, DEFAULT, "power-1", learning.AUTO[0]]
+    chosen = ["uniform", window, learning.AUTO[0], DEFAULT]
     return [method for method in chosen if method in methods_with_records(records, tasks)]
 
 
