@@ -4,7 +4,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_reptile import ReptileDQN
 
-model = ReptileDQN("MlpPolicy", "CartPole-v1", learning_rate=1e-3, seed=0)
+model = ReptileDQN("MlpPolicy", "CartPole-v1", learning_rate=1e-3, train_freq=1, target_update_interval=500, seed=0)
 model.learn(20_000, progress_bar=True)
 model.save("reptile_cartpole")
 
