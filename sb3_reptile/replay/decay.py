@@ -115,7 +115,7 @@ class PowerLaw:
 
 
 #: Where neither a half-life nor a decay is given. Of what is drawn from a buffer of 100,000 half is younger than 300
-#: transitions and 7 % older than 10,000. The best of those tried on the tuning tasks (docs/results.md)
+#: transitions and 7 % older than 10,000. First on the tuning tasks, if narrowly (docs/results.md)
 DEFAULT_DECAY = PowerLaw(scale=100, exponent=1.5)
 
 
