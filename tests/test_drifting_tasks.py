@@ -23,8 +23,10 @@ NEEDS = {
     "DriftingLunarLander-v0": "Box2D",
     "DriftingLunarLanderEngines-v0": "Box2D",
     "DriftingMinAtar-v0": "minatar",
+    "DriftingRooms-v0": "minigrid",
+    "DriftingHighway-v0": "highway_env",
 }
-EXTRAS = {"ns_gym": "drift", "Box2D": "box2d", "minatar": "minatar"}
+EXTRAS = {"ns_gym": "drift", "Box2D": "box2d", "minatar": "minatar", "minigrid": "minigrid", "highway_env": "highway"}
 
 
 def make(task, **kwargs):
@@ -44,7 +46,7 @@ def run(env, actions, seed=0):
     return steps
 
 
-@pytest.mark.filterwarnings("ignore:.*WARN", "ignore:The minimal resolution for an image")
+@pytest.mark.filterwarnings("ignore:.*WARN", "ignore:The minimal resolution", "ignore:.*unconventional shape")
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_passes_both_check_envs(task):
     check_env(make(task))
@@ -145,6 +147,8 @@ def test_arguments_of_the_environment_are_passed_on():
         ("DriftingLunarLander-v0", ["gymnasium.envs.box2d.lunar_lander"], "box2d"),
         ("DriftingLunarLanderEngines-v0", ["gymnasium.envs.box2d.lunar_lander"], "box2d"),
         ("DriftingCartPoleWalk-v0", ["ns_gym", "ns_gym.schedulers"], "drift"),
+        ("DriftingRooms-v0", ["sb3_reptile.envs.rooms"], "minigrid"),
+        ("DriftingHighway-v0", ["sb3_reptile.envs.highway"], "highway"),
     ],
 )
 def test_without_its_extra_a_task_names_it(task, blocked, extra, monkeypatch):
@@ -158,7 +162,7 @@ def test_without_its_extra_a_task_names_it(task, blocked, extra, monkeypatch):
 def test_tasks_are_registered_by_name_alone_and_import_no_extra():
     code = (
         "import sys, gymnasium; gymnasium.make('sb3_reptile.envs:DriftingCartPoleActions-v0');"
-        "assert not {'minatar', 'Box2D', 'ns_gym', 'mujoco'} & set(sys.modules)"
+        "assert not {'minatar', 'Box2D', 'ns_gym', 'mujoco', 'minigrid', 'highway_env'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
@@ -228,6 +232,101 @@ def test_minatar_cnn_learns_from_small_images():
     model.learn(40)
     assert not np.array_equal(before, extractor.layers[0].weight.detach())
     assert extractor.features_dim == 128
+
+
+# A robot's rooms
+
+
+def route(env):
+    """The fewest actions to the goal, by search over places and directions."""
+    inside = env.unwrapped
+    todo, known = [((*map(int, inside.agent_pos), inside.agent_dir), [])], set()
+    for (column, row, direction), actions in todo:
+        if (column, row, direction) in known:
+            continue
+        known.add((column, row, direction))
+        if (column, row) == goal_of(env):
+            return actions
+        right, down = [(1, 0), (0, 1), (-1, 0), (0, -1)][direction]
+        ahead = inside.grid.get(column + right, row + down)
+        steps = [((column, row, (direction - 1) % 4), 0), ((column, row, (direction + 1) % 4), 1)]
+        if ahead is None or ahead.type == "goal":
+            steps.append(((column + right, row + down, direction), 2))
+        todo += [(place, [*actions, action]) for place, action in steps]
+    raise AssertionError("no way to the goal")
+
+
+def goal_of(env):
+    grid = env.unwrapped.grid
+    cells = [(column, row) for column in range(9) for row in range(9)]
+    (goal,) = [cell for cell in cells if (thing := grid.get(*cell)) is not None and thing.type == "goal"]
+    return goal
+
+
+def test_the_goal_moves_to_another_room_with_the_next_episode_and_can_be_reached():
+    env = make("DriftingRooms-v0", period=100)
+    for clock, goal in ((0, (2, 2)), (99, (2, 2)), (100, (6, 6)), (200, (2, 2))):
+        env.set_wrapper_attr("steps_taken", clock)
+        for seed in range(5):
+            env.reset(seed=seed)
+            assert goal_of(env) == goal
+            actions = route(env)
+            rewards = [env.step(action)[1] for action in actions]
+            assert rewards == [0] * (len(actions) - 1) + [pytest.approx(1 - 0.9 * len(actions) / 100)]
+            env.set_wrapper_attr("steps_taken", clock)
+
+
+def test_the_robot_knows_where_it_is_and_what_it_sees():
+    env = make("DriftingRooms-v0")
+    for seed in range(10):
+        obs, _ = env.reset(seed=seed)
+        inside = env.unwrapped
+        column, row, direction, walls, goal = np.split(obs, [9, 18, 22, 71])
+        assert (column.argmax(), row.argmax()) == tuple(inside.agent_pos)
+        assert direction.argmax() == inside.agent_dir
+        assert column.sum() == row.sum() == direction.sum() == 1
+        seen = inside.gen_obs()["image"][:, :, 0]
+        assert np.array_equal(walls.reshape(7, 7), seen == 2)
+        assert np.array_equal(goal.reshape(7, 7), seen == 8)
+
+
+def test_episodes_in_the_rooms_are_cut_short():
+    steps = run(make("DriftingRooms-v0", max_steps=7), [0] * 20)
+    assert [step[3] for step in steps] == [n % 7 == 6 for n in range(20)]
+    assert not any(step[2] for step in steps)
+
+
+# A motorway
+
+
+def gaps_between_cars(env):
+    places = sorted(vehicle.position[0] for vehicle in env.unwrapped.road.vehicles)
+    return np.diff(places).mean()
+
+
+def test_traffic_becomes_denser_with_the_next_episode():
+    env = make("DriftingHighway-v0", period=100)
+
+    def mean_gap(clock):
+        gaps = []
+        for seed in range(5):
+            env.set_wrapper_attr("steps_taken", clock)
+            env.reset(seed=seed)
+            gaps.append(gaps_between_cars(env))
+        return np.mean(gaps)
+
+    thin = mean_gap(0)
+    assert mean_gap(100) == pytest.approx(thin / 1.5, rel=0.05)
+    assert mean_gap(200) == thin
+
+
+def test_the_motorway_is_highway_env_s_where_nothing_drifts():
+    ours, theirs = make("DriftingHighway-v0", period=10_000), gym.make("highway_env:highway-fast-v0")
+    for (ours_obs, *ours_rest), (obs, *rest) in zip(
+        run(ours, [1, 0, 2, 3] * 10), run(theirs, [1, 0, 2, 3] * 10), strict=True
+    ):
+        assert np.array_equal(ours_obs, obs)
+        assert ours_rest[:3] == rest[:3]
 
 
 # ns_gym

@@ -12,7 +12,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC, TD3
 
-from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
+from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.replay.decay import DEFAULT_DECAY, Exponential
 from sb3_reptile.zoo.registration import ALGO, register, zoo_configs
 
@@ -50,8 +50,21 @@ LEFT_OUT = {
     },
 }
 # What ours hold beyond the RL Zoo's, and entries with a half-life of their own
-ADDED = {"reptile_dqn": {"Pendulum-v1"}}
-OWN_HALF_LIFE = {"dqn": {"atari"}, "qrdqn": {"atari"}, "reptile_dqn": {"atari", "Pendulum-v1"}}
+ADDED = {
+    "reptile_dqn": {
+        "Pendulum-v1",
+        "PongNoFrameskip-v4",
+        "MiniGrid-Dynamic-Obstacles-6x6-v0",
+        "DriftingRooms-v0",
+        "DriftingHighway-v0",
+        "DriftingRecommender-v0",
+    }
+}
+OWN_HALF_LIFE = {
+    "dqn": {"atari"},
+    "qrdqn": {"atari"},
+    "reptile_dqn": {"atari", "Pendulum-v1", "PongNoFrameskip-v4"},
+}
 
 # The modules that environments need and gymnasium does not bring along
 MODULES = {
@@ -59,7 +72,8 @@ MODULES = {
     r"BulletEnv": ["pybullet_envs_gymnasium"],
     r"(HalfCheetah|Ant|Hopper|Walker2d|Humanoid|Swimmer)-v4": ["mujoco"],
     r"NoFrameskip": ["ale_py", "cv2"],
-    r"parking": ["highway_env"],
+    r"parking|Highway": ["highway_env"],
+    r"MiniGrid|Rooms": ["minigrid"],
 }
 
 
@@ -167,6 +181,8 @@ def test_the_rl_zoo_trains_the_entry_with_decayed_replay(file, entry, tmp_path, 
     assert type(model) is FILES[file]
     assert model.num_timesteps >= 200
     assert model._n_updates > 0
-    assert type(model.replay_buffer) is decayed_buffer(theirs(file).get(entry, {}))
+    n_step = ours(file)[entry].get("n_steps", 1) > 1
+    expected_class = DecayedNStepReplayBuffer if n_step else decayed_buffer(theirs(file).get(entry, {}))
+    assert type(model.replay_buffer) is expected_class
     expected = half_life(ours(file)[entry])
     assert model.replay_buffer.decay == (DEFAULT_DECAY if expected is None else Exponential(expected))

@@ -22,6 +22,8 @@ CARTPOLE: Parameters = {"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}
 ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
 LUNAR_LANDER: Parameters = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
 MOODS: Parameters = {"mood": [0.0, 1.0]}
+GOALS: Parameters = {"goal_room": [0, 3]}
+TRAFFIC: Parameters = {"density": [1.0, 1.5]}
 SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
 CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 
@@ -136,6 +138,40 @@ def recommender(
     return DriftingPhysics(Recommender(**env_kwargs), parameters, period, kind, recurring)
 
 
+def rooms(
+    period: int = 20_000, recurring: bool = True, parameters: Parameters = GOALS, **env_kwargs: Any
+) -> DriftingPhysics:
+    """
+    A robot whose goal moves to another room (extra ``minigrid``).
+
+    :raises ImportError: without the extra ``minigrid``
+    """
+    try:
+        from sb3_reptile.envs.rooms import RobotView, Rooms
+    except ImportError as error:
+        raise ImportError("DriftingRooms-v0 needs the extra `minigrid`: pip install 'sb3-reptile[minigrid]'") from error
+    return DriftingPhysics(RobotView(Rooms(**env_kwargs)), parameters, period, recurring=recurring)
+
+
+def highway(
+    period: int = 5_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = TRAFFIC,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """
+    A motorway whose traffic becomes denser (extra ``highway``).
+
+    :raises ImportError: without the extra ``highway``
+    """
+    try:
+        from sb3_reptile.envs.highway import Highway
+    except ImportError as error:
+        raise ImportError("DriftingHighway-v0 needs the extra `highway`: pip install 'sb3-reptile[highway]'") from error
+    return DriftingPhysics(Highway(**env_kwargs), parameters, period, kind, recurring)
+
+
 def minatar(
     period: int = 100_000, recurring: bool = True, games: Sequence[str] = GAMES, **env_kwargs: Any
 ) -> GamesInTurn:
@@ -159,6 +195,9 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingPendulum-v0": (pendulum, 200),
     "DriftingRecommender-v0": (recommender, 50),
     "DriftingMinAtar-v0": (minatar, None),
+    # Both end their episodes themselves
+    "DriftingRooms-v0": (rooms, None),
+    "DriftingHighway-v0": (highway, None),
 }
 
 for _name, (_make, _max_episode_steps) in TASKS.items():

@@ -1,0 +1,79 @@
+"""A robot that looks for something in one of four rooms, made with MiniGrid (extra ``minigrid``)."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from minigrid.core.constants import OBJECT_TO_IDX
+from minigrid.core.grid import Grid
+from minigrid.core.mission import MissionSpace
+from minigrid.core.world_object import Goal, Wall
+from minigrid.minigrid_env import MiniGridEnv
+
+SIZE = 9
+MIDDLE = SIZE // 2
+# The middle of each room, and the doors, which have no leaves
+ROOMS = ((2, 2), (6, 2), (2, 6), (6, 6))
+DOORS = ((MIDDLE, 1), (MIDDLE, 7), (1, MIDDLE), (7, MIDDLE))
+
+
+class Rooms(MiniGridEnv):
+    """
+    Four rooms of 3 x 3 fields, with doors along the outer walls. The robot starts anywhere and is to come to the middle
+    of the room ``goal_room``. As in MiniGrid, the reward is ``1 - 0.9 * steps / max_steps`` where it does.
+
+    ``goal_room`` (an attribute, 0 to 3) is for :class:`DriftingPhysics` to change; it counts from the next episode on.
+
+    :param goal_room: Where to
+    :param max_steps: Steps after which an episode is cut short
+    :param render_mode: ``"rgb_array"``, ``"human"`` or ``None``
+    """
+
+    def __init__(self, goal_room: int = 0, max_steps: int = 100, render_mode: str | None = None) -> None:
+        self.goal_room = goal_room
+        mission = MissionSpace(mission_func=lambda: "get to the goal")
+        super().__init__(mission, grid_size=SIZE, max_steps=max_steps, render_mode=render_mode)
+        # Turn left, turn right, go; there is nothing to take or to open
+        self.action_space = spaces.Discrete(3)
+
+    def _gen_grid(self, width: int, height: int) -> None:
+        self.grid = Grid(width, height)
+        self.grid.wall_rect(0, 0, width, height)
+        self.grid.horz_wall(0, MIDDLE)
+        self.grid.vert_wall(MIDDLE, 0)
+        for door in DOORS:
+            self.grid.set(*door, None)
+        self.put_obj(Goal(), *ROOMS[int(self.goal_room)])
+        self.place_agent()
+        self.mission = "get to the goal"
+
+
+class RobotView(gym.ObservationWrapper):
+    """
+    What a robot that knows the way it went knows: where it is and which way it looks, and where in the 7 x 7 fields
+    before it there are walls and a goal. Zeros and ones, shape (2 * size + 4 + 98,).
+
+    :param env: A MiniGrid environment
+    """
+
+    SEEN = (Wall, Goal)
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        inside: Any = env.unwrapped
+        self._size = max(inside.width, inside.height)
+        length = 2 * self._size + 4 + len(self.SEEN) * inside.agent_view_size**2
+        self.observation_space = spaces.Box(0.0, 1.0, (length,), np.float32)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """
+        :param observation: MiniGrid's
+        :return: Where the robot is and what it sees
+        """
+        inside: Any = self.env.unwrapped
+        kinds = observation["image"][:, :, 0]
+        seen = [kinds == OBJECT_TO_IDX[kind.__name__.lower()] for kind in self.SEEN]
+        column, row = (np.eye(self._size)[place] for place in inside.agent_pos)
+        parts = [column, row, np.eye(4)[inside.agent_dir], *(array.ravel() for array in seen)]
+        return np.concatenate(parts).astype(np.float32)
