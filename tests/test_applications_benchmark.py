@@ -1,0 +1,154 @@
+"""benchmarks/applications.py trains what is missing, by commands that a user can type, and keeps true records."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rl_zoo3.train
+import torch as th
+import yaml
+
+from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register, zoo_configs
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+applications = importlib.import_module("applications")
+Run = applications.Run
+
+# Two environments side by side, whose episodes of ten steps have the seed as their return
+SCRIPT = """
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--seed", type=int)
+parser.add_argument("--log", type=pathlib.Path)
+parser.add_argument("--half-life")
+parser.add_argument("--fail", action="store_true")
+arguments = parser.parse_args()
+with open("begun", "a") as file:
+    file.write(f"{arguments.seed} {arguments.half_life}\\n")
+for number in range(2):
+    rows = "".join(f"{arguments.seed + number},10,0.1\\n" for _ in range(60))
+    (arguments.log / f"{number}.monitor.csv").write_text('#{"t_start": 0}\\nr,l,t\\n' + rows)
+if arguments.fail:
+    raise SystemExit(1)
+"""
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    methods = {"decayed": (), "uniform": ("--half-life", "inf")}
+    one = applications.Application("It", "it", ("script.py",), methods, 1_200, seeds=2)
+    monkeypatch.setattr(applications, "APPLICATIONS", {"it": one})
+    for name, folder in (("ROOT", "."), ("RECORDS", "records"), ("RUNS", "runs"), ("IMAGES", "images")):
+        monkeypatch.setattr(applications, name, tmp_path / folder)
+    (tmp_path / "images").mkdir()
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, "argv", ["applications.py", *arguments])
+        applications.main()
+        path = tmp_path / "begun"
+        begun = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return begun
+
+    return start
+
+
+def test_each_run_has_one_record_and_only_what_is_missing_is_trained(harness, tmp_path):
+    assert harness("--seeds", "1", "--jobs", "1") == ["0 None", "0 inf"]
+    assert sorted(harness()) == ["1 None", "1 inf"]
+    assert harness() == []
+    records = applications.read_records()
+    assert set(records) == {Run("it", method, seed) for method in ("decayed", "uniform") for seed in (0, 1)}
+    record = records["it", "uniform", 1]
+    # The two environments' episodes, returns 1 and 2, end at the same time
+    assert record["curve"] == [1.5] * applications.BINS
+    assert record["command"] == "python script.py --seed 1 --log FOLDER --half-life inf"
+
+
+def test_a_run_that_fails_leaves_no_record_and_says_where_to_look(harness, monkeypatch, tmp_path):
+    one = applications.APPLICATIONS["it"]
+    monkeypatch.setitem(one.methods, "uniform", ("--fail",))
+    with pytest.raises(SystemExit, match=r"failed: it, uniform, seed 0: see .*output\.txt"):
+        harness("--jobs", "1")
+    assert set(applications.read_records()) == {Run("it", "decayed", 0)}
+    (tmp_path / "begun").unlink()
+    # When its command is another one, the others' records stay
+    monkeypatch.setitem(one.methods, "uniform", ("--half-life", "inf"))
+    assert sorted(harness()) == ["0 inf", "1 None", "1 inf"]
+
+
+def test_records_of_another_set_up_and_torn_ones_are_left_out(harness, tmp_path, capsys):
+    harness("--seeds", "1")
+    path = tmp_path / "records" / "it.jsonl"
+    lines = path.read_text().splitlines()
+    outdated = json.dumps({**json.loads(lines[0]), "seed": 1, "setup": "00000000"})
+    path.write_text("\n".join([*lines, outdated, lines[0], lines[1][:50]]) + "\n")
+    assert len(applications.read_records()) == 2
+    assert "3 torn, repeated or outdated lines left out" in capsys.readouterr().err
+
+
+def test_another_entry_in_the_rl_zoo_s_file_is_another_set_up(monkeypatch, tmp_path):
+    run = Run("rooms", "decayed", 0)
+    before = applications.set_up(run)
+    assert before == applications.set_up(run) != applications.set_up(run._replace(method="uniform"))
+    entries = yaml.safe_load((zoo_configs() / "reptile_dqn.yml").read_text())
+    entries["DriftingRooms-v0"]["gamma"] = 0.5
+    (tmp_path / "zoo_configs").mkdir()
+    (tmp_path / "zoo_configs" / "reptile_dqn.yml").write_text(yaml.safe_dump(entries))
+    monkeypatch.setattr(applications, "ROOT", tmp_path)
+    assert applications.set_up(run) != before
+
+
+def test_steps_of_an_atari_game_are_counted_as_the_agent_s(tmp_path):
+    (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n-21,4000,1\n-20,2000,2\n')
+    assert applications.episodes_of(tmp_path, counts=4) == [(1000, -21.0), (1500, -20.0)]
+
+
+def test_intervals_are_student_s(monkeypatch):
+    values = np.array([1.0, 2.0, 6.0])
+    mean, low, high = applications.interval(values)
+    half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
+    assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
+    assert applications.cell(applications.interval(values[:1])) == "1.00"
+
+
+def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(harness, tmp_path, monkeypatch):
+    harness()
+    harness("--report")
+    assert (tmp_path / "images" / "applications_it.png").stat().st_size > 5_000
+    text = (tmp_path / "applications.md").read_text()
+    assert "| It | decayed | 2 | 1.00 (-5.35 to 7.35) | 1.00 (-5.35 to 7.35) |" in text
+    assert text.count("| It |") == 2
+
+
+OF_THE_ZOO = [name for name in applications.APPLICATIONS if applications.is_of_the_zoo(name)]
+
+
+@pytest.mark.parametrize("name", OF_THE_ZOO)
+@pytest.mark.parametrize("method", ["decayed", "uniform"])
+def test_the_rl_zoo_understands_the_command(name, method, monkeypatch, tmp_path):
+    told = []
+
+    class Understands(Exception):
+        pass
+
+    def set_up(manager):
+        told.append((manager.algo, manager.n_timesteps, manager.read_hyperparameters()[0]))
+        raise Understands
+
+    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", rl_zoo3.train.ExperimentManager)
+    monkeypatch.setattr(ReptileExperimentManager, "setup_experiment", set_up)
+    monkeypatch.setattr(th, "set_num_threads", lambda number: None)
+    register()
+    monkeypatch.setattr(sys, "argv", applications.command(Run(name, method, 3), str(tmp_path))[2:])
+    with pytest.raises(Understands):
+        rl_zoo3.train.train()
+    ((algo, n_timesteps, settings),) = told
+    half_life = settings["half_life"] if algo == ALGO else settings["replay_buffer_kwargs"]["half_life"]
+    assert (half_life == float("inf")) == (method == "uniform")
+    assert n_timesteps == applications.APPLICATIONS[name].steps
