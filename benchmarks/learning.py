@@ -46,9 +46,10 @@ Record = dict[str, Any]
 # ---- Methods
 
 
-# The default under test, and the best exponential decay
+# The default, the best exponential decay, and the default decay inside half_life="auto"
 DEFAULT = "power-100-1.5"
 BEST_HALF_LIFE = 300
+INSIDE_AUTO = "power-100"
 
 REEXPLORES = "-reexplores"
 HALF_LIVES = (100, 300, 1_000, 3_000, 10_000, 30_000)
@@ -73,13 +74,20 @@ METHODS = (
     f"exp-{BEST_HALF_LIFE}-uniform-0.1",
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100", "auto-power-100-1.5"),
-    *(f"auto-{DEFAULT}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
-    f"oracle-{DEFAULT}",
+    *(f"auto-{INSIDE_AUTO}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
+    f"oracle-{INSIDE_AUTO}",
 )
-# half_life="auto" with several decays of its own; as it is, and if it knew; without some of its parts
-AUTO_METHODS = tuple(method for method in METHODS if re.fullmatch(r"auto-[a-z]+-[\d.-]+", method))
-AUTO = (f"auto-{DEFAULT}", f"oracle-{DEFAULT}")
-ABLATIONS = tuple(method for method in METHODS if method.startswith(f"{AUTO[0]}-"))
+# half_life="auto" as it is, and if it knew; without some of its parts
+AUTO = (f"auto-{INSIDE_AUTO}", f"oracle-{INSIDE_AUTO}")
+ABLATIONS = tuple(method for method in METHODS if re.fullmatch(rf"{AUTO[0]}-[a-z-]+", method))
+# With other decays inside
+AUTO_METHODS = tuple(method for method in METHODS if method.startswith("auto-") and method not in ABLATIONS)
+# Tried to choose from, and left at so many seeds
+TRIED = (
+    *("fifo-5000", "fifo-30000", "linear-80000", "power-300-2", f"exp-{BEST_HALF_LIFE}-uniform-0.1"),
+    *(method for method in AUTO_METHODS if method != AUTO[0]),
+)
+TRIED_SEEDS = 3
 
 
 def fewer(*methods: str) -> tuple[str, ...]:
@@ -88,10 +96,7 @@ def fewer(*methods: str) -> tuple[str, ...]:
     return tuple(method for method in METHODS if method in methods or method == DEFAULT)
 
 
-FEWER = fewer(
-    *("uniform", "fifo-1000", "fifo-3000", "fifo-10000", "exp-300", "exp-1000", "power-1", "power-100-1.5"),
-    *("prioritized", *AUTO),
-)
+FEWER = fewer(*("uniform", "fifo-1000", "fifo-3000", "exp-300", "power-1", "prioritized", *AUTO))
 # What a default could be
 CANDIDATES = fewer(
     *("uniform", "fifo-1000", "fifo-3000"),
@@ -99,7 +104,7 @@ CANDIDATES = fewer(
     *("power-1", "power-100", "power-100-1.5", "power-300-2", "exp-300-uniform-0.1"),
 )
 # Where a run takes longest
-FEWEST = fewer("uniform", "fifo-1000", "exp-300", "power-1", "power-100-1.5", AUTO[0])
+FEWEST = fewer("uniform", "fifo-1000", AUTO[0])
 # With other replay volumes than the task's own
 VOLUME_METHODS = fewer("uniform", "fifo-1000", "exp-300", "exp-1000", "exp-3000", "power-100-1.5")
 
@@ -447,8 +452,29 @@ TASKS = {
         random_return=32.9,
         reference_return=475.0,
         seeds=10,
-        methods=fewer(*FEWER, "exp-3000", "power-100", "linear-10000", "ere", f"prioritized-exp-{BEST_HALF_LIFE}"),
+        methods=fewer(
+            *(*FEWER, "fifo-10000", "exp-1000", "exp-3000", "power-100", "linear-10000", "ere"),
+            *(f"prioritized-exp-{BEST_HALF_LIFE}", *ABLATIONS),
+        ),
         seconds=60,
+    ),
+    "cartpole-gradual": Task(
+        "CartPole-v1 whose pole length and force move from one end to the other and back, 15,000 steps each way",
+        role="reporting",
+        drifts=True,
+        env="DriftingCartPolePhysics-v0",
+        env_kwargs=dict(
+            period=15_000,
+            kind="gradual",
+            parameters={"length": [0.5, 2.0], "force_mag": [10.0, 5.0]},
+        ),
+        steps=60_000,
+        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
+        random_return=39.2,
+        reference_return=475.0,
+        seeds=10,
+        methods=fewer("uniform", "fifo-1000", "exp-300", "power-1", AUTO[0]),
+        seconds=35,
     ),
     "acrobot-masses": Task(
         "Acrobot-v1 whose link masses change every 20,000 steps",
@@ -511,7 +537,7 @@ TASKS = {
         random_return=-1256.6,
         reference_return=-200.0,
         seeds=5,
-        methods=fewer(*FEWEST, "fifo-3000", "exp-1000", "exp-3000", *AUTO),
+        methods=tuple(method for method in FEWER if method != "prioritized"),  # SB3's SAC has none
         seconds=60,
         algorithm="SAC",
     ),
@@ -621,6 +647,10 @@ ROUNDS = ((0, 3), (3, 5), (5, 10))
 VOLUME_ROUNDS = ROUNDS[:2]
 
 
+def seeds_of(task: str, method: str) -> int:
+    return min(TASKS[task].seeds, TRIED_SEEDS if method in TRIED else sys.maxsize)
+
+
 def plan() -> list[Run]:
     """
     All runs, the most informative first. In each round come the tasks that decide, those that report and the other
@@ -632,8 +662,7 @@ def plan() -> list[Run]:
             names = [name for name, task in TASKS.items() if task.role == role and task.drifts in drifts]
             for seed in range(*seeds):
                 for name in names:
-                    if seed < TASKS[name].seeds:
-                        runs += [Run(name, method, seed) for method in TASKS[name].methods]
+                    runs += [Run(name, method, seed) for method in TASKS[name].methods if seed < seeds_of(name, method)]
         if seeds in VOLUME_ROUNDS:
             runs += [
                 Run(VOLUME_TASK, method, seed, volume)

@@ -743,7 +743,7 @@ def report(records: Records, images: Path, prefix: str) -> str:
             f"![Mean return by mean age of what is replayed]({prefix}results_half_life.png)",
             "",
         ]
-    lines += auto_section(records, drifting, stationary)
+    lines += auto_section(records, drifting, stationary, images, prefix)
     lines += volume_section(records, images, prefix)
     lines += limits_section(records, tasks)
     return "\n".join(lines).rstrip() + "\n"
@@ -778,7 +778,7 @@ def best_of_each(records: Records, tasks: list[str], methods: list[str]) -> np.n
     return np.array([column[:runs] for column in columns]).T
 
 
-def auto_section(records: Records, drifting: list[str], stationary: list[str]) -> list[str]:
+def auto_section(records: Records, drifting: list[str], stationary: list[str], images: Path, prefix: str) -> list[str]:
     """``half_life="auto"`` next to the best there is, to what it could be, and to what it is without its parts."""
     auto, oracle = learning.AUTO
     lines = ["## Replay that notices changes by itself", ""]
@@ -788,6 +788,7 @@ def auto_section(records: Records, drifting: list[str], stationary: list[str]) -
     )
     if not drifting:
         return [*lines, "No records yet.", ""]
+    draw_curves(records, drifting, ["uniform", DEFAULT, auto, oracle], images / "results_auto.png")
     matrices = score_matrices(records, drifting)
     fixed = [method for method in methods_with_records(records, drifting) if method.split("-")[0] in FIXED]
     others = {method: matrices[method] for method in fixed if method in matrices}
@@ -796,6 +797,8 @@ def auto_section(records: Records, drifting: list[str], stationary: list[str]) -
     lines += [
         f'`half_life="auto"` ({label(auto)}) on the reporting tasks that drift,',
         f"{', '.join(f'`{task}`' for task in drifting)}:",
+        "",
+        f"![Return over training with auto and with an oracle; grey lines are changes]({prefix}results_auto.png)",
         "",
         f"* IQM of the score: {cell(value)}",
     ]
