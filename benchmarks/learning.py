@@ -87,7 +87,7 @@ TRIED = (
     *("fifo-5000", "fifo-30000", "linear-80000", "power-300-2", f"exp-{BEST_HALF_LIFE}-uniform-0.1"),
     *(method for method in AUTO_METHODS if method != AUTO[0]),
 )
-TRIED_SEEDS = 3
+TRIED_SEEDS = 5
 
 
 def fewer(*methods: str) -> tuple[str, ...]:
