@@ -46,10 +46,9 @@ Record = dict[str, Any]
 # ---- Methods
 
 
-# The default, the best exponential decay, and the default decay inside half_life="auto"
+# The default, inside half_life="auto" too, and the best exponential decay
 DEFAULT = "power-100-1.5"
 BEST_HALF_LIFE = 300
-INSIDE_AUTO = "power-100"
 
 REEXPLORES = "-reexplores"
 HALF_LIVES = (100, 300, 1_000, 3_000, 10_000, 30_000)
@@ -74,11 +73,11 @@ METHODS = (
     f"exp-{BEST_HALF_LIFE}-uniform-0.1",
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100", "auto-power-100-1.5"),
-    *(f"auto-{INSIDE_AUTO}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
-    f"oracle-{INSIDE_AUTO}",
+    *(f"auto-{DEFAULT}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
+    f"oracle-{DEFAULT}",
 )
 # half_life="auto" as it is, and if it knew; without some of its parts
-AUTO = (f"auto-{INSIDE_AUTO}", f"oracle-{INSIDE_AUTO}")
+AUTO = (f"auto-{DEFAULT}", f"oracle-{DEFAULT}")
 ABLATIONS = tuple(method for method in METHODS if re.fullmatch(rf"{AUTO[0]}-[a-z-]+", method))
 # With other decays inside
 AUTO_METHODS = tuple(method for method in METHODS if method.startswith("auto-") and method not in ABLATIONS)

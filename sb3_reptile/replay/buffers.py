@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.consistency import Consistency
-from sb3_reptile.replay.decay import AUTO_DECAY, DEFAULT_DECAY, Custom, Decay, Exponential, check_number, make_decay
+from sb3_reptile.replay.decay import DEFAULT_DECAY, Custom, Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
 from sb3_reptile.replay.finite import all_finite, first_bad
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
@@ -98,8 +98,7 @@ class DecayedSampling(ReplayBuffer):
         becomes less likely than ``uniform_fraction / size``
     :param decay: Another decay than the exponential one of ``half_life``, whose number is then not used: one of
         :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
-        ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Where there is neither, it is ``(1 + age / 100) ** -1.5``, with
-        ``"auto"`` ``1 / (1 + age / 100)``
+        ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Where there is neither, it is ``(1 + age / 100) ** -1.5``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
         https://arxiv.org/abs/1712.01275)
     :param initial_weights: What a transition counts when it is new: ``"uniform"``; ``"random"`` or
@@ -148,7 +147,7 @@ class DecayedSampling(ReplayBuffer):
         if decay is not None:
             self._decay = make_decay(decay)
         elif is_auto or half_life is None:
-            self._decay = AUTO_DECAY if is_auto else DEFAULT_DECAY
+            self._decay = DEFAULT_DECAY
         else:
             self._decay = Exponential(half_life)  # type: ignore[arg-type]
         self._initial_weights = make_initial_weights(initial_weights)
@@ -234,7 +233,7 @@ class DecayedSampling(ReplayBuffer):
     def half_life(self, half_life: float) -> None:
         if self.takes_half_life and isinstance(half_life, str):
             raise ValueError(f"half_life can be changed to a number only, got {half_life!r}; 'auto' is for new buffers")
-        if not self._has_default_decay and half_life == self.half_life:
+        if self._decay != DEFAULT_DECAY and half_life == self.half_life:
             return
         self._decay = Exponential(half_life)
         weighted = self._weighted
@@ -249,11 +248,7 @@ class DecayedSampling(ReplayBuffer):
     @property
     def takes_half_life(self) -> bool:
         """Whether the half-life can be set: where the decay is exponential, or the default."""
-        return isinstance(self._decay, Exponential) or self._has_default_decay
-
-    @property
-    def _has_default_decay(self) -> bool:
-        return self._decay == (DEFAULT_DECAY if self._consistency is None else AUTO_DECAY)
+        return isinstance(self._decay, Exponential) or self._decay == DEFAULT_DECAY
 
     @property
     def consistency(self) -> Consistency | None:

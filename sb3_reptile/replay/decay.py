@@ -117,8 +117,6 @@ class PowerLaw:
 #: Where neither a half-life nor a decay is given. Of what is drawn from a buffer of 100,000 half is younger than 300
 #: transitions and 7 % older than 10,000. First on the tuning tasks, if narrowly (docs/results.md)
 DEFAULT_DECAY = PowerLaw(scale=100, exponent=1.5)
-#: Likewise with ``half_life="auto"``, which can afford to remember for longer: what is no longer true counts less anyway
-AUTO_DECAY = PowerLaw(scale=100)
 
 
 @dataclass(frozen=True)
