@@ -118,6 +118,14 @@ APPLICATIONS = {
         100_000,
         changes=changes(20_000, 100_000),
     ),
+    "shop": zoo(
+        "Showing items by a fashion shop's log",
+        "recommendation",
+        "reptile_dqn",
+        "DriftingFashionShop-v0",
+        70_000,
+        changes=changes(10_000, 70_000),
+    ),
     **{
         f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", algo, env, steps, *SMALL, *params)
         for name, (env, steps, params) in CONTROL.items()

@@ -58,6 +58,7 @@ ADDED = {
         "DriftingRooms-v0",
         "DriftingHighway-v0",
         "DriftingRecommender-v0",
+        "DriftingFashionShop-v0",
     }
 }
 OWN_HALF_LIFE = {
@@ -74,6 +75,7 @@ MODULES = {
     r"NoFrameskip": ["ale_py", "cv2"],
     r"parking|Highway": ["highway_env"],
     r"MiniGrid|Rooms": ["minigrid"],
+    r"FashionShop": ["obp"],
 }
 
 

@@ -12,6 +12,7 @@ import gymnasium as gym
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 
 from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, PermutedActions
+from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
 from sb3_reptile.envs.recommender import Recommender
@@ -138,6 +139,15 @@ def recommender(
     return DriftingPhysics(Recommender(**env_kwargs), parameters, period, kind, recurring)
 
 
+def fashion_shop(period: int = 10_000, **env_kwargs: Any) -> DaysInTurn:
+    """
+    A fashion shop's log of a week, day after day (extra ``logs``).
+
+    :raises ImportError: without the extra ``logs``
+    """
+    return DaysInTurn(LoggedRecommender(**env_kwargs), period)
+
+
 def rooms(
     period: int = 20_000, recurring: bool = True, parameters: Parameters = GOALS, **env_kwargs: Any
 ) -> DriftingPhysics:
@@ -194,6 +204,7 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingLunarLanderEngines-v0": (lunar_lander_engines, 1000),
     "DriftingPendulum-v0": (pendulum, 200),
     "DriftingRecommender-v0": (recommender, 50),
+    "DriftingFashionShop-v0": (fashion_shop, 50),
     "DriftingMinAtar-v0": (minatar, None),
     # Both end their episodes themselves
     "DriftingRooms-v0": (rooms, None),
