@@ -402,7 +402,7 @@ TASKS = {
         random_return=-188.9,
         reference_return=200.0,
         seeds=5,
-        methods=fewer(*FEWER, *CANDIDATES, *AUTO_METHODS),
+        methods=fewer(*FEWER, "exp-100", "exp-1000", *AUTO_METHODS),
         seconds=140,
     ),
     "pendulum": Task(
@@ -451,10 +451,7 @@ TASKS = {
         random_return=32.9,
         reference_return=475.0,
         seeds=10,
-        methods=fewer(
-            *(*FEWER, "fifo-10000", "exp-1000", "exp-3000", "power-100", "linear-10000", "ere"),
-            *(f"prioritized-exp-{BEST_HALF_LIFE}", *ABLATIONS),
-        ),
+        methods=fewer(*FEWER, *ABLATIONS),
         seconds=60,
     ),
     "cartpole-gradual": Task(
@@ -472,7 +469,7 @@ TASKS = {
         random_return=39.2,
         reference_return=475.0,
         seeds=10,
-        methods=fewer("uniform", "fifo-1000", "exp-300", "power-1", AUTO[0]),
+        methods=FEWEST,
         seconds=35,
     ),
     "acrobot-masses": Task(
