@@ -55,6 +55,7 @@ class Application:
     :param changes: Steps at which what is true changes
     :param seeds: Runs of each method
     :param counts: Steps that SB3's Monitor counts for one of the agent's
+    :param monitor: Which of the Monitor's files tell the returns, below the folder of a run
     """
 
     about: str
@@ -65,6 +66,7 @@ class Application:
     changes: tuple[int, ...] = ()
     seeds: int = 3
     counts: int = 1
+    monitor: str = "**/*monitor.csv"
 
 
 def zoo(about: str, section: str, algo: str, env: str, steps: int, *params: str, **others: Any) -> Application:
@@ -133,6 +135,26 @@ APPLICATIONS = {
     },
     "pendulum-discrete": zoo(
         "Pendulum-v1 with ReptileDQN and DiscreteActions", "control", "reptile_dqn", "Pendulum-v1", 20_000
+    ),
+    "spread": Application(
+        "Three agents that share one policy",
+        "agents",
+        ("examples/shared_policy.py",),
+        {DECAYED: (), UNIFORM: ("--half-life", "inf")},
+        300_000,
+    ),
+    "tag": Application(
+        "A predator's return against a prey that learns, too",
+        "agents",
+        ("examples/opponents.py",),
+        {
+            "both decayed": (),
+            "both uniform": ("--predator-half-life", "inf", "--prey-half-life", "inf"),
+            "predator decayed, prey uniform": ("--prey-half-life", "inf"),
+            "predator uniform, prey decayed": ("--predator-half-life", "inf"),
+        },
+        60_000,
+        monitor="predator/monitor.csv",
     ),
 }
 
@@ -204,15 +226,15 @@ def read_records() -> dict[Run, Record]:
     return records
 
 
-def episodes_of(folder: Path, counts: int) -> list[tuple[int, float]]:
-    """Last step and return of each episode in the monitor files below a folder."""
-    files = sorted(folder.rglob("*monitor.csv"))
+def episodes_of(application: Application, folder: Path) -> list[tuple[int, float]]:
+    """Last step and return of each episode of a run."""
+    files = sorted(folder.glob(application.monitor))
     episodes: list[tuple[int, float]] = []
     for path in files:
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(line for line in file if line[0] != "#") if row["l"]]
         # Environments side by side are all as fast
-        ends = np.cumsum([int(float(row["l"])) for row in rows]) * len(files) // counts
+        ends = np.cumsum([int(float(row["l"])) for row in rows]) * len(files) // application.counts
         episodes += zip(ends.tolist(), (float(row["r"]) for row in rows), strict=True)
     return sorted(episodes)
 
@@ -251,7 +273,7 @@ def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
         processes.discard(process)
     if status != 0:
         raise RuntimeError(f"{run.application}, {run.method}, seed {run.seed}: see {folder / 'output.txt'}")
-    curve = learning_curve(episodes_of(folder, application.counts), application.steps)
+    curve = learning_curve(episodes_of(application, folder), application.steps)
     return {
         "task": run.application,
         "method": run.method,
@@ -268,7 +290,7 @@ def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
 
 
 def steps_so_far(run: Run) -> int:
-    episodes = episodes_of(folder_of(run), APPLICATIONS[run.application].counts)
+    episodes = episodes_of(APPLICATIONS[run.application], folder_of(run))
     return min(episodes[-1][0], APPLICATIONS[run.application].steps) if episodes else 0
 
 

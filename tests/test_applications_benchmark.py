@@ -106,7 +106,14 @@ def test_another_entry_in_the_rl_zoo_s_file_is_another_set_up(monkeypatch, tmp_p
 
 def test_steps_of_an_atari_game_are_counted_as_the_agent_s(tmp_path):
     (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n-21,4000,1\n-20,2000,2\n')
-    assert applications.episodes_of(tmp_path, counts=4) == [(1000, -21.0), (1500, -20.0)]
+    assert applications.episodes_of(applications.APPLICATIONS["pong"], tmp_path) == [(1000, -21.0), (1500, -20.0)]
+
+
+def test_a_predator_s_returns_are_not_mixed_with_its_prey_s(tmp_path):
+    for role, value in (("predator", 10), ("prey", -10)):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "monitor.csv").write_text(f"#{{}}\nr,l,t\n{value},25,1\n{value},25,2\n")
+    assert applications.episodes_of(applications.APPLICATIONS["tag"], tmp_path) == [(25, 10.0), (50, 10.0)]
 
 
 def test_intervals_are_student_s(monkeypatch):

@@ -1,0 +1,6 @@
+"""Environments with several agents for SB3: one policy for all of them, or a learner for each."""
+
+from sb3_reptile.vec_env.one_agent import OneAgent
+from sb3_reptile.vec_env.parallel_env import AgentsVecEnv, parallel_env_to_vec_env
+
+__all__ = ["AgentsVecEnv", "OneAgent", "parallel_env_to_vec_env"]
