@@ -5,6 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import sb3_reptile
 
 ROOT = Path(__file__).parent.parent
@@ -45,3 +47,24 @@ def test_the_resumable_example_goes_on_where_it_was(tmp_path):
         command = [sys.executable, "examples/resumable.py", "--steps", str(steps), "--path", tmp_path / "checkpoints"]
         outputs.append(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     assert outputs == ["2100 steps are done\n", "goes on from step 2100\n2500 steps are done\n"]
+
+
+@pytest.mark.parametrize(
+    ("example", "steps", "files"),
+    [
+        ("shared_policy", 2_100, ["model.zip", "monitor.csv"]),
+        (
+            "opponents",
+            5_000,
+            [f"{role}/{file}" for role in ("predator", "prey") for file in ("model.zip", "monitor.csv")],
+        ),
+    ],
+)
+def test_the_examples_with_several_agents_keep_what_they_learnt_and_film_it(example, steps, files, tmp_path):
+    pytest.importorskip("mpe2", reason="needs the extra multi-agent")
+    command = [sys.executable, f"examples/{example}.py", "--steps", str(steps), "--log", tmp_path / "log"]
+    result = subprocess.run([*command, "--gif", tmp_path / "film.gif"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "return per episode" in result.stdout
+    assert sorted(str(path.relative_to(tmp_path / "log")) for path in (tmp_path / "log").rglob("*.*")) == files
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
