@@ -49,16 +49,12 @@ def test_the_resumable_example_goes_on_where_it_was(tmp_path):
     assert outputs == ["2100 steps are done\n", "goes on from step 2100\n2500 steps are done\n"]
 
 
+BOTH = [f"{role}/{file}" for role in ("predator", "prey") for file in ("model.zip", "monitor.csv")]
+
+
 @pytest.mark.parametrize(
     ("example", "steps", "files"),
-    [
-        ("shared_policy", 2_100, ["model.zip", "monitor.csv"]),
-        (
-            "opponents",
-            5_000,
-            [f"{role}/{file}" for role in ("predator", "prey") for file in ("model.zip", "monitor.csv")],
-        ),
-    ],
+    [("shared_policy", 2_100, ["model.zip", "monitor.csv"]), ("opponents", 5_000, BOTH)],
 )
 def test_the_examples_with_several_agents_keep_what_they_learnt_and_film_it(example, steps, files, tmp_path):
     pytest.importorskip("mpe2", reason="needs the extra multi-agent")
