@@ -687,7 +687,7 @@ def report(records: Records, images: Path, prefix: str) -> str:
         "",
         "Defaults are chosen on the tuning tasks; those that do not drift were added to them, and `pendulum-motor` to",
         "the reporting tasks, after first runs of others. When the default was chosen it came first of what had been",
-        "run on the tuning tasks with three seeds, close to a half-life of 300, and one seed of the reporting tasks was",
+        "run on the tuning tasks with three seeds, close to a half-life of 300; one seed of the reporting tasks was",
         "known. FIFO 3,000 was run later, and is ahead of it on the tuning tasks.",
         "",
         *table(
