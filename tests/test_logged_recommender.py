@@ -114,6 +114,18 @@ def test_a_week_gives_each_item_its_rate_in_all_of_the_log():
 
 
 @needs_obp
+@pytest.mark.parametrize("campaign", ["all", "men", "women"])
+def test_the_sample_has_too_few_clicks_to_tell_items_apart(campaign):
+    env = LoggedRecommender(campaign)
+    shown = np.bincount(env._items)
+    generator = np.random.default_rng(0)
+    rows = [env._clicks, *(generator.permutation(env._clicks) for _ in range(1_000))]
+    best, *by_chance = [(np.bincount(env._items, clicks) / shown).max() for clicks in rows]
+    assert 38 <= env._clicks.sum() <= 46
+    assert np.mean(np.array(by_chance) >= best) > 0.05
+
+
+@needs_obp
 def test_the_observation_is_the_visitor_who_was_logged_then():
     rows = sample("men")
     categories = [sorted({user[number] for *_, user in rows}) for number in range(4)]

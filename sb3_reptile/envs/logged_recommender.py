@@ -35,8 +35,7 @@ class LoggedRecommender(gym.Env, RecordConstructorArgs):
 
     What is learned is therefore the log and not the shop. The 38 to 46 clicks on 10,000 impressions do not tell items
     apart, let alone days: were they dealt out by chance, the best item would lead by about as much. The remedies are
-    ``smoothing``, which says so and leaves little to learn, and the whole data set at ``path``, 45 to 137 times the
-    impressions.
+    ``smoothing``, which says so and leaves little to learn, and the whole data set at ``path``.
 
     ``info`` tells the probabilities of a click: ``click_rate`` of the item that was shown, ``oracle_click_rate`` of the
     best one now, ``random_click_rate`` of one drawn at random, so that regret can be drawn.
