@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,9 @@ import numpy as np
 import yaml
 from learning import BINS, ROOT, append, learning_curve, sole_writer, versions_used
 from scipy.stats import t as student_t
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 RECORDS = Path(__file__).parent / "results" / "applications"
@@ -56,6 +60,7 @@ class Application:
     :param seeds: Runs of each method
     :param counts: Steps that SB3's Monitor counts for one of the agent's
     :param monitor: Which of the Monitor's files tell the returns, below the folder of a run
+    :param evaluated: Episodes that the trained agent is evaluated for, greedily
     """
 
     about: str
@@ -67,14 +72,18 @@ class Application:
     seeds: int = 3
     counts: int = 1
     monitor: str = "**/*monitor.csv"
+    evaluated: int = 0
+
+
+ZOO = ("-m", "sb3_reptile.zoo", "train")
+NO_DECAY = "half_life:float('inf')"
 
 
 def zoo(about: str, section: str, algo: str, env: str, steps: int, *params: str, **others: Any) -> Application:
     """An entry of ``zoo_configs``, with its own decay and with replay that does not decay."""
-    no_decay = "float('inf')"
-    uniform = f"half_life:{no_decay}" if algo == "reptile_dqn" else f"replay_buffer_kwargs:dict(half_life={no_decay})"
+    uniform = NO_DECAY if algo == "reptile_dqn" else "replay_buffer_kwargs:dict(half_life=float('inf'))"
     file = () if algo == "reptile_dqn" else ("-conf", f"zoo_configs/{algo}.yml")
-    command = ("-m", "sb3_reptile.zoo", "train", "--algo", algo, "--env", env, *file, "-n", str(steps))
+    command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
     methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
     return Application(about, section, command, methods, steps, **others)
 
@@ -91,8 +100,34 @@ CONTROL = {
     "cheetah": ("HalfCheetah-v5", 30_000, ("learning_starts:1000",)),
 }
 
+# Pong's actions are none, fire, up, down, and up and down with fire
+SWAPPED = (
+    "env_wrapper:[{'stable_baselines3.common.atari_wrappers.AtariWrapper': dict(screen_size=64)}, "
+    "{'sb3_reptile.envs.PermutedActions': dict(period=1, permutations=[[0, 1, 3, 2, 5, 4]])}]"
+)
+FROM_PONG = (
+    "pretrained:'runs/applications/pong-decayed-0/reptile_dqn/PongNoFrameskip-v4_1/PongNoFrameskip-v4.zip'",
+    # There is something to lose by random actions
+    "exploration_initial_eps:0.1",
+)
+EVALUATED = 20
+
 APPLICATIONS = {
-    "pong": zoo("Pong", "pong", "reptile_dqn", "PongNoFrameskip-v4", 1_500_000, seeds=1, counts=4),
+    "pong": zoo("Pong", "pong", "reptile_dqn", "PongNoFrameskip-v4", 1_500_000, seeds=1, counts=4, evaluated=EVALUATED),
+    "pong-swapped": Application(
+        "Pong with its controls swapped",
+        "pong",
+        (*ZOO, "--algo", "reptile_dqn", "--env", "PongNoFrameskip-v4", "-n", "300000"),
+        {
+            f"{DECAYED}, from scratch": ("-params", SWAPPED),
+            f"{DECAYED}, from Pong's network": ("-params", SWAPPED, *FROM_PONG),
+            f"{UNIFORM}, from Pong's network": ("-params", SWAPPED, *FROM_PONG, NO_DECAY),
+        },
+        300_000,
+        seeds=1,
+        counts=4,
+        evaluated=EVALUATED,
+    ),
     "obstacles": zoo(
         "A robot among moving obstacles", "navigation", "reptile_dqn", "MiniGrid-Dynamic-Obstacles-6x6-v0", 40_000
     ),
@@ -179,7 +214,7 @@ def plan(names: list[str]) -> list[Run]:
 
 
 def is_of_the_zoo(name: str) -> bool:
-    return APPLICATIONS[name].command[:2] == ("-m", "sb3_reptile.zoo")
+    return APPLICATIONS[name].command[: len(ZOO)] == ZOO
 
 
 def command(run: Run, folder: str) -> list[str]:
@@ -242,6 +277,31 @@ def episodes_of(application: Application, folder: Path) -> list[tuple[int, float
 # ---- Training
 
 
+def trained(run: Run) -> tuple[BaseAlgorithm, VecEnv]:
+    """What a run of the RL Zoo left in ``runs/applications``, and its environment to see it in."""
+    from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
+
+    from sb3_reptile.zoo.registration import register
+
+    register()
+    (model_path,) = folder_of(run).glob("*/*_1/*.zip")
+    algo, env_id = model_path.parts[-3], model_path.stem
+    saved = model_path.parent / env_id
+    settings, stats = get_saved_hyperparams(str(saved), norm_reward=False, test_mode=True)
+    kwargs = {"render_mode": "rgb_array"}
+    env = create_test_env(env_id, stats_path=stats, seed=0, hyperparams=settings, env_kwargs=kwargs)
+    return ALGOS[algo].load(model_path, device="cpu", custom_objects={"buffer_size": 1}), env
+
+
+def evaluate(run: Run, n_episodes: int) -> list[float]:
+    """Returns of what a run has learnt, without exploration."""
+    model, env = trained(run)
+    returns, _ = evaluate_policy(model, env, n_episodes, return_episode_rewards=True)
+    assert isinstance(returns, list)
+    env.close()
+    return returns
+
+
 def folder_of(run: Run) -> Path:
     return RUNS / f"{run.application}-{run.method}-{run.seed}".replace(" ", "_")
 
@@ -274,16 +334,18 @@ def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
     if status != 0:
         raise RuntimeError(f"{run.application}, {run.method}, seed {run.seed}: see {folder / 'output.txt'}")
     curve = learning_curve(episodes_of(application, folder), application.steps)
+    seconds = round(time.perf_counter() - start, 1)
     return {
         "task": run.application,
         "method": run.method,
         "seed": run.seed,
         "steps": application.steps,
         "curve": curve,
+        **({"evaluation": evaluate(run, application.evaluated)} if application.evaluated else {}),
         "setup": set_up(run),
         "resumed": bool(checkpoints),
-        "wall_seconds": round(time.perf_counter() - start, 1),
-        "command": " ".join(["python", *command(run, "FOLDER")]),
+        "wall_seconds": seconds,
+        "command": shlex.join(["python", *command(run, "FOLDER")]),
         "versions": versions_used(),
         "finished": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
@@ -376,7 +438,7 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
             if not curves:
                 continue
             seeds = smooth(np.array(curves))
-            style = (0, (1, 1)) if method == UNIFORM else "solid"
+            style = (0, (1, 1)) if method.startswith(UNIFORM) else "solid"
             label = f"{method} replay" if method in (DECAYED, UNIFORM) else method
             panel.plot(x, seeds.mean(axis=0), color=color, linestyle=style, linewidth=1.6, label=label)
             panel.fill_between(x, seeds.min(axis=0), seeds.max(axis=0), color=color, alpha=0.15, linewidth=0)
@@ -406,6 +468,17 @@ def table(records: dict[Run, Record]) -> list[str]:
     return lines
 
 
+def evaluations(records: dict[Run, Record]) -> list[str]:
+    """What the trained agents reach without exploration, where that was asked for."""
+    lines = []
+    for run, record in records.items():
+        if returns := record.get("evaluation"):
+            about = f"{APPLICATIONS[run.application].about}, {run.method}, seed {run.seed}"
+            mean, low, high = np.mean(returns), min(returns), max(returns)
+            lines.append(f"* {about}: {mean:.2f} over {len(returns)} episodes ({low:.0f} to {high:.0f})")
+    return ["", "Returns of the trained agents without exploration:", "", *lines] if lines else []
+
+
 def cell(estimate: tuple[float, float, float]) -> str:
     mean, low, high = estimate
     decimals = 2 if abs(mean) < 10 else 1 if abs(mean) < 100 else 0
@@ -426,6 +499,7 @@ def report() -> None:
         "its command. Means over seeds, in brackets their 95 % intervals (Student's t).",
         "",
         *table(records),
+        *evaluations(records),
         "",
     ]
     (RECORDS.parent / "applications.md").write_text("\n".join(text))
@@ -440,20 +514,10 @@ WIDTH = 240
 
 
 def film(name: str, frames: int, every: int) -> None:
-    """A GIF of what the first decayed run has learnt, made from the model it left in ``runs/applications``."""
+    """A GIF of what the first decayed run has learnt."""
     from PIL import Image
-    from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
 
-    from sb3_reptile.zoo.registration import register
-
-    register()
-    (model_path,) = folder_of(Run(name, DECAYED, 0)).glob("*/*_1/*.zip")
-    algo, env_id = model_path.parts[-3], model_path.stem
-    saved = model_path.parent / env_id
-    settings, stats = get_saved_hyperparams(str(saved), norm_reward=False, test_mode=True)
-    kwargs = {"render_mode": "rgb_array"}
-    env = create_test_env(env_id, stats_path=stats, seed=0, hyperparams=settings, env_kwargs=kwargs)
-    model = ALGOS[algo].load(model_path, device="cpu", custom_objects={"buffer_size": 1})
+    model, env = trained(Run(name, DECAYED, 0))
     obs, pictures = env.reset(), []
     for step in range(frames * every):
         if step % every == 0:

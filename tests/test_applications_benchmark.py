@@ -133,13 +133,33 @@ def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(har
     assert text.count("| It |") == 2
 
 
-OF_THE_ZOO = [name for name in applications.APPLICATIONS if applications.is_of_the_zoo(name)]
+def test_what_a_run_of_the_zoo_has_learnt_is_evaluated(harness, tmp_path, monkeypatch):
+    entry = applications.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3)
+    monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
+    (tmp_path / "zoo_configs").symlink_to(zoo_configs())
+    harness("--jobs", "1")
+    for record in applications.read_records().values():
+        returns = record["evaluation"]
+        assert len(returns) == 3
+        # A reward of 1 for each step
+        assert all(1 <= value <= 500 and value == int(value) for value in returns)
+    harness("--report")
+    mean, low, high = np.mean(returns), min(returns), max(returns)
+    line = f"* CartPole, uniform, seed 0: {mean:.2f} over 3 episodes ({low:.0f} to {high:.0f})"
+    assert line in (tmp_path / "applications.md").read_text().splitlines()
 
 
-@pytest.mark.parametrize("name", OF_THE_ZOO)
-@pytest.mark.parametrize("method", ["decayed", "uniform"])
+OF_THE_ZOO = [
+    (name, method)
+    for name, application in applications.APPLICATIONS.items()
+    for method in application.methods
+    if applications.is_of_the_zoo(name)
+]
+
+
+@pytest.mark.parametrize(("name", "method"), OF_THE_ZOO)
 def test_the_rl_zoo_understands_the_command(name, method, monkeypatch, tmp_path):
-    if name == "pong":
+    if name.startswith("pong"):
         pytest.importorskip("ale_py", reason="needs the extra atari")
     told = []
 
@@ -159,5 +179,5 @@ def test_the_rl_zoo_understands_the_command(name, method, monkeypatch, tmp_path)
         rl_zoo3.train.train()
     ((algo, n_timesteps, settings),) = told
     half_life = settings["half_life"] if algo == ALGO else settings["replay_buffer_kwargs"]["half_life"]
-    assert (half_life == float("inf")) == (method == "uniform")
+    assert (half_life == float("inf")) == method.startswith("uniform")
     assert n_timesteps == applications.APPLICATIONS[name].steps
