@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import yaml
 from learning import BINS, ROOT, append, learning_curve, sole_writer, versions_used
@@ -61,6 +62,7 @@ class Application:
     :param counts: Steps that SB3's Monitor counts for one of the agent's
     :param monitor: Which of the Monitor's files tell the returns, below the folder of a run
     :param evaluated: Episodes that the trained agent is evaluated for, greedily
+    :param clicks: Which environment's ``info`` tells what an oracle and a random policy would get
     """
 
     about: str
@@ -73,6 +75,7 @@ class Application:
     counts: int = 1
     monitor: str = "**/*monitor.csv"
     evaluated: int = 0
+    clicks: str | None = None
 
 
 ZOO = ("-m", "sb3_reptile.zoo", "train")
@@ -154,6 +157,7 @@ APPLICATIONS = {
         "DriftingRecommender-v0",
         100_000,
         changes=changes(20_000, 100_000),
+        clicks="DriftingRecommender-v0",
     ),
     "shop": zoo(
         "Showing items by a fashion shop's log",
@@ -162,6 +166,7 @@ APPLICATIONS = {
         "DriftingFashionShop-v0",
         70_000,
         changes=changes(10_000, 70_000),
+        clicks="DriftingFashionShop-v0",
     ),
     **{
         f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", algo, env, steps, *SMALL, *params)
@@ -423,6 +428,27 @@ def smooth(curves: np.ndarray, width: int = 5) -> np.ndarray:
     return np.array([np.convolve(curve, kernel, "same") / count for curve in curves])
 
 
+def oracle_and_random(application: Application) -> np.ndarray:
+    """
+    What an oracle and a random policy would get of users who are shown random items.
+
+    :return: Returns per episode over a run, shape (2, BINS)
+    """
+    env = gym.make(f"sb3_reptile.envs:{application.clicks}")
+    assert env.spec is not None
+    assert env.spec.max_episode_steps is not None
+    rates = np.empty((2, application.steps))
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    for step in range(application.steps):
+        _, _, terminated, truncated, info = env.step(env.action_space.sample())
+        rates[:, step] = info["oracle_click_rate"], info["random_click_rate"]
+        if terminated or truncated:
+            env.reset()
+    parts = np.array_split(rates * env.spec.max_episode_steps, BINS, axis=1)
+    return np.stack([part.mean(axis=1) for part in parts], axis=1)
+
+
 def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
     """Learning curves: the mean over seeds, and the lowest and highest of them."""
     from learning_report import grid, legend_below, save
@@ -433,6 +459,11 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
         x = (np.arange(BINS) + 0.5) * application.steps / BINS / 1000
         for step in application.changes:
             panel.axvline(step / 1000, color="#bbbbbb", linewidth=0.8, zorder=0)
+        if application.clicks is not None:
+            for level, style, label in zip(
+                smooth(oracle_and_random(application)), ("dashed", "dashdot"), ("oracle", "random"), strict=True
+            ):
+                panel.plot(x, level, color="#888888", linestyle=style, linewidth=1.2, label=label)
         for method, color in zip(application.methods, COLORS, strict=False):
             curves = [record["curve"] for run, record in records.items() if run[:2] == (name, method)]
             if not curves:

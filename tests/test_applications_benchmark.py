@@ -1,10 +1,12 @@
 """benchmarks/applications.py trains what is missing, by commands that a user can type, and keeps true records."""
 
+import dataclasses
 import importlib
 import json
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import rl_zoo3.train
@@ -147,6 +149,22 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated(harness, tmp_path, monkey
     mean, low, high = np.mean(returns), min(returns), max(returns)
     line = f"* CartPole, uniform, seed 0: {mean:.2f} over 3 episodes ({low:.0f} to {high:.0f})"
     assert line in (tmp_path / "applications.md").read_text().splitlines()
+
+
+def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_a_run():
+    recommender = applications.APPLICATIONS["recommender"]
+    levels = applications.oracle_and_random(dataclasses.replace(recommender, steps=2 * applications.BINS))
+    env = gym.make("sb3_reptile.envs:DriftingRecommender-v0")
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    # The first part has two steps
+    steps = [env.step(env.action_space.sample())[-1] for _ in range(2)]
+    expected = [
+        env.spec.max_episode_steps * np.mean([step[f"{who}_click_rate"] for step in steps])
+        for who in ("oracle", "random")
+    ]
+    assert levels[:, 0] == pytest.approx(expected)
+    assert (levels[0] > levels[1]).all()
 
 
 OF_THE_ZOO = [
