@@ -810,7 +810,7 @@ def auto_section(records: Records, drifting: list[str], stationary: list[str], i
             f"* Less the best single fixed setting in hindsight ({label(single)}): {cell(difference)}",
             f"* As a ratio to the best fixed setting of each task in hindsight: {cell(ratio)}",
         ]
-    for other in ("uniform", DEFAULT, oracle, *learning.ABLATIONS):
+    for other in ("uniform", DEFAULT, oracle):
         if other in matrices:
             (difference,) = estimates(difference_of_iqms, matrices[auto], matrices[other])
             lines.append(f"* Less {label(other)}: {cell(difference)}")
@@ -818,6 +818,17 @@ def auto_section(records: Records, drifting: list[str], stationary: list[str], i
     for other in ("uniform", DEFAULT):
         if stationary:
             lines += [f"Where nothing drifts, less {label(other)}:", "", *compare(records, stationary, auto, other)]
+    for task in TASKS:
+        matrices = score_matrices(records, [task])
+        parts = [method for method in learning.ABLATIONS if method in matrices]
+        if parts and auto in matrices:
+            differences = [estimates(difference_of_iqms, matrices[auto], matrices[part])[0] for part in parts]
+            lines += [
+                f"On `{task}`, less what it is with one of its parts changed:",
+                "",
+                *(f"* {label(part)}: {cell(less)}" for part, less in zip(parts, differences, strict=True)),
+                "",
+            ]
     return lines
 
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -382,6 +383,20 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
         assert f"](images/{picture})" in page
     assert ("1/(age + 100)^1.5" in page) == bool(runs)
     assert page.count("No records yet") == missing
+
+
+def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESAMPLES", 10)
+    auto, forgets = learning.AUTO[0], f"{learning.AUTO[0]}-forgets"
+    values = {("cartpole-physics", auto): 200, ("cartpole-actions", auto): 200, ("cartpole-actions", forgets): 100}
+    runs = {Run(*of, seed): value for of, value in values.items() for seed in range(3)}
+    records = {run: made_up_record(run, value) for run, value in runs.items()}
+    page = report.auto_section(records, ["cartpole-physics"], [], tmp_path, "")
+    (start,) = (number for number, line in enumerate(page) if line.startswith("On `cartpole-actions`, less what it is"))
+    (less,) = re.fullmatch(r"\* auto, .*, forgets: (\S+) .*", page[start + 2]).groups()
+    task = TASKS["cartpole-actions"]
+    assert float(less) == pytest.approx(100 / (task.reference_return - task.random_return), abs=0.015)
+    assert page[start + 3] == ""
 
 
 def test_the_default_under_test_is_that_of_the_package():
