@@ -385,6 +385,15 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
     assert page.count("No records yet") == missing
 
 
+def test_the_best_published_method_is_one_as_published_with_runs_enough(report):
+    levels = {"fifo-300": (5, 0.9), "exp-300-uniform-0.1": (5, 0.8), "exp-100": (2, 0.7), "power-1": (3, 0.6)}
+    levels |= {"exp-300": (5, 0.5), "power-100": (5, 0.9), "prioritized-exp-300": (5, 0.9)}
+    matrices = {method: np.full((runs, 1), level) for method, (runs, level) in levels.items()}
+    assert report.best_of(matrices, report.PUBLISHED) == "power-1"
+    assert report.best_of(matrices, report.WINDOWS) == "fifo-300"
+    assert report.best_of({}, report.WINDOWS) is None
+
+
 def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESAMPLES", 10)
     auto, forgets = learning.AUTO[0], f"{learning.AUTO[0]}-forgets"
