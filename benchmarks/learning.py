@@ -54,6 +54,8 @@ REEXPLORES = "-reexplores"
 HALF_LIVES = (100, 300, 1_000, 3_000, 10_000, 30_000)
 # One of them replays transitions of the same mean age as the default
 WINDOWS = (1_000, 3_000, 5_000, 6_000, 10_000, 30_000)
+# Buffers that hold less than a run, with the default decay
+CAPACITIES = (3_000, 10_000)
 
 
 METHODS = (
@@ -71,6 +73,7 @@ METHODS = (
     f"prioritized-exp-{BEST_HALF_LIFE}",
     f"loss-exp-{BEST_HALF_LIFE}",
     f"exp-{BEST_HALF_LIFE}-uniform-0.1",
+    *(f"{DEFAULT}-in-{capacity}" for capacity in CAPACITIES),
     *(f"auto-exp-{half_life}" for half_life in (300, 1_000, 3_000)),
     *("auto-power-1", "auto-power-100", "auto-power-100-1.5"),
     *(f"auto-{DEFAULT}-{change}" for change in ("forgets", "ordinary-clock", "reexplores")),
@@ -81,9 +84,11 @@ AUTO = (f"auto-{DEFAULT}", f"oracle-{DEFAULT}")
 ABLATIONS = tuple(method for method in METHODS if re.fullmatch(rf"{AUTO[0]}-[a-z-]+", method))
 # With other decays inside
 AUTO_METHODS = tuple(method for method in METHODS if method.startswith("auto-") and method not in ABLATIONS)
+SMALLER = tuple(f"{DEFAULT}-in-{capacity}" for capacity in CAPACITIES)
 # Tried to choose from, and left at so many seeds
 TRIED = (
     *("fifo-5000", "fifo-30000", "linear-80000", "power-300-2", f"exp-{BEST_HALF_LIFE}-uniform-0.1"),
+    *SMALLER,
     *(method for method in AUTO_METHODS if method != AUTO[0]),
 )
 TRIED_SEEDS = 5
@@ -115,6 +120,7 @@ def arguments_of(method: str) -> tuple[Literal["DQN", "ReptileDQN"], dict[str, A
     * ``uniform``: SB3's DQN; ``fifo-N``: the same with a buffer of N transitions
     * ``exp-H``: ReptileDQN with half-life H; ``exp-H-uniform-F``: a share F of the draws is uniform
     * ``power-S``: ``S / (S + age)``; ``power-1`` is 1/age (arXiv 2110.02421); ``power-S-E``: to the power of E
+    * ``...-in-N``: the same in a buffer of N transitions
     * ``linear-T``: sample weight decay with horizon T (arXiv 2604.01913)
     * ``ere``: emphasizing recent experience (arXiv 1906.04009); ``combined``: the newest transition is in every batch
       (arXiv 1712.01275); both with the papers' own values
@@ -140,6 +146,10 @@ def arguments_of(method: str) -> tuple[Literal["DQN", "ReptileDQN"], dict[str, A
             _, inner = arguments_of(method.removeprefix(part).removesuffix(part))
             # By its name, so that this file can be read without importing it
             return "ReptileDQN", {**inner, "replay_buffer_class": buffer_class}
+    if re.fullmatch(r"(exp|power|linear)-.*-in-\d+", method):
+        method, _, capacity = method.rpartition("-in-")
+        algorithm, inner = arguments_of(method)
+        return algorithm, {**inner, "buffer_size": int(capacity)}
     if method.startswith("auto-"):
         _, inner = arguments_of(method.removeprefix("auto-").removesuffix(REEXPLORES))
         buffer = inner.get("replay_buffer_kwargs", {})
@@ -436,7 +446,9 @@ TASKS = {
         algorithm="SAC",
     ),
     "minatar-breakout": reference_game("breakout", 0.5, 3.6, methods=CANDIDATES, seeds=5),
-    "minatar-space_invaders": reference_game("space_invaders", 2.8, 21.9, methods=CANDIDATES, seeds=5),
+    "minatar-space_invaders": reference_game(
+        "space_invaders", 2.8, 21.9, methods=fewer(*CANDIDATES, *SMALLER), seeds=5
+    ),
     "cartpole-physics": Task(
         "CartPole-v1 whose pole length and force change every 15,000 steps",
         role="reporting",

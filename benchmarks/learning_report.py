@@ -220,6 +220,8 @@ def label(method: str) -> str:
             return f"auto, {label('-'.join(inner))}, ordinary clock"
         case ["auto" | "oracle" as kind, *inner]:
             return f"{kind}, {label('-'.join(inner))}"
+        case [*decay, "in", _]:
+            return f"{label('-'.join(decay))}, buffer of {number}"
         case ["uniform"]:
             return "uniform (SB3)"
         case ["fifo", _]:
