@@ -63,6 +63,7 @@ class Application:
     :param monitor: Which of the Monitor's files tell the returns, below the folder of a run
     :param evaluated: Episodes that the trained agent is evaluated for, greedily
     :param clicks: Which environment's ``info`` tells what an oracle and a random policy would get
+    :param network: Where the network of the first decayed run is kept, for runs that start from it
     """
 
     about: str
@@ -76,6 +77,7 @@ class Application:
     monitor: str = "**/*monitor.csv"
     evaluated: int = 0
     clicks: str | None = None
+    network: Path | None = None
 
 
 ZOO = ("-m", "sb3_reptile.zoo", "train")
@@ -108,15 +110,26 @@ SWAPPED = (
     "env_wrapper:[{'stable_baselines3.common.atari_wrappers.AtariWrapper': dict(screen_size=64)}, "
     "{'sb3_reptile.envs.PermutedActions': dict(period=1, permutations=[[0, 1, 3, 2, 5, 4]])}]"
 )
+PONG_NETWORK = RECORDS / "pong_network.zip"
 FROM_PONG = (
-    "pretrained:'runs/applications/pong-decayed-0/reptile_dqn/PongNoFrameskip-v4_1/PongNoFrameskip-v4.zip'",
+    f"pretrained:'{PONG_NETWORK.relative_to(ROOT)}'",
     # There is something to lose by random actions
     "exploration_initial_eps:0.1",
 )
 EVALUATED = 20
 
 APPLICATIONS = {
-    "pong": zoo("Pong", "pong", "reptile_dqn", "PongNoFrameskip-v4", 1_500_000, seeds=1, counts=4, evaluated=EVALUATED),
+    "pong": zoo(
+        "Pong",
+        "pong",
+        "reptile_dqn",
+        "PongNoFrameskip-v4",
+        1_500_000,
+        seeds=1,
+        counts=4,
+        evaluated=EVALUATED,
+        network=PONG_NETWORK,
+    ),
     "pong-swapped": Application(
         "Pong with its controls swapped",
         "pong",
@@ -298,6 +311,22 @@ def trained(run: Run) -> tuple[BaseAlgorithm, VecEnv]:
     return ALGOS[algo].load(model_path, device="cpu", custom_objects={"buffer_size": 1}), env
 
 
+def keep_network(run: Run, path: Path) -> None:
+    """The network of a run as ``pretrained`` takes it; in half precision and without the rest, a tenth of the size."""
+    from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
+
+    (model_path,) = folder_of(run).glob("*/*_1/*.zip")
+    _, parameters, _ = load_from_zip_file(model_path, load_data=False)
+    network = {
+        name.removeprefix("q_net."): value.half()
+        for name, value in parameters["policy"].items()
+        if name.startswith("q_net.")
+    }
+    # The same tensors under both names are stored once
+    policy = {f"{net}.{name}": value for net in ("q_net", "q_net_target") for name, value in network.items()}
+    save_to_zip_file(path, params={"policy": policy})
+
+
 def evaluate(run: Run, n_episodes: int) -> list[float]:
     """Returns of what a run has learnt, without exploration."""
     model, env = trained(run)
@@ -340,6 +369,8 @@ def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
         raise RuntimeError(f"{run.application}, {run.method}, seed {run.seed}: see {folder / 'output.txt'}")
     curve = learning_curve(episodes_of(application, folder), application.steps)
     seconds = round(time.perf_counter() - start, 1)
+    if application.network is not None and run.method == DECAYED and run.seed == 0:
+        keep_network(run, application.network)
     return {
         "task": run.application,
         "method": run.method,

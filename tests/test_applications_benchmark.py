@@ -13,6 +13,7 @@ import rl_zoo3.train
 import torch as th
 import yaml
 
+from sb3_reptile import ReptileDQN
 from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register, zoo_configs
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -135,8 +136,9 @@ def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(har
     assert text.count("| It |") == 2
 
 
-def test_what_a_run_of_the_zoo_has_learnt_is_evaluated(harness, tmp_path, monkeypatch):
-    entry = applications.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3)
+def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harness, tmp_path, monkeypatch):
+    kept = tmp_path / "network.zip"
+    entry = applications.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3, network=kept)
     monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
     harness("--jobs", "1")
@@ -149,6 +151,15 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated(harness, tmp_path, monkey
     mean, low, high = np.mean(returns), min(returns), max(returns)
     line = f"* CartPole, uniform, seed 0: {mean:.2f} over 3 episodes ({low:.0f} to {high:.0f})"
     assert line in (tmp_path / "applications.md").read_text().splitlines()
+    (model_path,) = applications.folder_of(Run("it", "decayed", 0)).glob("*/*_1/*.zip")
+    model = ReptileDQN.load(model_path)
+    policy_kwargs = {"net_arch": model.policy.net_arch}
+    student = ReptileDQN("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs, pretrained=kept, seed=1)
+    obs = th.rand(8, 4)
+    for net in (student.q_net, student.q_net_target):
+        # Half precision has 11 bits
+        th.testing.assert_close(net(obs), model.q_net(obs), rtol=2e-3, atol=2e-3)
+    assert kept.stat().st_size < model_path.stat().st_size / 5
 
 
 def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_a_run():
