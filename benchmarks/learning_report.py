@@ -196,12 +196,16 @@ WINDOWS = r"fifo-\d+"
 PUBLISHED = r"exp-\d+|power-1|linear-\d+|ere|combined|prioritized"
 
 
+# What anybody could use, which an oracle is not
+USABLE = r"(?!oracle-).*"
+
+
 def best_of(matrices: dict[str, np.ndarray], pattern: str) -> str | None:
     """The method with the highest IQM, in hindsight, of those whose name has this form and that have runs enough."""
     methods = [
         method
-        for method, scores in matrices.items()
-        if re.fullmatch(pattern, method) and len(scores) >= FEWEST_FOR_INTERVAL
+        for method, values in matrices.items()
+        if re.fullmatch(pattern, method) and len(values) >= FEWEST_FOR_INTERVAL
     ]
     return max(methods, key=lambda method: iqm(matrices[method])[0], default=None)
 
@@ -517,7 +521,7 @@ def draw_volumes(records: Records, path: Path) -> None:
 def aggregate_table(matrices: dict[str, np.ndarray]) -> list[str]:
     window = best_of(matrices, WINDOWS)
     values = {method: estimates(iqm, matrix)[0] for method, matrix in matrices.items()}
-    highest = max(estimate.value for estimate in values.values())
+    highest = best_of(matrices, USABLE)
     rows = []
     for method, matrix in matrices.items():
         age = mean_age(method)
@@ -525,7 +529,7 @@ def aggregate_table(matrices: dict[str, np.ndarray]) -> list[str]:
             bold_if(method == DEFAULT, label(method)),
             "" if age is None else f"{age:,.0f}",
             str(len(matrix)),
-            bold_if(values[method].value == highest, cell(values[method])),
+            bold_if(method == highest, cell(values[method])),
         ]
         for function, other in (
             (ratio_of_iqms, "uniform"),
@@ -544,20 +548,17 @@ def task_table(records: Records, tasks: list[str]) -> list[str]:
     """IQM of the area under the curve in returns, by task."""
     methods = methods_with_records(records, tasks)
     found = {
-        (task, method): estimates(iqm, returns(records, task, method))[0]
-        for task in tasks
-        for method in methods
-        if len(returns(records, task, method))
+        task: {method: values for method in methods if len(values := returns(records, task, method))} for task in tasks
     }
-    best = {task: max(estimate.value for (other, _), estimate in found.items() if other == task) for task in tasks}
+    best = {task: best_of(found[task], USABLE) for task in tasks}
     rows = []
     for method in methods:
         row = [bold_if(method == DEFAULT, label(method))]
         for task in tasks:
-            if (task, method) in found:
-                estimate = found[task, method]
-                text = bold_if(estimate.value == best[task], cell(estimate, decimals_of(TASKS[task])))
-                row.append(f"{text}, n = {len(returns(records, task, method))}")
+            if method in found[task]:
+                values = found[task][method]
+                text = cell(estimates(iqm, values)[0], decimals_of(TASKS[task]))
+                row.append(f"{bold_if(method == best[task], text)}, n = {len(values)}")
             else:
                 row.append("")
         rows.append(row)
@@ -597,6 +598,14 @@ def recovery_table(records: Records, task: str) -> list[str]:
     return table(["method", "score before a change", "after it", "steps to 90 %", "recovered", "regret"], rows)
 
 
+def verdict(difference: Estimate) -> str:
+    if math.isnan(difference.low):
+        return "too few runs to say"
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "the interval has 0 in it"
+
+
 def compare(records: Records, tasks: list[str], method: str, other: str) -> list[str]:
     """One line for each task and one for all of them: the difference of two methods' IQMs."""
     lines = []
@@ -605,14 +614,7 @@ def compare(records: Records, tasks: list[str], method: str, other: str) -> list
         if first is None or second is None:
             continue
         (difference,) = estimates(difference_of_iqms, first, second)
-        verdict = "too few runs to say"
-        if not math.isnan(difference.low):
-            verdict = "the interval has 0 in it"
-            if difference.low > 0:
-                verdict = "better"
-            elif difference.high < 0:
-                verdict = "worse"
-        lines.append(f"* {title}: {cell(difference)}: {verdict}")
+        lines.append(f"* {title}: {cell(difference)}: {verdict(difference)}")
     return [*lines, ""]
 
 
@@ -671,7 +673,8 @@ def report(records: Records, images: Path, prefix: str) -> str:
         f"{len(records)} training runs, {hours:.1f} hours of one processor core, one record each in",
         "[`benchmarks/results/learning`](../benchmarks/results/learning). `python benchmarks/learning.py` makes them,",
         "each names the command that makes it again, and `python benchmarks/learning_report.py` makes this page and",
-        "its figures from them, byte for byte. In bold are the package's default and the highest of a column.",
+        "its figures from them, byte for byte. In bold are the package's default and the highest of a column, if it",
+        f"has {FEWEST_FOR_INTERVAL} runs and is no oracle.",
         "",
         "## How it is measured",
         "",
@@ -886,23 +889,37 @@ def limits_section(records: Records, tasks: list[str]) -> list[str]:
     """Where the default is not the best, task by task."""
     lines = ["## When not to use it", ""]
     rows = []
+    found: dict[tuple[str, str], list[str]] = {}
     for task in tasks:
         matrices = score_matrices(records, [task])
         if DEFAULT not in matrices:
             continue
-        best = max(matrices, key=lambda method: iqm(matrices[method])[0])
+        best = best_of(matrices, USABLE) or DEFAULT
         row = [f"`{task}`", cell(estimates(iqm, matrices[DEFAULT])[0]), label(best)]
         row.append(cell(estimates(iqm, matrices[best])[0]))
-        for other in ("uniform", best_of(matrices, WINDOWS), best):
-            compared = other is not None and other in matrices and other != DEFAULT
-            row.append(cell(estimates(difference_of_iqms, matrices[DEFAULT], matrices[other])[0]) if compared else "")
+        rivals = {"uniform replay": "uniform", "the best FIFO": best_of(matrices, WINDOWS), "the best": best}
+        for title, rival in rivals.items():
+            if rival is None or rival not in matrices or rival == DEFAULT:
+                row.append("")
+                continue
+            (difference,) = estimates(difference_of_iqms, matrices[DEFAULT], matrices[rival])
+            row.append(cell(difference))
+            found.setdefault((title, verdict(difference)), []).append(f"`{task}`")
         rows.append(row)
     if not rows:
         return [*lines, "No records yet.", ""]
+    for title in ("uniform replay", "the best FIFO", "the best"):
+        of_title = {word: ", ".join(names) for (other, word), names in found.items() if other == title}
+        parts = [f"{word} on {of_title[word]}" for word in ("worse", "better") if word in of_title]
+        if "the interval has 0 in it" in of_title:
+            parts.append(f"not told apart on {of_title['the interval has 0 in it']}")
+        if parts:
+            lines.append(f"* The default next to {title}: {'; '.join(parts)}.")
     header = ["task", "default", "best method in hindsight", "its IQM", "default less uniform", "less the best FIFO"]
     return [
         *lines,
-        "IQM of the score on each task; best is meant in hindsight:",
+        "",
+        "IQM of the score on each task; the best, and the best FIFO, in hindsight:",
         "",
         *table([*header, "less the best"], rows),
     ]

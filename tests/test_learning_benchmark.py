@@ -394,6 +394,28 @@ def test_the_best_published_method_is_one_as_published_with_runs_enough(report):
     assert report.best_of({}, report.WINDOWS) is None
 
 
+def test_the_page_says_where_the_default_loses_and_to_what_anybody_could_use(report, monkeypatch):
+    monkeypatch.setattr(report, "RESAMPLES", 50)
+    levels = {"uniform": (3, 50), "fifo-1000": (3, 300), learning.DEFAULT: (3, 200), "exp-100": (2, 400)}
+    levels[learning.AUTO[1]] = (3, 400)  # an oracle
+    records = {}
+    for method, (seeds, value) in levels.items():
+        for seed in range(seeds):
+            run = Run("cartpole-actions", method, seed)
+            records[run] = made_up_record(run, value)
+    lines = report.limits_section(records, ["cartpole-actions"])
+    assert "* The default next to uniform replay: better on `cartpole-actions`." in lines
+    assert "* The default next to the best FIFO: worse on `cartpole-actions`." in lines
+    (row,) = (line for line in lines if line.startswith("| `cartpole-actions`"))
+    assert row.split(" | ")[2] == "FIFO 1,000"
+    ours, theirs, other, *_ = (
+        line for line in report.task_table(records, ["cartpole-actions"]) if re.search("uniform|FIFO|100 ", line)
+    )
+    assert "**" not in ours.split(" | ")[1]
+    assert theirs.split(" | ")[1].startswith("**")
+    assert "**" not in other.split(" | ")[1]
+
+
 def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESAMPLES", 10)
     auto, forgets = learning.AUTO[0], f"{learning.AUTO[0]}-forgets"
