@@ -1,5 +1,6 @@
 """Environments that change while the agent learns, and discrete actions for environments that have others."""
 
+from sb3_reptile.envs.atari import DqnCnn
 from sb3_reptile.envs.discrete_actions import DiscreteActions
 from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
 from sb3_reptile.envs.episode_recorder import EpisodeRecorder
@@ -13,6 +14,7 @@ __all__ = [
     "TASKS",
     "DaysInTurn",
     "DiscreteActions",
+    "DqnCnn",
     "DriftWrapper",
     "DriftingActions",
     "DriftingPhysics",
