@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.envs import (
     DiscreteActions,
+    DqnCnn,
     DriftingActions,
     DriftingPhysics,
     DriftingRewards,
@@ -378,3 +381,14 @@ def test_discrete_actions_passes_check_env():
 def test_what_cannot_be_numbered_is_refused(space, bins, message):
     with pytest.raises(ValueError, match=message):
         DiscreteActions(Arm(space), bins=bins)
+
+
+def test_the_first_dqn_s_network_takes_images_of_any_shape_and_has_its_size():
+    images = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    assert sum(parameter.numel() for parameter in DqnCnn(images).parameters()) == 4_112 + 8_224 + 256 * (32 * 9 * 9 + 1)
+    for shape in ((4, 64, 64), (1, 20, 20), (3, 40, 61)):
+        n_channels, height, width = shape
+        env = FakeImageEnv(6, height, width, n_channels, discrete=True, channel_first=True)
+        model = DQN("CnnPolicy", env, policy_kwargs=dict(features_extractor_class=DqnCnn), buffer_size=20)
+        model.predict(np.zeros(shape, np.uint8))
+        assert model.q_net.q_net[0].in_features == 256
