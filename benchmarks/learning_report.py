@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import learning
 import matplotlib
 import numpy as np
-from learning import BINS, DEFAULT, TASKS, VOLUME_METHODS, VOLUME_TASK, Record, Run, Task
+from learning import BINS, CAPACITIES, DEFAULT, SMALLER, TASKS, VOLUME_METHODS, VOLUME_TASK, Record, Run, Task
 from rliable import library
 
 matplotlib.use("Agg")
@@ -767,6 +767,7 @@ def report(records: Records, images: Path, prefix: str) -> str:
         ]
     lines += auto_section(records, drifting, stationary, images, prefix)
     lines += volume_section(records, images, prefix)
+    lines += capacity_section(records, tasks)
     lines += limits_section(records, tasks)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -882,6 +883,41 @@ def volume_section(records: Records, images: Path, prefix: str) -> list[str]:
         *table(header, rows),
         f"![Mean return by replay volume]({prefix}results_volume.png)",
         "",
+    ]
+
+
+def share_beyond(capacity: int, full: int) -> float:
+    """Of the draws that the default takes from a full buffer, those that are older than another one holds."""
+    _, scale, exponent = DEFAULT.split("-")
+    weights = (1 + np.arange(full) / int(scale)) ** -float(exponent)
+    return float(weights[capacity:].sum() / weights.sum())
+
+
+def capacity_section(records: Records, tasks: list[str]) -> list[str]:
+    """The default in smaller buffers, if that has been run."""
+    found = {
+        task: {capacity: returns(records, task, method) for method, capacity in zip(SMALLER, CAPACITIES, strict=True)}
+        for task in tasks
+    }
+    tried = [task for task in tasks if any(map(len, found[task].values()))]
+    if not tried:
+        return []
+    full = max(TASKS[task].settings["buffer_size"] for task in tried)
+    rows = []
+    for capacity in (*CAPACITIES, full):
+        row = [f"{capacity:,}", "" if capacity == full else f"{100 * share_beyond(capacity, full):.0f} %"]
+        for task in tried:
+            values = returns(records, task, DEFAULT) if capacity == full else found[task][capacity]
+            text = cell(estimates(iqm, values)[0], decimals_of(TASKS[task])) if len(values) else ""
+            row.append(f"{text}, n = {len(values)}" if text else "")
+        rows.append(row)
+    return [
+        "## Capacity",
+        "",
+        "The default in buffers that hold less than a run; mean return over training, IQM over the seeds, and the",
+        f"share of its draws from a full buffer of {full:,} that a smaller one has no longer:",
+        "",
+        *table(["capacity", "no longer there", *tried], rows),
     ]
 
 

@@ -416,6 +416,28 @@ def test_the_page_says_where_the_default_loses_and_to_what_anybody_could_use(rep
     assert "**" not in other.split(" | ")[1]
 
 
+def test_what_a_smaller_buffer_loses_is_as_the_package_would_draw_it(report, monkeypatch):
+    from gymnasium import spaces
+
+    from sb3_reptile import DecayedReplayBuffer
+
+    buffer = DecayedReplayBuffer(500, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), device="cpu")
+    for _ in range(500):
+        buffer.add(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+    older = buffer.ages().ravel() >= 100
+    assert report.share_beyond(100, 500) == pytest.approx(buffer.sampling_probabilities().ravel()[older].sum())
+    assert report.capacity_section({}, ["cartpole-actions"]) == []
+    monkeypatch.setattr(report, "RESAMPLES", 10)
+    methods = {learning.DEFAULT: 100, learning.SMALLER[0]: 70}
+    runs = {Run("cartpole-actions", method, seed): value for method, value in methods.items() for seed in range(3)}
+    records = {run: made_up_record(run, value) for run, value in runs.items()}
+    rows = [line for line in report.capacity_section(records, list(TASKS)) if re.match(r"\| [\d,]+ \|", line)]
+    assert [(row.split()[1], round(float(row.split(" | ")[2].split(" ")[0]))) for row in (rows[0], rows[-1])] == [
+        ("3,000", 70),
+        ("100,000", 100),
+    ]
+
+
 def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESAMPLES", 10)
     auto, forgets = learning.AUTO[0], f"{learning.AUTO[0]}-forgets"
