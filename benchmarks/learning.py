@@ -882,8 +882,21 @@ def command(run: Run) -> list[str]:
     return ["benchmarks/learning.py", "--run", run.task, run.method, str(run.seed), *volume]
 
 
+def processor() -> str:
+    """The kind of processor, on which the last digits of floating point depend, and soon all that is learned."""
+    import torch
+
+    names = {"model name": platform.machine()}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            names[name.strip()] = value.strip()
+    numbers = [f"{name} {names[name]}" for name in ("cpu family", "model", "stepping") if name in names]
+    return ", ".join([names["model name"], *numbers, torch.backends.cpu.get_cpu_capability()])
+
+
 def versions_used() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "processor": processor()}
     for package in ("torch", "stable_baselines3", "gymnasium", "numpy", "numba", "sb3_reptile"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
@@ -894,6 +907,15 @@ def versions_used() -> dict[str, str]:
         changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, check=True)
         versions["commit"] = commit.stdout.strip() + ("+" if changed.stdout else "")
     return versions
+
+
+def compared(record: Record, known: Record) -> str:
+    """Whether a run has been repeated, in words."""
+    if record["curve"] == known["curve"]:
+        return "the curve is that of the record there is"
+    here, there = (versions.get("processor", "an unknown one") for versions in (record["versions"], known["versions"]))
+    reason = "" if here == there else f": that was made on another kind of processor ({there}; here: {here})"
+    return f"the curve is not that of the record there is{reason}"
 
 
 # ---- Training what is missing
@@ -1084,8 +1106,7 @@ def main() -> None:
         if arguments.append:
             append(record, arguments.records)
         elif not arguments.progress and run in (records := read_records(arguments.records)):
-            same = record["curve"] == records[run]["curve"]
-            print(f"the curve is {'the same as' if same else 'not'} that of the record there is", file=sys.stderr)
+            print(compared(record, records[run]), file=sys.stderr)
         return
     if arguments.random:
         for name in arguments.task:

@@ -672,9 +672,10 @@ def report(records: Records, images: Path, prefix: str) -> str:
         "",
         f"{len(records)} training runs, {hours:.1f} hours of one processor core, one record each in",
         "[`benchmarks/results/learning`](../benchmarks/results/learning). `python benchmarks/learning.py` makes them,",
-        "each names the command that makes it again, and `python benchmarks/learning_report.py` makes this page and",
-        "its figures from them, byte for byte. In bold are the package's default and the highest of a column, if it",
-        f"has {FEWEST_FOR_INTERVAL} runs and is no oracle.",
+        "each names the command that makes it again (digit for digit on the same kind of processor, which the later",
+        "ones name), and `python benchmarks/learning_report.py` makes this page and its figures from them, byte for",
+        "byte. In bold are the package's default and the highest of a column, if it has "
+        f"{FEWEST_FOR_INTERVAL} runs and is no oracle.",
         "",
         "## How it is measured",
         "",

@@ -130,6 +130,17 @@ def made_up_record(run, value=None):
     }
 
 
+@pytest.mark.parametrize(("there", "said"), [({"processor": "A"}, "another kind .* [(]A; here: B[)]"), ({}, "unknown")])
+def test_it_is_said_if_another_processor_may_be_why_a_run_is_not_repeated(there, said):
+    known = {"curve": [1.0], "versions": there}
+    again = {"curve": [1.0], "versions": {"processor": "B"}}
+    assert learning.compared(again, known) == "the curve is that of the record there is"
+    again["curve"] = [2.0]
+    assert re.search(f"is not that of the record there is: .*{said}", learning.compared(again, known))
+    same = {"curve": [3.0], "versions": {"processor": "B"}}
+    assert learning.compared(again, same) == "the curve is not that of the record there is"
+
+
 RUNS = [Run("cartpole", "uniform", seed) for seed in range(3)]
 
 
@@ -228,7 +239,9 @@ def test_a_record_is_made_again_by_its_command(monkeypatch):
     assert first["auc"] == pytest.approx(np.mean(first["curve"]), abs=1e-3)
     assert steps[:600] == list(range(1, 601))
     assert first["command"] == "python benchmarks/learning.py --run cartpole-actions exp-100 3"
-    assert {"python", "torch", "stable_baselines3", "gymnasium", "numpy", "sb3_reptile"} <= set(first["versions"])
+    assert {"python", "torch", "stable_baselines3", "gymnasium", "numpy", "sb3_reptile", "processor"} <= set(
+        first["versions"]
+    )
     assert len(json.dumps(first)) < 2_500
 
 
