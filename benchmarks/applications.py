@@ -124,7 +124,7 @@ APPLICATIONS = {
         "pong",
         "reptile_dqn",
         "PongNoFrameskip-v4",
-        1_200_000,
+        600_000,
         seeds=1,
         counts=4,
         evaluated=EVALUATED,
