@@ -524,8 +524,10 @@ def table(records: dict[Run, Record]) -> list[str]:
             if own:
                 whole = interval(np.array([np.mean(record["curve"]) for record in own]))
                 end = interval(np.array([last_third(record) for record in own]))
-                minutes = float(np.median([record["wall_seconds"] for record in own])) / 60
-                cells = [application.about, method, str(len(own)), cell(whole), cell(end), f"{minutes:.1f}"]
+                # Of a resumed run it is only known what its last piece took
+                seconds = [record["wall_seconds"] for record in own if not record["resumed"]]
+                minutes = f"{float(np.median(seconds)) / 60:.1f}" if seconds else ""
+                cells = [application.about, method, str(len(own)), cell(whole), cell(end), minutes]
                 lines.append(f"| {' | '.join(cells)} |")
     return lines
 
