@@ -340,6 +340,20 @@ def folder_of(run: Run) -> Path:
     return RUNS / f"{run.application}-{run.method}-{run.seed}".replace(" ", "_")
 
 
+def wait_for(arguments: list[str], output: Path, processes: set[subprocess.Popen[bytes]]) -> int:
+    """Run a Python command with one thread, its output added to a file; its exit status."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(threads, "1")}
+    with output.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+        processes.add(process)
+        status = process.wait()
+        processes.discard(process)
+    return status
+
+
 def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
     """
     :param run: What to train
@@ -349,23 +363,16 @@ def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
     """
     application, folder = APPLICATIONS[run.application], folder_of(run)
     arguments = command(run, str(folder))
-    checkpoints = [path.parent for path in folder.rglob("checkpoints") if any(path.iterdir())]
-    if checkpoints:
-        arguments += ["--resume", str(checkpoints[0])]
+    begun = next((path.parent for path in folder.rglob("checkpoints") if any(path.iterdir())), None)
+    if begun is not None:
+        arguments += ["--resume", str(begun)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(threads, "1")}
     start = time.perf_counter()
-    with (folder / "output.txt").open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        processes.add(process)
-        status = process.wait()
-        processes.discard(process)
-    if status != 0:
+    # Of what was stopped after its last step only the record is missing
+    is_trained = begun is not None and any(begun.glob("*.zip"))
+    if not is_trained and wait_for(arguments, folder / "output.txt", processes) != 0:
         raise RuntimeError(f"{run.application}, {run.method}, seed {run.seed}: see {folder / 'output.txt'}")
     curve = learning_curve(episodes_of(application, folder), application.steps)
     seconds = round(time.perf_counter() - start, 1)
@@ -379,7 +386,7 @@ def train(run: Run, processes: set[subprocess.Popen[bytes]]) -> Record:
         "curve": curve,
         **({"evaluation": evaluate(run, application.evaluated)} if application.evaluated else {}),
         "setup": set_up(run),
-        "resumed": bool(checkpoints),
+        "resumed": begun is not None,
         "wall_seconds": seconds,
         "command": shlex.join(["python", *command(run, "FOLDER")]),
         "versions": versions_used(),

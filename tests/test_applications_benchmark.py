@@ -85,6 +85,19 @@ def test_a_run_that_fails_leaves_no_record_and_says_where_to_look(harness, monke
     assert sorted(harness()) == ["0 inf", "1 None", "1 inf"]
 
 
+def test_what_was_stopped_after_its_last_step_has_only_its_record_missing(harness, tmp_path):
+    assert harness("--seeds", "1", "--jobs", "1") == ["0 None", "0 inf"]
+    (record,) = (tmp_path / "records" / "it.jsonl").read_text().splitlines()[1:]
+    (tmp_path / "records" / "it.jsonl").unlink()
+    folder = applications.folder_of(Run("it", "uniform", 0))
+    (folder / "checkpoints" / "last").mkdir(parents=True)
+    (folder / "model.zip").touch()
+    assert harness("--seeds", "1", "--jobs", "1") == ["0 None"]
+    again = applications.read_records()["it", "uniform", 0]
+    assert again["curve"] == json.loads(record)["curve"]
+    assert again["resumed"]
+
+
 def test_records_of_another_set_up_and_torn_ones_are_left_out(harness, tmp_path, capsys):
     harness("--seeds", "1")
     path = tmp_path / "records" / "it.jsonl"
