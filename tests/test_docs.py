@@ -1,4 +1,4 @@
-"""The Python examples of the README and the docs run as they stand, and print what they say they print."""
+"""The examples of the README and the docs run and print what they say; what is said of learning is in the results."""
 
 import re
 import subprocess
@@ -33,3 +33,28 @@ def test_the_example_runs_and_prints_what_it_says(code, tmp_path):
 def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def numbers(text):
+    """Numbers as they are written, with the interval behind them if there is one; no links, no code."""
+    text = re.sub(r"\]\([^)]*\)|`[^`]*`|\*\*", " ", text)
+    number = r"-?\d[\d,]*(?<!,)(?:\.\d+)?"
+    return set(re.findall(rf"(?<![\w.]){number}(?: \({number} to {number}\))?(?!\w)", " ".join(text.split())))
+
+
+@pytest.mark.parametrize(
+    ("page", "begins", "ends", "of"),
+    [
+        ("README.md", "## How well it works", "## Options", "docs/results.md"),
+        ("docs/choosing.md", "", "", "docs/results.md"),
+        ("docs/auto.md", "**At learning**", "**At speed**", "docs/results.md"),
+        ("docs/applications.md", "**Result.**", "For a machine", "benchmarks/results/applications.md"),
+    ],
+)
+def test_numbers_of_learning_are_those_of_the_results(page, begins, ends, of):
+    text = (ROOT / page).read_text()
+    part = text[text.index(begins) : text.index(ends) if ends else None]
+    assert numbers(part), "the page says no number"
+    known = (ROOT / of).read_text()
+    # Without intervals, too
+    assert numbers(part) - numbers(known) - numbers(known.replace("(", "; ")) == set()
