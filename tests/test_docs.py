@@ -48,7 +48,8 @@ def numbers(text):
         ("README.md", "## How well it works", "## Options", "docs/results.md"),
         ("docs/choosing.md", "", "", "docs/results.md"),
         ("docs/auto.md", "**At learning**", "**At speed**", "docs/results.md"),
-        ("docs/applications.md", "**Result.**", "For a machine", "benchmarks/results/applications.md"),
+        ("docs/applications.md", "**Result.** The", "For a machine", "benchmarks/results/applications.md"),
+        ("docs/applications.md", "**Result.** From", "", "benchmarks/results/applications.md"),
     ],
 )
 def test_numbers_of_learning_are_those_of_the_results(page, begins, ends, of):
