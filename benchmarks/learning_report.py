@@ -341,11 +341,13 @@ def legend_below(figure: Any, panels: list[Any]) -> None:
     handles = {
         text: handle for panel in panels for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
     }
+    # Of the longest entry, so that none is cut off
+    inches = 0.55 + 0.075 * max(map(len, handles), default=0)
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=min(len(handles), 5),
+        ncols=max(1, min(len(handles), 5, int(figure.get_figwidth() / inches))),
         frameon=False,
         fontsize=9,
     )

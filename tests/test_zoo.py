@@ -21,7 +21,7 @@ from stable_baselines3.common.save_util import load_from_pkl
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.replay.decay import make_decay
 from sb3_reptile.zoo.__main__ import main
-from sb3_reptile.zoo.registration import LogToFile
+from sb3_reptile.zoo.registration import LogToFile, ReptileExperimentManager
 from sb3_reptile.zoo.search import convert_reptile_dqn_params, sample_reptile_dqn_params
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +43,8 @@ def here(monkeypatch, capfd):
 
     def run_here(*arguments, code=0, cwd=None):
         monkeypatch.setattr(sys, "argv", ["sb3-reptile", *map(str, arguments)])
+        # Put back afterwards, as is what main() makes of --resume
+        monkeypatch.setattr(ReptileExperimentManager, "resumed_run", None)
         if cwd is not None:
             monkeypatch.chdir(cwd)
         given = 0
