@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import yaml
-from learning import BINS, ROOT, append, learning_curve, sole_writer, versions_used
+from learning import BINS, ROOT, THREADS, append, learning_curve, sole_writer, versions_used
 from scipy.stats import t as student_t
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -342,8 +342,7 @@ def folder_of(run: Run) -> Path:
 
 def wait_for(arguments: list[str], output: Path, processes: set[subprocess.Popen[bytes]]) -> int:
     """Run a Python command with one thread, its output added to a file; its exit status."""
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(threads, "1")}
+    environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
     with output.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT

@@ -39,6 +39,8 @@ PROGRAM = Path(__file__)
 
 # Points of a learning curve
 BINS = 120
+# What tells numpy, torch and numba how many threads to use
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 Record = dict[str, Any]
 
@@ -1097,7 +1099,7 @@ def main() -> None:
         except ValueError as error:
             parser.error(str(error))
         # Read when numpy and torch are imported
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        for variable in THREADS:
             os.environ[variable] = "1"
         try:
             record = print_record(run, arguments.progress)

@@ -21,6 +21,8 @@ import numpy as np
 from learning import BINS, CAPACITIES, DEFAULT, SMALLER, TASKS, VOLUME_METHODS, VOLUME_TASK, Record, Run, Task
 from rliable import library
 
+from sb3_reptile.replay.decay import make_decay
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -891,8 +893,8 @@ def volume_section(records: Records, images: Path, prefix: str) -> list[str]:
 
 def share_beyond(capacity: int, full: int) -> float:
     """Of the draws that the default takes from a full buffer, those that are older than another one holds."""
-    _, scale, exponent = DEFAULT.split("-")
-    weights = (1 + np.arange(full) / int(scale)) ** -float(exponent)
+    _, arguments = learning.arguments_of(DEFAULT)
+    weights = make_decay(arguments["replay_buffer_kwargs"]["decay"])(np.arange(full))
     return float(weights[capacity:].sum() / weights.sum())
 
 
