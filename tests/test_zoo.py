@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
@@ -347,6 +348,29 @@ def test_a_missing_package_of_a_task_is_named(here, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "Box2D", None)
     output = here("train", "--algo", "dqn", "--env", "LunarLander-v3", "-f", tmp_path, code=1)
     assert "error: Box2D is not installed" in output
+    assert "(needs the extra `box2d`: pip install 'sb3-reptile[box2d]')" in output
+
+
+@pytest.mark.parametrize(
+    ("env_id", "package", "extra"),
+    [
+        ("PongNoFrameskip-v4", "ale_py", "atari"),
+        ("MiniGrid-Dynamic-Obstacles-6x6-v0", "minigrid", "minigrid"),
+        ("HalfCheetahBulletEnv-v0", "pybullet_envs_gymnasium", "pybullet"),
+    ],
+)
+def test_a_missing_package_that_registers_a_task_is_named(here, monkeypatch, tmp_path, env_id, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(gym.registry, env_id, raising=False)
+    output = here("train", "--algo", "reptile_dqn", "--env", env_id, "-f", tmp_path, code=1)
+    assert f"error: {env_id} not found" in output
+    assert f"(needs the extra `{extra}`: pip install 'sb3-reptile[{extra}]')" in output
+
+
+def test_a_task_that_no_extra_has_is_told_as_the_rl_zoo_tells_it(here, tmp_path):
+    output = here("train", "--algo", "reptile_dqn", "--env", "CartPole-v7", "-f", tmp_path, code=1)
+    assert "error: CartPole-v7 not found in gym registry" in output
+    assert "extra" not in output
 
 
 def test_a_missing_rl_zoo_is_named_with_its_extra():

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import importlib.util
+import re
 import runpy
 import subprocess
 import sys
@@ -29,6 +31,26 @@ USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
     f"\n`{PROGRAM} train` takes `--resume RUN` besides: the same command as before goes on from RUN's last checkpoint"
 )
+
+# What the names of environments hold that another package registers, that package, and the extra that installs it
+EXTRAS = {
+    "NoFrameskip": ("ale_py", "atari"),
+    "ALE/": ("ale_py", "atari"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BulletEnv": ("pybullet_envs_gymnasium", "pybullet"),
+}
+
+
+def _with_extra(message: str) -> str:
+    """
+    :param message: An error's, about an environment that is not there or cannot be made
+    :return: The same, with the extra that is missing if it is one of ours
+    """
+    extras = [
+        extra for part, (package, extra) in EXTRAS.items() if part in message and not importlib.util.find_spec(package)
+    ]
+    extras += re.findall(r"gymnasium\[(atari|box2d|mujoco)\]", message)
+    return f"{message} (needs the extra `{extras[0]}`: pip install 'sb3-reptile[{extras[0]}]')" if extras else message
 
 
 def _enjoy_with_us(command: list[str], **kwargs: Any) -> int:
@@ -84,7 +106,11 @@ def main() -> None:
     try:
         _run(command)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_with_extra(str(error))}")
+    except ValueError as error:
+        if "not found in gym registry" not in str(error):
+            raise
+        sys.exit(f"error: {_with_extra(str(error))}")
 
 
 if __name__ == "__main__":
