@@ -33,6 +33,7 @@ import numpy as np
 import yaml
 from learning import BINS, ROOT, THREADS, append, learning_curve, sole_writer, versions_used
 from scipy.stats import t as student_t
+from scipy.stats import ttest_ind
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
@@ -72,7 +73,7 @@ class Application:
     methods: dict[str, tuple[str, ...]]
     steps: int
     changes: tuple[int, ...] = ()
-    seeds: int = 3
+    seeds: int = 5
     counts: int = 1
     monitor: str = "**/*monitor.csv"
     evaluated: int = 0
@@ -454,6 +455,12 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def difference(values: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+    """Difference of the means of two sets of seeds with its 95 % interval, by Welch's t."""
+    result = ttest_ind(values, others, equal_var=False).confidence_interval()
+    return float(values.mean() - others.mean()), float(result.low), float(result.high)
+
+
 def last_third(record: Record) -> float:
     return float(np.mean(record["curve"][-BINS // 3 :]))
 
@@ -487,7 +494,7 @@ def oracle_and_random(application: Application) -> np.ndarray:
 
 
 def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
-    """Learning curves: the mean over seeds, and the lowest and highest of them."""
+    """Learning curves: the mean over seeds with its 95 % interval."""
     from learning_report import grid, legend_below, save
 
     figure, panels = grid(len(names), columns=2 if len(names) in (2, 4) else 3)
@@ -508,8 +515,9 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
             seeds = smooth(np.array(curves))
             style = (0, (1, 1)) if method.startswith(UNIFORM) else "solid"
             label = f"{method} replay" if method in (DECAYED, UNIFORM) else method
-            panel.plot(x, seeds.mean(axis=0), color=color, linestyle=style, linewidth=1.6, label=label)
-            panel.fill_between(x, seeds.min(axis=0), seeds.max(axis=0), color=color, alpha=0.15, linewidth=0)
+            mean, low, high = np.apply_along_axis(interval, 0, seeds)
+            panel.plot(x, mean, color=color, linestyle=style, linewidth=1.6, label=label)
+            panel.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         panel.set_title(application.about, fontsize=9, loc="left")
         panel.set_xlim(0, application.steps / 1000)
         panel.set_xlabel("thousand environment steps", fontsize=8)
@@ -519,22 +527,40 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
 
 
 def table(records: dict[Run, Record]) -> list[str]:
-    """For each method the mean return over training and over its last third, with intervals over the seeds."""
+    """
+    For each method the mean return over training, how much more that is than with uniform replay, and the mean return
+    over the last third of training, with intervals over the seeds.
+    """
     lines = [
-        "| | method | seeds | mean return over training | over its last third | minutes a run |",
-        "|---|---|---|---|---|---|",
+        "| | method | seeds | mean return over training | less uniform's | over its last third | minutes a run |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, application in APPLICATIONS.items():
-        for method in application.methods:
-            own = [record for run, record in records.items() if run[:2] == (name, method)]
-            if own:
-                whole = interval(np.array([np.mean(record["curve"]) for record in own]))
-                end = interval(np.array([last_third(record) for record in own]))
-                # Of a resumed run it is only known what its last piece took
-                seconds = [record["wall_seconds"] for record in own if not record["resumed"]]
-                minutes = f"{float(np.median(seconds)) / 60:.1f}" if seconds else ""
-                cells = [application.about, method, str(len(own)), cell(whole), cell(end), minutes]
-                lines.append(f"| {' | '.join(cells)} |")
+        known = {
+            method: own
+            for method in application.methods
+            if (own := [record for run, record in records.items() if run[:2] == (name, method)])
+        }
+        uniform = next((method for method in known if UNIFORM in method), None)
+        for method, own in known.items():
+            whole = np.array([np.mean(record["curve"]) for record in own])
+            end = np.array([last_third(record) for record in own])
+            less = ""
+            if uniform not in (None, method) and len(own) > 1 and len(known[uniform]) > 1:
+                less = cell(difference(whole, np.array([np.mean(record["curve"]) for record in known[uniform]])))
+            # Of a resumed run it is only known what its last piece took
+            seconds = [record["wall_seconds"] for record in own if not record["resumed"]]
+            minutes = f"{float(np.median(seconds)) / 60:.1f}" if seconds else ""
+            cells = [
+                application.about,
+                method,
+                str(len(own)),
+                cell(interval(whole)),
+                less,
+                cell(interval(end)),
+                minutes,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -566,7 +592,7 @@ def report() -> None:
         "# Applications: decayed and uniform replay",
         "",
         "Made by `python benchmarks/applications.py --report` from the records in `applications/`, each of which names",
-        "its command. Means over seeds, in brackets their 95 % intervals (Student's t).",
+        "its command. Means over seeds, in brackets their 95 % intervals (Student's t, of differences Welch's).",
         "",
         *table(records),
         *evaluations(records),

@@ -12,6 +12,7 @@ import pytest
 import rl_zoo3.train
 import torch as th
 import yaml
+from scipy.stats import t as student_t
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register, zoo_configs
@@ -140,12 +141,23 @@ def test_intervals_are_student_s(monkeypatch):
     assert applications.cell(applications.interval(values[:1])) == "1.00"
 
 
+def test_differences_are_welch_s():
+    values, others = np.array([1.0, 2.0, 6.0]), np.array([0.0, 0.5])
+    squares = values.var(ddof=1) / 3, others.var(ddof=1) / 2
+    freedom = sum(squares) ** 2 / (squares[0] ** 2 / 2 + squares[1] ** 2 / 1)
+    half = student_t.ppf(0.975, freedom) * np.sqrt(sum(squares))
+    assert applications.difference(values, others) == pytest.approx((2.75, 2.75 - half, 2.75 + half))
+
+
 def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(harness, tmp_path, monkeypatch):
     harness()
     harness("--report")
     assert (tmp_path / "images" / "applications_it.png").stat().st_size > 5_000
     text = (tmp_path / "applications.md").read_text()
-    assert "| It | decayed | 2 | 1.00 (-5.35 to 7.35) | 1.00 (-5.35 to 7.35) |" in text
+    # By Student's t with 1 and 2 degrees of freedom
+    returns = "1.00 (-5.35 to 7.35)"
+    assert f"| It | decayed | 2 | {returns} | 0.00 (-3.04 to 3.04) | {returns} |" in text
+    assert f"| It | uniform | 2 | {returns} |  | {returns} |" in text
     assert text.count("| It |") == 2
 
 
