@@ -529,7 +529,7 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
 def table(records: dict[Run, Record]) -> list[str]:
     """
     For each method the mean return over training, how much more that is than with uniform replay, and the mean return
-    over the last third of training, with intervals over the seeds.
+    over the last third of training, with intervals over the seeds; of recommenders also what an oracle would get.
     """
     lines = [
         "| | method | seeds | mean return over training | less uniform's | over its last third | minutes a run |",
@@ -561,6 +561,10 @@ def table(records: dict[Run, Record]) -> list[str]:
                 minutes,
             ]
             lines.append(f"| {' | '.join(cells)} |")
+        if known and application.clicks is not None:
+            for policy, level in zip(("oracle", "random"), oracle_and_random(application), strict=True):
+                whole, end = (cell((float(part.mean()), math.nan, math.nan)) for part in (level, level[-BINS // 3 :]))
+                lines.append(f"| {application.about} | {policy} | | {whole} | | {end} | |")
     return lines
 
 

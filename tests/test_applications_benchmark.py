@@ -203,6 +203,20 @@ def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_
     assert (levels[0] > levels[1]).all()
 
 
+def test_the_table_says_what_an_oracle_and_a_random_policy_would_get(monkeypatch):
+    recommender = dataclasses.replace(applications.APPLICATIONS["recommender"], steps=2 * applications.BINS)
+    monkeypatch.setattr(applications, "APPLICATIONS", {"recommender": recommender})
+    record = {"curve": [1.0] * applications.BINS, "resumed": True}
+    lines = applications.table({Run("recommender", "decayed", 0): record})
+    oracle, random = applications.oracle_and_random(recommender)
+    end = -applications.BINS // 3
+    assert lines[-2:] == [
+        f"| {recommender.about} | oracle | | {oracle.mean():.1f} | | {oracle[end:].mean():.1f} | |",
+        f"| {recommender.about} | random | | {random.mean():.2f} | | {random[end:].mean():.2f} | |",
+    ]
+    assert not any("oracle" in line for line in applications.table({}))
+
+
 OF_THE_ZOO = [
     (name, method)
     for name, application in applications.APPLICATIONS.items()
