@@ -102,7 +102,7 @@ def changes(period: int, steps: int) -> tuple[int, ...]:
 SMALL = ("policy_kwargs:dict(net_arch=[64,64])", "batch_size:128")
 CONTROL = {
     "pendulum": ("Pendulum-v1", 10_000, ("learning_starts:500",)),
-    "lander": ("LunarLanderContinuous-v3", 40_000, ("learning_starts:1000",)),
+    "lander": ("LunarLanderContinuous-v3", 80_000, ("learning_starts:1000",)),
     "cheetah": ("HalfCheetah-v5", 30_000, ("learning_starts:1000",)),
 }
 
