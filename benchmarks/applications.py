@@ -608,26 +608,43 @@ def report() -> None:
 # ---- Films
 
 
-# Of which of the applications there is something to see, how many frames, and every how many of them
-FILMS = {"pong": (300, 4), "obstacles": (60, 1), "rooms": (80, 1), "motorway": (60, 1), "lander-sac": (150, 4)}
-WIDTH = 240
+class Film(NamedTuple):
+    """How a trained agent is shown: how many frames, every how many of its steps, how long each, how wide."""
+
+    frames: int
+    every: int = 1
+    milliseconds: int = 80
+    width: int = 240
 
 
-def film(name: str, frames: int, every: int) -> None:
-    """A GIF of what the first decayed run has learnt."""
+# Of which of the applications there is something to see
+FILMS = {
+    "pong": Film(300, every=4),
+    "obstacles": Film(60, milliseconds=250),
+    "rooms": Film(60, milliseconds=250),
+    "motorway": Film(60, milliseconds=200, width=480),
+    "lander-sac": Film(150, every=4),
+}
+
+
+def film(name: str) -> None:
+    """A GIF of what the first decayed run has learnt, as its world was at the end of training."""
     from PIL import Image
 
+    (frames, every, milliseconds, width), application = FILMS[name], APPLICATIONS[name]
     model, env = trained(Run(name, DECAYED, 0))
+    if application.changes:
+        env.env_method("set_wrapper_attr", "steps_taken", application.steps - frames * every)
     obs, pictures = env.reset(), []
     for step in range(frames * every):
         if step % every == 0:
             picture = Image.fromarray(env.render())
-            picture = picture.resize((WIDTH, WIDTH * picture.height // picture.width))
+            picture = picture.resize((width, width * picture.height // picture.width))
             pictures.append(picture.quantize(64))
         action, _ = model.predict(obs, deterministic=True)
         obs, *_ = env.step(action)
     path = IMAGES / f"applications_{name}.gif"
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=80, loop=0, optimize=True)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KB")
 
 
@@ -655,7 +672,7 @@ def main() -> None:
         return
     if arguments.films:
         for name in set(names) & set(FILMS):
-            film(name, *FILMS[name])
+            film(name)
         return
     runs = [run for run in plan(names) if arguments.seeds is None or run.seed < arguments.seeds]
     if arguments.plan:

@@ -12,6 +12,7 @@ import pytest
 import rl_zoo3.train
 import torch as th
 import yaml
+from PIL import Image
 from scipy.stats import t as student_t
 
 from sb3_reptile import ReptileDQN
@@ -185,6 +186,42 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harn
         # Half precision has 11 bits
         th.testing.assert_close(net(obs), model.q_net(obs), rtol=2e-3, atol=2e-3)
     assert kept.stat().st_size < model_path.stat().st_size / 5
+
+
+def test_a_film_shows_the_world_as_it_was_at_the_end_of_training(harness, tmp_path, monkeypatch):
+    pytest.importorskip("minigrid", reason="needs the extra minigrid")
+    entry = applications.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1)
+    entry = dataclasses.replace(entry, methods={"decayed": ()})
+    monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
+    monkeypatch.setitem(applications.FILMS, "it", applications.Film(5, every=2, milliseconds=120, width=90))
+    (tmp_path / "zoo_configs").symlink_to(zoo_configs())
+    harness("--jobs", "1")
+    # As if it had been trained for longer
+    entry = dataclasses.replace(entry, steps=50_000, changes=(20_000, 40_000))
+    monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
+    phases = []
+    trained = applications.trained
+
+    def watched(run):
+        model, env = trained(run)
+        step = env.step
+
+        def watched_step(action):
+            result = step(action)
+            phases.append(result[-1][0]["phase"])
+            return result
+
+        env.step = watched_step
+        return model, env
+
+    monkeypatch.setattr(applications, "trained", watched)
+    harness("--films", "it")
+    assert phases == [2] * 10
+    with Image.open(tmp_path / "images" / "applications_it.gif") as film:
+        assert film.size == (90, 90)
+        assert film.info["duration"] == 120
+        # Pillow joins frames that are alike
+        assert 1 <= film.n_frames <= 5
 
 
 def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_a_run():
