@@ -85,12 +85,22 @@ ZOO = ("-m", "sb3_reptile.zoo", "train")
 NO_DECAY = "half_life:float('inf')"
 
 
-def zoo(about: str, section: str, algo: str, env: str, steps: int, *params: str, **others: Any) -> Application:
-    """An entry of ``zoo_configs``, with its own decay and with replay that does not decay."""
+def zoo(
+    about: str,
+    section: str,
+    algo: str,
+    env: str,
+    steps: int,
+    *params: str,
+    besides: dict[str, tuple[str, ...]] | None = None,
+    **others: Any,
+) -> Application:
+    """An entry of ``zoo_configs``, with its own decay, with replay that does not decay, and with others ``besides``."""
     uniform = NO_DECAY if algo == "reptile_dqn" else "replay_buffer_kwargs:dict(half_life=float('inf'))"
     file = () if algo == "reptile_dqn" else ("-conf", f"zoo_configs/{algo}.yml")
     command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
     methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
+    methods.update(besides or {})
     return Application(about, section, command, methods, steps, **others)
 
 
@@ -167,6 +177,8 @@ APPLICATIONS = {
         "DriftingHighway-v0",
         20_000,
         changes=changes(5_000, 20_000),
+        # Longer than the default decay's memory, which is too short here
+        besides={"half-life of 5,000": ("-params", "half_life:5000.0")},
     ),
     "recommender": zoo(
         "Recommending to users whose interests change",
