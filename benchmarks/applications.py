@@ -591,6 +591,19 @@ def table(records: dict[Run, Record]) -> list[str]:
     return lines
 
 
+def between_changes(records: dict[Run, Record]) -> list[str]:
+    """The mean return of each method before the first change, up to the second one, and so on."""
+    lines = []
+    for name, application in APPLICATIONS.items():
+        ends = [round(step * BINS / application.steps) for step in application.changes]
+        for method in application.methods:
+            curves = [record["curve"] for run, record in records.items() if run[:2] == (name, method)]
+            if ends and curves:
+                means = [part.mean() for part in np.split(np.array(curves), ends, axis=1)]
+                lines.append(f"* {application.about}, {method}: {'; '.join(f'{mean:.2f}' for mean in means)}")
+    return ["", "Mean returns between changes, over all seeds:", "", *lines] if lines else []
+
+
 def evaluations(records: dict[Run, Record]) -> list[str]:
     """What the trained agents reach without exploration, where that was asked for."""
     lines = []
@@ -622,6 +635,7 @@ def report() -> None:
         "its command. Means over seeds, in brackets their 95 % intervals (Student's t, of differences Welch's).",
         "",
         *table(records),
+        *between_changes(records),
         *evaluations(records),
         "",
     ]

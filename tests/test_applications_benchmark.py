@@ -162,6 +162,17 @@ def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(har
     assert text.count("| It |") == 2
 
 
+def test_returns_between_changes_are_those_of_the_bins_between_them(monkeypatch):
+    it = applications.Application("It", "it", (), {"decayed": (), "uniform": ()}, steps=1_200, changes=(300, 900))
+    still = dataclasses.replace(it, about="Still", changes=())
+    monkeypatch.setattr(applications, "APPLICATIONS", {"it": it, "still": still})
+    # Bins of ten steps
+    curves = [[1.0] * 30 + [2.0] * 60 + [level] * 30 for level in (4.0, 8.0)]
+    records = {Run(name, "decayed", seed): {"curve": curves[seed]} for name in ("it", "still") for seed in (0, 1)}
+    assert applications.between_changes(records)[3:] == ["* It, decayed: 1.00; 2.00; 6.00"]
+    assert applications.between_changes({}) == []
+
+
 def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harness, tmp_path, monkeypatch):
     kept = tmp_path / "network.zip"
     entry = applications.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3, network=kept)
