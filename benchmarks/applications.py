@@ -228,7 +228,6 @@ APPLICATIONS = {
             "predator uniform, prey decayed": ("--predator-half-life", "inf"),
         },
         60_000,
-        seeds=5,
         monitor="predator/monitor.csv",
     ),
 }
