@@ -117,7 +117,6 @@ def small(*layers: int) -> tuple[str, str]:
 
 CONTROL = {
     "pendulum": ("Pendulum-v1", 10_000, (*small(64, 64), "learning_starts:500")),
-    # With fewer random steps than the RL Zoo's 10,000 before it learns, it learns to hover and not to land
     "lander": ("LunarLanderContinuous-v3", 40_000, small(256, 256)),
     "cheetah": ("HalfCheetah-v5", 30_000, (*small(64, 64), "learning_starts:1000")),
 }
@@ -180,7 +179,7 @@ APPLICATIONS = {
         "DriftingHighway-v0",
         20_000,
         changes=changes(5_000, 20_000),
-        # Longer than the default decay's memory, which is too short here
+        # A longer memory than the default decay's
         besides={"half-life of 5,000": ("-params", "half_life:5000.0"), **AUTO},
     ),
     "recommender": zoo(
@@ -481,8 +480,14 @@ def difference(values: np.ndarray, others: np.ndarray) -> tuple[float, float, fl
     return float(values.mean() - others.mean()), float(result.low), float(result.high)
 
 
-def last_third(record: Record) -> float:
-    return float(np.mean(record["curve"][-BINS // 3 :]))
+def over_all(curves: np.ndarray) -> np.ndarray:
+    """The mean of each curve."""
+    return curves.mean(axis=-1)
+
+
+def over_last_third(curves: np.ndarray) -> np.ndarray:
+    """The mean of the end of each curve."""
+    return curves[..., -BINS // 3 :].mean(axis=-1)
 
 
 def smooth(curves: np.ndarray, width: int = 5) -> np.ndarray:
@@ -563,30 +568,23 @@ def table(records: dict[Run, Record]) -> list[str]:
             for method in application.methods
             if (own := [record for run, record in records.items() if run[:2] == (name, method)])
         }
+        curves = {method: np.array([record["curve"] for record in own]) for method, own in known.items()}
         uniform = next((method for method in known if UNIFORM in method), None)
         for method, own in known.items():
-            whole = np.array([np.mean(record["curve"]) for record in own])
-            end = np.array([last_third(record) for record in own])
+            whole, end = over_all(curves[method]), over_last_third(curves[method])
             less = ""
             if uniform not in (None, method) and len(own) > 1 and len(known[uniform]) > 1:
-                less = cell(difference(whole, np.array([np.mean(record["curve"]) for record in known[uniform]])))
+                less = cell(difference(whole, over_all(curves[uniform])))
             # Of a resumed run it is only known what its last piece took
             seconds = [record["wall_seconds"] for record in own if not record["resumed"]]
             minutes = f"{float(np.median(seconds)) / 60:.1f}" if seconds else ""
-            cells = [
-                application.about,
-                method,
-                str(len(own)),
-                cell(interval(whole)),
-                less,
-                cell(interval(end)),
-                minutes,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+            returns = cell(interval(whole)), less, cell(interval(end))
+            lines.append(f"| {' | '.join([application.about, method, str(len(own)), *returns, minutes])} |")
         if known and application.clicks is not None:
             for policy, level in zip(("oracle", "random"), oracle_and_random(application), strict=True):
-                whole, end = (cell((float(part.mean()), math.nan, math.nan)) for part in (level, level[-BINS // 3 :]))
-                lines.append(f"| {application.about} | {policy} | | {whole} | | {end} | |")
+                # One curve: no interval
+                part = (cell(interval(mean(level[None]))) for mean in (over_all, over_last_third))
+                lines.append(f"| {application.about} | {policy} | | {' | | '.join(part)} | |")
     return lines
 
 
