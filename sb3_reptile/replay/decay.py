@@ -3,11 +3,13 @@
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
 
 import numpy as np
+
+from sb3_reptile.storage.values import register_type
 
 
 def check_number(name: str, value: Any, allowed: str, is_allowed: Callable[[float], bool], advice: str) -> None:
@@ -264,3 +266,13 @@ def make_decay(decay: Any) -> Decay:
                 raise ValueError(f"decay {name!r} takes {', '.join(allowed)}, got {arguments!r}") from None
             raise
     return Custom(decay)
+
+
+for _name, _decay in DECAYS.items():
+    # Saved buffers and checkpoints name the decays as YAML does
+    register_type(
+        _name,
+        _decay,
+        lambda decay: [asdict(decay)],
+        lambda arguments, make=_decay: make(**arguments),
+    )

@@ -1,4 +1,4 @@
-"""Saving without pickle: folders of checked arrays, and the values that can be told in JSON."""
+"""Saving without pickle: folders of arrays with checksums, and values as JSON. Imports no other part of the package."""
 
 from sb3_reptile.storage.errors import (
     DamagedError,

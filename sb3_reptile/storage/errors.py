@@ -1,29 +1,41 @@
-"""What can be wrong with something saved, one error for each."""
+"""Errors of saving and loading: one class for each thing that can be wrong."""
+
+#: What constructors raise when they are called with arguments that make no sense
+CONSTRUCTION_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class StorageError(ValueError):
-    """Something saved cannot be used, or something cannot be saved. The errors below say which."""
+    """A saved file cannot be used, or a value cannot be saved. The subclasses say why."""
 
 
 class DamagedError(StorageError):
-    """It was saved by this package, and is not as it was saved: truncated, changed, or incomplete."""
+    """The files were written by this package and have changed since: truncated, modified or incomplete."""
 
 
 class ForeignError(StorageError):
-    """It was not saved by this package, or is something else than what was asked for."""
+    """The files were not written by this package, or hold something other than what was requested."""
 
 
 class NewerVersionError(StorageError):
-    """It was saved by a later version of this package, in a format that this one does not know."""
+    """The files were written by a later version of this package, in a format that this version cannot read."""
 
 
 class OtherSpacesError(StorageError):
-    """It belongs to an environment with other spaces, another number of copies, or other wrappers."""
+    """The files belong to an environment with other spaces, another number of copies or other wrappers."""
 
 
 class MissingArgumentError(StorageError):
-    """It needs an argument that could not be saved, a function for instance: it must be given again."""
+    """An argument could not be saved, for instance a function, and must be passed again."""
 
 
 class NotStorableError(StorageError, TypeError):
-    """A value of a kind that could only be saved as code."""
+    """A value has a type that cannot be saved without pickle."""

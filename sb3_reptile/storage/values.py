@@ -1,10 +1,14 @@
-"""Values that can be told in JSON and made again from it without running anything that a file names."""
+"""
+Values as JSON, and values made from JSON again without executing anything that a file names.
+
+Types that JSON does not have are registered by :func:`register_type`, here for Gymnasium, SB3 and PyTorch, and by the
+modules of this package for their own.
+"""
 
 import base64
 import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,80 +22,70 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_reptile.replay.decay import DECAYS
-from sb3_reptile.storage.errors import MissingArgumentError, NotStorableError, StorageError
+from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, MissingArgumentError, NotStorableError, StorageError
 
-# Classes that a file may name: of these packages, and of these kinds. They must have been imported already.
+# A file may name only classes of these packages and with these base classes, and only if they have been imported
 PACKAGES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.", "sb3_reptile.")
-CLASSES = (th.nn.Module, th.optim.Optimizer, ReplayBuffer, BasePolicy, BaseAlgorithm)
+BASE_CLASSES = (th.nn.Module, th.optim.Optimizer, ReplayBuffer, BasePolicy, BaseAlgorithm)
+# Data types of arrays: booleans and numbers
 ARRAY_KINDS = "biuf"
+# Names that registered types cannot have, because a tag with that name has another meaning
+RESERVED = ("float", "tuple", "dict", "array", "class", "missing", "arguments")
 
 
-class Kind(NamedTuple):
-    """How a kind of objects is told."""
+class RegisteredType(NamedTuple):
+    """
+    How a type is serialized.
 
-    type: type
-    arguments: Callable[[Any], list[Any]]
+    :param cls: The type. Its subclasses are other types.
+    :param to_arguments: Returns the arguments that make an equal object; they are serialized in turn
+    :param make: Makes an object from these arguments
+    """
+
+    cls: type
+    to_arguments: Callable[[Any], Sequence[Any]]
     make: Callable[..., Any]
 
 
-def _box(low: Any, high: Any, shape: list[int], dtype: str) -> spaces.Box:
-    low, high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
-    return spaces.Box(low, high, dtype=_dtype(dtype))
+_TYPES: dict[str, RegisteredType] = {}
+_NAMES_OF_TYPES: dict[type, str] = {}
+_FORMER_NAMES: dict[str, type] = {}
 
 
-def _bound(bound: np.ndarray) -> Any:
-    # Bounds that are all the same are told once: those of an image are as large as the image
-    return bound.flat[0] if bound.size > 0 and (bound == bound.flat[0]).all() else bound
+def register_type(
+    name: str, cls: type, to_arguments: Callable[[Any], Sequence[Any]], make: Callable[..., Any] | None = None
+) -> None:
+    """
+    Make objects of a type storable::
+
+        register_type("linear", Linear, lambda decay: [asdict(decay)], lambda arguments: Linear(**arguments))
+
+    :param name: Name of the type in files. It must never change, so that files can be loaded later.
+    :param cls: The type. Its subclasses must be registered under names of their own.
+    :param to_arguments: Takes an object and returns the arguments that make an equal one. They must be storable.
+    :param make: Takes these arguments and returns the object; ``cls`` by default. It must check them, as a file may
+        hold any arguments.
+    :raises ValueError: if the name is taken
+    """
+    taken = _TYPES.get(name)
+    if name in RESERVED or (taken is not None and name_of(taken.cls) != name_of(cls)):
+        owner = "a JSON tag" if taken is None else name_of(taken.cls)
+        raise ValueError(f"the name {name!r} is taken by {owner}: register {name_of(cls)} under another name")
+    _TYPES[name] = RegisteredType(cls, to_arguments, cls if make is None else make)
+    _NAMES_OF_TYPES[cls] = name
 
 
-def _dtype(name: str) -> Any:
-    return np.dtype(name).type
+def register_former_name(name: str, cls: type) -> None:
+    """
+    Let files that name a class by an earlier name load after the class has been moved.
 
-
-#: What JSON has no word for, by the name it gets. A subclass is another kind, which is not known.
-KINDS: dict[str, Kind] = {
-    "box": Kind(spaces.Box, lambda s: [_bound(s.low), _bound(s.high), list(s.shape), np.dtype(s.dtype).name], _box),
-    "discrete": Kind(
-        spaces.Discrete,
-        lambda s: [int(s.n), int(s.start), np.dtype(s.dtype).name],
-        lambda n, start, dtype: spaces.Discrete(n, start=start, dtype=_dtype(dtype)),
-    ),
-    "multi_discrete": Kind(
-        spaces.MultiDiscrete,
-        lambda s: [s.nvec, s.start, np.dtype(s.dtype).name],
-        lambda nvec, start, dtype: spaces.MultiDiscrete(nvec, dtype=_dtype(dtype), start=start),
-    ),
-    "multi_binary": Kind(spaces.MultiBinary, lambda s: [s.n], spaces.MultiBinary),
-    "dict_space": Kind(
-        spaces.Dict, lambda s: [[list(item) for item in s.spaces.items()]], lambda items: spaces.Dict(dict(items))
-    ),
-    "linear_schedule": Kind(LinearSchedule, lambda s: [s.start, s.end, s.end_fraction], LinearSchedule),
-    "constant_schedule": Kind(ConstantSchedule, lambda s: [s.val], ConstantSchedule),
-    "float_schedule": Kind(FloatSchedule, lambda s: [s.value_schedule], FloatSchedule),
-    "train_freq": Kind(TrainFreq, lambda f: [f.frequency, f.unit.value], lambda frequency, unit: (frequency, unit)),
-    "goal_selection_strategy": Kind(
-        GoalSelectionStrategy, lambda s: [s.name], lambda name: GoalSelectionStrategy[name]
-    ),
-    "normal_action_noise": Kind(
-        NormalActionNoise,
-        lambda n: [n._mu, n._sigma, np.dtype(n._dtype).name],
-        lambda mean, sigma, dtype: NormalActionNoise(mean, sigma, _dtype(dtype)),
-    ),
-    "ou_action_noise": Kind(
-        OrnsteinUhlenbeckActionNoise,
-        lambda n: [n._mu, n._sigma, n._theta, n._dt, n.initial_noise, np.dtype(n._dtype).name],
-        lambda mean, sigma, theta, dt, initial, dtype: OrnsteinUhlenbeckActionNoise(
-            mean, sigma, theta, dt, initial, _dtype(dtype)
-        ),
-    ),
-    "vectorized_action_noise": Kind(VectorizedActionNoise, lambda n: [n.base_noise, n.n_envs], VectorizedActionNoise),
-    **{
-        name: Kind(decay, lambda d: [asdict(d)], lambda arguments, decay=decay: decay(**arguments))
-        for name, decay in DECAYS.items()
-    },
-}
-_KIND_OF = {kind.type: name for name, kind in KINDS.items()}
+    :param name: Its earlier name, as :func:`name_of` returned it: ``"sb3_reptile.old_module:SomeClass"``
+    :param cls: The class
+    :raises ValueError: if it is not a class that a file may name
+    """
+    if not _may_be_named(cls):
+        raise ValueError(f"{name_of(cls)} is not a class that a file may name; see BASE_CLASSES and PACKAGES")
+    _FORMER_NAMES[name] = cls
 
 
 def name_of(cls: type) -> str:
@@ -102,26 +96,33 @@ def name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+def _may_be_named(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, BASE_CLASSES) and f"{cls.__module__}.".startswith(PACKAGES)
+
+
 def _class_named(name: str) -> type:
+    if name in _FORMER_NAMES:
+        return _FORMER_NAMES[name]
     module, _, qualified = name.partition(":")
     if f"{module}.".startswith(PACKAGES):
         found: Any = sys.modules.get(module)
         for part in qualified.split("."):
             found = getattr(found, part, None)
-        if isinstance(found, type) and issubclass(found, CLASSES):
+        if isinstance(found, type) and issubclass(found, BASE_CLASSES):
             return found
     raise StorageError(
         f"a file may name networks, optimizers, policies, buffers and algorithms of {', '.join(PACKAGES)} "
-        f"that have been imported, got {name!r}; give that argument again, or import its module first"
+        f"that have been imported, got {name!r}; pass that argument again, or import its module first"
     )
 
 
 def to_json(value: Any, name: str) -> Any:
     """
-    :param value: Numbers, text, lists, tuples, dicts, arrays, and what is in ``KINDS``; classes that a file may name
-    :param name: What it is, for the message
-    :return: What ``json`` can write, from which :func:`from_json` makes an equal value
-    :raises NotStorableError: if it is, or holds, anything else
+    :param value: Numbers, text, lists, tuples, dicts, arrays, objects of registered types, and classes that a file
+        may name
+    :param name: Name of the value, for the error message
+    :return: The value as ``json`` can write it. :func:`from_json` makes an equal value of it.
+    :raises NotStorableError: if it is, or contains, anything else
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -131,9 +132,9 @@ def to_json(value: Any, name: str) -> Any:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
-    kind = _KIND_OF.get(type(value))
-    if kind is not None:
-        return {f"${kind}": [to_json(argument, name) for argument in KINDS[kind].arguments(value)]}
+    registered = _NAMES_OF_TYPES.get(type(value))
+    if registered is not None:
+        return {f"${registered}": [to_json(argument, name) for argument in _TYPES[registered].to_arguments(value)]}
     if type(value) is list:
         return [to_json(item, name) for item in value]
     if type(value) is tuple:
@@ -146,19 +147,19 @@ def to_json(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in ARRAY_KINDS:
         data = base64.b64encode(value.tobytes()).decode("ascii")
         return {"$array": [value.dtype.str, list(value.shape), data]}
-    if isinstance(value, type) and issubclass(value, CLASSES) and value.__module__.startswith(PACKAGES):
+    if _may_be_named(value):
         return {"$class": name_of(value)}
     raise NotStorableError(
-        f"{name} cannot be saved without pickle, got {value!r} ({type(value).__name__}): what can be is numbers, text, "
+        f"{name} cannot be saved without pickle, got {value!r} ({type(value).__name__}). Allowed are numbers, text, "
         f"lists, dicts, arrays, SB3's schedules and action noise, decays, and classes of {', '.join(PACKAGES)}"
     )
 
 
 def from_json(value: Any) -> Any:
     """
-    :param value: What :func:`to_json` made
+    :param value: What :func:`to_json` returned
     :return: The value
-    :raises StorageError: if it is anything else
+    :raises StorageError: if :func:`to_json` cannot have returned it
     """
     if isinstance(value, list):
         return [from_json(item) for item in value]
@@ -167,55 +168,125 @@ def from_json(value: Any) -> Any:
     tag = next(iter(value), "")
     if not tag.startswith("$"):
         return {key: from_json(item) for key, item in value.items()}
-    content = value[tag]
     try:
-        if tag == "$float":
-            return float(content)
-        if tag == "$tuple":
-            return tuple(from_json(content))
-        if tag == "$dict":
-            return {from_json(key): from_json(item) for key, item in content}
-        if tag == "$array":
-            dtype, shape, data = content
-            if np.dtype(dtype).kind not in ARRAY_KINDS:
-                raise StorageError(f"arrays hold numbers, got {dtype!r}")
-            return np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape).copy()
-        if tag == "$class":
-            return _class_named(content)
-        return KINDS[tag[1:]].make(*from_json(content))
+        return _from_tagged(tag, value[tag])
     except StorageError:
         raise
-    except Exception as error:
-        raise StorageError(f"{value!r:.200} describes nothing that is known here: {error}") from error
+    except CONSTRUCTION_ERRORS as error:
+        raise StorageError(f"{value!r:.200} does not describe a known value: {error}") from error
+
+
+def _from_tagged(tag: str, content: Any) -> Any:
+    if tag == "$float":
+        return float(content)
+    if tag == "$tuple":
+        return tuple(from_json(content))
+    if tag == "$dict":
+        return {from_json(key): from_json(item) for key, item in content}
+    if tag == "$array":
+        dtype, shape, data = content
+        if np.dtype(dtype).kind not in ARRAY_KINDS:
+            raise StorageError(f"the elements of an array must be booleans or numbers, got {dtype!r}")
+        return np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape).copy()
+    if tag == "$class":
+        return _class_named(content)
+    if tag[1:] not in _TYPES:
+        raise StorageError(f"{tag!r} is not a known type; known are {', '.join(_TYPES)}")
+    return _TYPES[tag[1:]].make(*from_json(content))
 
 
 def arguments_to_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param arguments: Keyword arguments
-    :return: Each of them as JSON, and why it is missing where it has none
+    :return: Each of them as JSON. An argument that cannot be saved is replaced by the reason.
     """
-    told: dict[str, Any] = {}
+    saved: dict[str, Any] = {}
     for name, value in arguments.items():
         try:
-            told[name] = to_json(value, name)
+            saved[name] = to_json(value, name)
         except NotStorableError as error:
-            told[name] = {"$missing": str(error)}
-    return told
+            saved[name] = {"$missing": str(error)}
+    return saved
 
 
-def arguments_from_json(told: Mapping[str, Any], given: Mapping[str, Any], call: str) -> dict[str, Any]:
+def arguments_from_json(saved: Mapping[str, Any], given: Mapping[str, Any], call: str) -> dict[str, Any]:
     """
-    :param told: What :func:`arguments_to_json` made
-    :param given: Arguments that go first
-    :param call: What the user calls, for the message
+    :param saved: What :func:`arguments_to_json` returned
+    :param given: Arguments that override those saved
+    :param call: The function that the user calls, for the error message
     :return: The keyword arguments
-    :raises MissingArgumentError: if one could not be saved and is not given
+    :raises MissingArgumentError: if an argument could not be saved and is not given
     """
     arguments = dict(given)
-    for name, value in told.items():
+    for name, value in saved.items():
         if name in given:
             continue
         if isinstance(value, dict) and "$missing" in value:
             raise MissingArgumentError(f"{name} must be given again, {call}(..., {name}=...): {value['$missing']}")
         arguments[name] = from_json(value)
     return arguments
+
+
+def _dtype_name(dtype: Any) -> str:
+    return np.dtype(dtype).name
+
+
+def _dtype_named(name: str) -> Any:
+    return np.dtype(name).type
+
+
+def _bound(bound: np.ndarray) -> Any:
+    # Equal bounds are saved once: those of an image are as large as the image
+    return bound.flat[0] if bound.size > 0 and (bound == bound.flat[0]).all() else bound
+
+
+def _make_box(low: Any, high: Any, shape: list[int], dtype: str) -> spaces.Box:
+    low, high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
+    return spaces.Box(low, high, dtype=_dtype_named(dtype))
+
+
+register_type(
+    "box", spaces.Box, lambda s: [_bound(s.low), _bound(s.high), list(s.shape), _dtype_name(s.dtype)], _make_box
+)
+register_type(
+    "discrete",
+    spaces.Discrete,
+    lambda s: [int(s.n), int(s.start), _dtype_name(s.dtype)],
+    lambda n, start, dtype: spaces.Discrete(n, start=start, dtype=_dtype_named(dtype)),
+)
+register_type(
+    "multi_discrete",
+    spaces.MultiDiscrete,
+    lambda s: [s.nvec, s.start, _dtype_name(s.dtype)],
+    lambda nvec, start, dtype: spaces.MultiDiscrete(nvec, dtype=_dtype_named(dtype), start=start),
+)
+register_type("multi_binary", spaces.MultiBinary, lambda s: [s.n])
+register_type(
+    "dict_space",
+    spaces.Dict,
+    lambda s: [[list(item) for item in s.spaces.items()]],
+    lambda items: spaces.Dict(dict(items)),
+)
+register_type("linear_schedule", LinearSchedule, lambda s: [s.start, s.end, s.end_fraction])
+register_type("constant_schedule", ConstantSchedule, lambda s: [s.val])
+register_type("float_schedule", FloatSchedule, lambda s: [s.value_schedule])
+# SB3 takes the tuple and makes a TrainFreq of it
+register_type("train_freq", TrainFreq, lambda f: [f.frequency, f.unit.value], lambda frequency, unit: (frequency, unit))
+register_type(
+    "goal_selection_strategy", GoalSelectionStrategy, lambda s: [s.name], lambda name: GoalSelectionStrategy[name]
+)
+register_type(
+    "normal_action_noise",
+    NormalActionNoise,
+    lambda n: [n._mu, n._sigma, _dtype_name(n._dtype)],
+    lambda mean, sigma, dtype: NormalActionNoise(mean, sigma, _dtype_named(dtype)),
+)
+register_type(
+    "ou_action_noise",
+    OrnsteinUhlenbeckActionNoise,
+    lambda n: [n._mu, n._sigma, n._theta, n._dt, n.initial_noise, _dtype_name(n._dtype)],
+    lambda mean, sigma, theta, dt, initial, dtype: OrnsteinUhlenbeckActionNoise(
+        mean, sigma, theta, dt, initial, _dtype_named(dtype)
+    ),
+)
+register_type("vectorized_action_noise", VectorizedActionNoise, lambda n: [n.base_noise, n.n_envs])
