@@ -1,4 +1,4 @@
-"""Checkpoints from which training goes on where it was: ``ResumableCheckpoint`` saves them, ``resume`` loads them."""
+"""Checkpoints of training: ``ResumableCheckpoint`` saves them, ``resume`` continues from them."""
 
 from sb3_reptile.checkpoint.callback import ResumableCheckpoint
 from sb3_reptile.checkpoint.resuming import resume

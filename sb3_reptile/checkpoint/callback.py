@@ -1,4 +1,4 @@
-"""When checkpoints are saved, and which of them are kept."""
+"""The callback that decides when checkpoints are saved and which of them are kept."""
 
 import os
 import shutil
@@ -10,26 +10,26 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_reptile.checkpoint.environments import record_episodes
-from sb3_reptile.checkpoint.resuming import KIND, checkpoints_in, last_checkpoint_of, write_checkpoint
+from sb3_reptile.checkpoint.resuming import KIND, last_checkpoint_of, list_checkpoints, write_checkpoint
 from sb3_reptile.storage import DamagedError, StorageError
 from sb3_reptile.storage.folder import Folder
 
 
 class ResumableCheckpoint(BaseCallback):
     """
-    Saves all that training consists of, so that :func:`~sb3_reptile.checkpoint.resume` goes on from there: networks,
-    optimizers, replay buffer, counters, the state of the environments and of all random number generators.
+    Saves the complete state of training, so that :func:`~sb3_reptile.checkpoint.resume` continues it: networks,
+    optimizers, replay buffer, counters, environments and random number generators.
 
-    It saves between two rollouts, at the beginning and at the end of training, and whenever the next rollout would
-    bring the steps since the last checkpoint beyond ``save_freq``. A checkpoint is a folder that is written aside,
-    flushed to the disk and renamed; older ones are removed when the new one has been read again. What did not change
-    since the checkpoint before is linked to, not written again. Where saving fails, on a full disk for instance, a
-    warning is given and training goes on.
+    It saves at the beginning and at the end of training, and between two rollouts whenever the next rollout would make
+    the steps since the last checkpoint exceed ``save_freq``. A checkpoint is a folder that is written under a temporary
+    name, flushed to disk and renamed. Older checkpoints are removed once the new one has been read and verified. Files
+    that have not changed since the previous checkpoint are linked, not written again. If saving fails, for instance
+    because the disk is full, it warns and training continues.
 
-    :param save_freq: How many steps, of all environments together, may be lost; with ``train_freq`` in episodes, up to
-        one episode more
+    :param save_freq: The maximum number of steps, summed over all environments, that an interruption can lose; with
+        ``train_freq`` in episodes, up to one episode more
     :param path: The folder of the checkpoints
-    :param keep: How many of them to keep
+    :param keep: Number of checkpoints to keep
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :raises ValueError: if ``save_freq`` or ``keep`` is not a whole number >= 1
     """
@@ -53,16 +53,16 @@ class ResumableCheckpoint(BaseCallback):
             )
         record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
         self.path = self.path.resolve()
-        there = checkpoints_in(self.path)
+        existing = list_checkpoints(self.path)
         last = last_checkpoint_of.get(self.model)
-        if there and last not in there:
+        if existing and last not in existing:
             raise ValueError(
-                f"{self.path} holds checkpoints of another run: go on from them with resume({str(self.path)!r}, env), "
-                "or name another path"
+                f"{self.path} contains checkpoints of another run: continue it with resume({str(self.path)!r}, env), "
+                "or use another path"
             )
-        for leftover in (*self.path.glob(".*.saving"), *self.path.glob(".*.old")):  # of processes that ended
+        for leftover in (*self.path.glob(".*.saving"), *self.path.glob(".*.old")):  # of interrupted saves
             shutil.rmtree(leftover, ignore_errors=True)
-        self._kept = there[: there.index(last) + 1] if last in there else []
+        self._kept = existing[: existing.index(last) + 1] if last in existing else []
         self._tried_at = self.model.num_timesteps if self._kept else None
 
     def _on_rollout_start(self) -> None:
@@ -76,7 +76,7 @@ class ResumableCheckpoint(BaseCallback):
         return self.model.n_envs * (train_freq.frequency if in_steps else 1)
 
     def _on_training_end(self) -> None:
-        # If it is interrupted it may be anywhere within a rollout or an update
+        # Training that a callback or an exception stops can be in the middle of a rollout or an update
         ended = self.model.num_timesteps >= self.model._total_timesteps
         if ended and self._tried_at != self.model.num_timesteps:
             self.save()
@@ -86,19 +86,20 @@ class ResumableCheckpoint(BaseCallback):
 
     def save(self) -> None:
         """
-        Save a checkpoint now. It must be called between two rollouts.
+        Save a checkpoint now. Call it only between two rollouts.
         """
         assert isinstance(self.model, OffPolicyAlgorithm)
         self._tried_at = self.model.num_timesteps
-        there = checkpoints_in(self.path)
-        number = int(there[-1].name[:6]) + 1 if there else 1
+        existing = list_checkpoints(self.path)
+        number = int(existing[-1].name[:6]) + 1 if existing else 1
         path = self.path / f"{number:06d}-step-{self.model.num_timesteps}"
         try:
             self._write(path)
         except (OSError, DamagedError) as error:
-            stays = f"{self._kept[-1]} stays" if self._kept else "there is none yet"
+            latest = f"the latest checkpoint is {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
             warnings.warn(
-                f"no checkpoint at step {self.model.num_timesteps}, training goes on: {error}; {stays}", stacklevel=2
+                f"no checkpoint was saved at step {self.model.num_timesteps}, training continues: {error}; {latest}",
+                stacklevel=2,
             )
             return
         self._kept.append(path)
@@ -117,20 +118,20 @@ class ResumableCheckpoint(BaseCallback):
         try:
             Folder(path, KIND).verify()
         except DamagedError:
-            # A file that it shares with the one before may be
+            # A file linked from the previous checkpoint can be damaged: write all files
             shutil.rmtree(path)
             write_checkpoint(self.model, path, None)
             Folder(path, KIND).verify()
 
     def _prune(self) -> None:
-        """Remove all but the newest of this run; among them are those that cannot be resumed from."""
+        """Remove all checkpoints but the newest of this run, also those that resume() found damaged."""
         self._kept = self._kept[-self.keep :]
-        for path in checkpoints_in(self.path):
+        for path in list_checkpoints(self.path):
             if path not in self._kept:
-                # A folder that is half gone must not look like a checkpoint
-                aside = path.with_name(f".{path.name}.old")
+                # Rename it first: a folder of which only some files are left must not look like a checkpoint
+                removed = path.with_name(f".{path.name}.old")
                 try:
-                    os.rename(path, aside)
+                    os.rename(path, removed)
                 except OSError:
                     continue
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(removed, ignore_errors=True)

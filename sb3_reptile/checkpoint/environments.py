@@ -1,4 +1,4 @@
-"""Vectorised environments as values: what their wrappers hold, and how each copy came to where it is."""
+"""Vectorized environments as JSON values: the state of their wrappers and the present episode of each copy."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from sb3_reptile.envs import EpisodeRecorder
 from sb3_reptile.storage import OtherSpacesError
 from sb3_reptile.storage.values import from_json, to_json
 
-# What changes in them as they are used
+# Attributes that change while the wrapper is used
 ATTRIBUTES: dict[type[VecEnvWrapper], tuple[str, ...]] = {
     VecNormalize: ("obs_rms", "ret_rms", "returns", "old_obs", "old_reward"),
     VecFrameStack: ("stacked_obs",),
@@ -37,43 +37,47 @@ def _attributes(wrapper: VecEnvWrapper) -> tuple[str, ...]:
     return next((names for cls, names in ATTRIBUTES.items() if isinstance(wrapper, cls)), ())
 
 
-def _tell(value: Any, name: str) -> Any:
+def _attribute_to_json(value: Any, name: str) -> Any:
     if isinstance(value, RunningMeanStd):
         return {"mean": to_json(value.mean, name), "var": to_json(value.var, name), "count": float(value.count)}
     if isinstance(value, StackedObservations):
         inside = getattr(value, "sub_stacked_observations", None)
-        return to_json(value.stacked_obs, name) if inside is None else {k: _tell(v, name) for k, v in inside.items()}
+        return (
+            to_json(value.stacked_obs, name)
+            if inside is None
+            else {k: _attribute_to_json(v, name) for k, v in inside.items()}
+        )
     if isinstance(value, dict):
-        return {key: _tell(item, name) for key, item in value.items()}
+        return {key: _attribute_to_json(item, name) for key, item in value.items()}
     return to_json(value, name)
 
 
-def _set(holder: Any, name: str, told: Any) -> None:
-    value = vars(holder).get(name)
+def _set_attribute(wrapper: VecEnvWrapper, name: str, saved: Any) -> None:
+    value = vars(wrapper).get(name)
     if isinstance(value, RunningMeanStd):
-        _set_statistics(value, told)
+        _set_statistics(value, saved)
     elif isinstance(value, StackedObservations):
         inside = getattr(value, "sub_stacked_observations", None)
         for key, part in {None: value}.items() if inside is None else inside.items():
-            part.stacked_obs = from_json(told if key is None else told[key])
+            part.stacked_obs = from_json(saved if key is None else saved[key])
     elif name == "obs_rms" and value is not None:
         for key, part in value.items():
-            _set_statistics(part, told[key])
+            _set_statistics(part, saved[key])
     else:
-        setattr(holder, name, from_json(told))
+        setattr(wrapper, name, from_json(saved))
 
 
-def _set_statistics(statistics: RunningMeanStd, told: dict[str, Any]) -> None:
-    statistics.mean, statistics.var = from_json(told["mean"]), from_json(told["var"])
-    statistics.count = told["count"]
+def _set_statistics(statistics: RunningMeanStd, saved: dict[str, Any]) -> None:
+    statistics.mean, statistics.var = from_json(saved["mean"]), from_json(saved["var"])
+    statistics.count = saved["count"]
 
 
 def record_episodes(env: VecEnv, seed: int | None = None) -> None:
     """
-    Put a recorder around each copy of an environment, where there is none yet.
+    Wrap each copy of an environment in an ``EpisodeRecorder``, unless it has one.
 
-    :param env: The environment; other classes than ``DummyVecEnv`` are left as they are
-    :param seed: If its copies have just been reset: with ``seed``, ``seed + 1``, ...
+    :param env: The environment. Only a ``DummyVecEnv`` is changed.
+    :param seed: If the copies have just been reset, the seed of the first. The others have ``seed + 1``, ...
     """
     base = env.unwrapped
     if isinstance(base, DummyVecEnv) and not any(base.env_is_wrapped(EpisodeRecorder)):
@@ -84,14 +88,18 @@ def record_episodes(env: VecEnv, seed: int | None = None) -> None:
             base.envs[index] = recorder
 
 
-def environment_state(env: VecEnv) -> dict[str, Any]:
+def get_environment_state(env: VecEnv) -> dict[str, Any]:
     """
     :param env: The environment
-    :return: All that can be told of it, as JSON
+    :return: The state of its wrappers and, where they are recorded, its present episodes, as JSON
     """
     wrappers = [
         {"class": type(wrapper).__name__}
-        | {name: _tell(vars(wrapper)[name], name) for name in _attributes(wrapper) if name in vars(wrapper)}
+        | {
+            name: _attribute_to_json(vars(wrapper)[name], name)
+            for name in _attributes(wrapper)
+            if name in vars(wrapper)
+        }
         for wrapper in _wrappers(env)
     ]
     recorded = all(env.unwrapped.env_is_wrapped(EpisodeRecorder))
@@ -99,33 +107,33 @@ def environment_state(env: VecEnv) -> dict[str, Any]:
     return {"wrappers": wrappers, "episodes": episodes}
 
 
-def check_wrappers(env: VecEnv, told: Mapping[str, Any]) -> None:
+def check_wrappers(env: VecEnv, state: Mapping[str, Any]) -> None:
     """
     :param env: The environment
-    :param told: What :func:`environment_state` said of another
-    :raises OtherSpacesError: if it is wrapped otherwise
+    :param state: What :func:`get_environment_state` returned for the environment that was saved
+    :raises OtherSpacesError: if the two have different wrappers
     """
-    theirs = [wrapper["class"] for wrapper in told["wrappers"]]
+    theirs = [wrapper["class"] for wrapper in state["wrappers"]]
     ours = [type(wrapper).__name__ for wrapper in _wrappers(env)]
     if theirs != ours:
         raise OtherSpacesError(
-            f"the checkpoint's environment is wrapped in {theirs}, this one in {ours}: wrap it in the same way, from "
-            "the outermost on"
+            f"the checkpoint's environment is wrapped in {theirs}, this one in {ours} (outermost first): wrap it in "
+            "the same way"
         )
 
 
-def set_environment_state(env: VecEnv, told: Mapping[str, Any]) -> bool:
+def set_environment_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     """
-    :param env: An environment like the one that was saved
-    :param told: What :func:`environment_state` said
-    :return: Whether all its copies were brought to where they were; otherwise they must be reset
+    :param env: An environment made and wrapped like the one that was saved
+    :param state: What :func:`get_environment_state` returned
+    :return: Whether the state of all copies was restored. If not, they must be reset.
     """
     record_episodes(env)
-    for wrapper, attributes in zip(_wrappers(env), told["wrappers"], strict=True):
+    for wrapper, attributes in zip(_wrappers(env), state["wrappers"], strict=True):
         for name in _attributes(wrapper):
             if name in attributes:
-                _set(wrapper, name, attributes[name])
-    base, episodes = env.unwrapped, told["episodes"]
+                _set_attribute(wrapper, name, attributes[name])
+    base, episodes = env.unwrapped, state["episodes"]
     if None in episodes or not all(base.env_is_wrapped(EpisodeRecorder)):
         return False
     return all(np.all(base.env_method("repeat", episode, indices=[index])) for index, episode in enumerate(episodes))

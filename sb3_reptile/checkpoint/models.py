@@ -1,4 +1,4 @@
-"""Off-policy algorithms as arrays and values. Replay buffers and environments tell of themselves."""
+"""Off-policy algorithms as arrays and JSON values, without their replay buffers and environments."""
 
 import inspect
 import random
@@ -15,11 +15,11 @@ from stable_baselines3.common.save_util import recursive_getattr
 from sb3_reptile.storage import DamagedError, NotStorableError, StorageError
 from sb3_reptile.storage.values import arguments_from_json, arguments_to_json, from_json, to_json
 
-# Arguments of the algorithms that are not their hyperparameters, or have done their work
+# Arguments of the algorithms that are not hyperparameters, or are not needed after the first construction
 NOT_KEPT = {"self", "env", "device", "seed", "pretrained", "_init_setup_model"}
-# Where those are that are not attributes of the same name
+# Attributes that hold an argument under another name
 ATTRIBUTES = {"policy": "policy_class", "stats_window_size": "_stats_window_size"}
-# Those that hold arguments themselves, each of which can be given again alone
+# Arguments that are dicts of arguments, each of which can be given again separately
 NESTED = ("replay_buffer_kwargs", "policy_kwargs")
 COUNTERS = (
     "seed",
@@ -35,10 +35,10 @@ COUNTERS = (
 )
 
 
-def hyperparameters(model: OffPolicyAlgorithm) -> dict[str, Any]:
+def get_hyperparameters(model: OffPolicyAlgorithm) -> dict[str, Any]:
     """
     :param model: The model
-    :return: The arguments that make one like it, as JSON
+    :return: The constructor arguments of an equal, untrained model, as JSON
     """
     names = [name for name in inspect.signature(type(model).__init__).parameters if name not in NOT_KEPT]
     arguments = {name: getattr(model, ATTRIBUTES.get(name, name)) for name in names}
@@ -46,19 +46,23 @@ def hyperparameters(model: OffPolicyAlgorithm) -> dict[str, Any]:
     return arguments_to_json({"algorithm": type(model), **arguments}) | nested
 
 
-def make_model(told: Mapping[str, Any], env: Any, device: th.device | str, given: Mapping[str, Any]) -> Any:
+def make_model(saved: Mapping[str, Any], env: Any, device: th.device | str, given: Mapping[str, Any]) -> Any:
     """
-    :param told: What :func:`hyperparameters` said
+    Make an untrained model.
+
+    :param saved: What :func:`get_hyperparameters` returned
     :param env: The environment
     :param device: PyTorch device
-    :param given: Arguments that go first
-    :return: A new model
+    :param given: Arguments that override those saved
+    :return: The model
+    :raises MissingArgumentError: if an argument could not be saved and is not given
+    :raises StorageError: if the algorithm is not one of SB3's off-policy algorithms
     """
-    flat = {name: value for name, value in told.items() if name not in NESTED}
+    flat = {name: value for name, value in saved.items() if name not in NESTED}
     arguments = arguments_from_json(flat, {k: v for k, v in given.items() if k not in NESTED}, "resume")
     for name in NESTED:
         arguments[name] = arguments_from_json(
-            told[name]["$arguments"], given.get(name) or {}, f"resume with {name}=dict"
+            saved[name]["$arguments"], given.get(name) or {}, f"resume with {name}=dict"
         )
     algorithm = arguments.pop("algorithm")
     if not (isinstance(algorithm, type) and issubclass(algorithm, OffPolicyAlgorithm)):
@@ -66,10 +70,12 @@ def make_model(told: Mapping[str, Any], env: Any, device: th.device | str, given
     return algorithm(env=env, device=device, **arguments)
 
 
-def parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def get_parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     :param model: The model
-    :return: Parameters of its networks and state of its optimizers, and what of the latter is no array, as JSON
+    :return: Arrays: the parameters of its networks and the state of its optimizers; and values: the part of the
+        optimizers' state that is not arrays, as JSON
+    :raises NotStorableError: if a parameter has a data type that NumPy does not have
     """
     arrays: dict[str, np.ndarray] = {}
     optimizers: dict[str, Any] = {}
@@ -77,7 +83,7 @@ def parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, A
     for name in state_dicts:
         part = recursive_getattr(model, name)
         if isinstance(part, th.optim.Optimizer):
-            optimizers[name] = _tell_optimizer(name, part.state_dict(), arrays)
+            optimizers[name] = _optimizer_to_json(name, part.state_dict(), arrays)
         else:
             for key, tensor in getattr(part, "_orig_mod", part).state_dict().items():
                 arrays[f"{name}/{key}"] = _to_array(tensor, key)
@@ -88,16 +94,17 @@ def parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, A
 
 def set_parameters(model: BaseAlgorithm, arrays: Mapping[str, np.ndarray], optimizers: Mapping[str, Any]) -> None:
     """
-    :param model: A model like the one that was saved
-    :param arrays: What :func:`parameters` returned
-    :param optimizers: What :func:`parameters` returned
+    :param model: A model with the same hyperparameters as the one that was saved
+    :param arrays: The arrays that :func:`get_parameters` returned
+    :param optimizers: The values that :func:`get_parameters` returned
+    :raises DamagedError: if a parameter is missing
     """
     state_dicts, variables = model._get_torch_save_params()
     for name in state_dicts:
         part = recursive_getattr(model, name)
         of_part = {key[len(name) + 1 :]: th.from_numpy(a) for key, a in arrays.items() if key.startswith(f"{name}/")}
         if isinstance(part, th.optim.Optimizer):
-            part.load_state_dict(_optimizer_state(of_part, optimizers[name]))
+            part.load_state_dict(_optimizer_from_json(of_part, optimizers[name]))
         else:
             part.load_state_dict(of_part)
     with th.no_grad():
@@ -114,7 +121,8 @@ def _to_array(tensor: th.Tensor, name: str) -> np.ndarray:
         raise NotStorableError(f"{name} is of type {tensor.dtype}, which NumPy does not have: use float32") from error
 
 
-def _tell_optimizer(name: str, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _optimizer_to_json(name: str, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Add the tensors of an optimizer's state to the arrays, and return the rest of it."""
     others: dict[str, dict[str, Any]] = {}
     for index, of_parameter in state["state"].items():
         for key, value in of_parameter.items():
@@ -125,44 +133,44 @@ def _tell_optimizer(name: str, state: dict[str, Any], arrays: dict[str, np.ndarr
     return {"others": others, "param_groups": to_json(state["param_groups"], f"param_groups of {name}")}
 
 
-def _optimizer_state(tensors: dict[str, th.Tensor], told: dict[str, Any]) -> dict[str, Any]:
+def _optimizer_from_json(tensors: dict[str, th.Tensor], values: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         index, key = name.split("/")
         state.setdefault(int(index), {})[key] = tensor
-    for index, values in told["others"].items():
-        state.setdefault(int(index), {}).update(from_json(values))
-    return {"state": state, "param_groups": from_json(told["param_groups"])}
+    for index, others in values["others"].items():
+        state.setdefault(int(index), {}).update(from_json(others))
+    return {"state": state, "param_groups": from_json(values["param_groups"])}
 
 
-def counters(model: OffPolicyAlgorithm) -> dict[str, Any]:
+def get_counters(model: OffPolicyAlgorithm) -> dict[str, Any]:
     """
     :param model: The model
-    :return: How far its training has come, what it saw last, and its last episodes, as JSON
+    :return: Its progress in training, its last observations and its last episodes, as JSON
     """
-    told = {name: to_json(getattr(model, name), name) for name in COUNTERS if hasattr(model, name)}
+    counters = {name: to_json(getattr(model, name), name) for name in COUNTERS if hasattr(model, name)}
     for name in ("ep_info_buffer", "ep_success_buffer"):
-        told[name] = to_json(list(getattr(model, name) or []), name)
+        counters[name] = to_json(list(getattr(model, name) or []), name)
     for name in ("_last_obs", "_last_original_obs", "_last_episode_starts"):
-        told[name] = to_json(getattr(model, name), name)
-    return told
+        counters[name] = to_json(getattr(model, name), name)
+    return counters
 
 
-def set_counters(model: OffPolicyAlgorithm, told: Mapping[str, Any]) -> None:
+def set_counters(model: OffPolicyAlgorithm, counters: Mapping[str, Any]) -> None:
     """
-    :param model: A model like the one that was saved
-    :param told: What :func:`counters` said
+    :param model: A model with the same hyperparameters as the one that was saved
+    :param counters: What :func:`get_counters` returned
     """
-    for name, value in told.items():
+    for name, value in counters.items():
         setattr(model, name, from_json(value))
     for name in ("ep_info_buffer", "ep_success_buffer"):
         setattr(model, name, deque(getattr(model, name), maxlen=model._stats_window_size))
 
 
-def random_states(model: BaseAlgorithm) -> dict[str, Any]:
+def get_random_states(model: BaseAlgorithm) -> dict[str, Any]:
     """
     :param model: The model
-    :return: The states of all random number generators that training draws from, those of the environments aside
+    :return: The states of all random number generators that training uses, except those of the environments
     """
     cuda = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
     return {
@@ -174,12 +182,13 @@ def random_states(model: BaseAlgorithm) -> dict[str, Any]:
     }
 
 
-def set_random_states(model: BaseAlgorithm, told: Mapping[str, Any]) -> None:
+def set_random_states(model: BaseAlgorithm, saved: Mapping[str, Any]) -> None:
     """
     :param model: The model
-    :param told: What :func:`random_states` said. States of CUDA devices are left out where there are not as many.
+    :param saved: What :func:`get_random_states` returned. States of CUDA devices are ignored if the number of devices
+        is different.
     """
-    states = {name: from_json(value) for name, value in told.items()}
+    states = {name: from_json(value) for name, value in saved.items()}
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     th.set_rng_state(th.from_numpy(states["torch"]))

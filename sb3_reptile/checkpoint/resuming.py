@@ -1,14 +1,16 @@
-"""One checkpoint: what is written into it, and how training goes on from it."""
+"""Writing one checkpoint, and resuming training from it."""
 
 import os
+import re
 import warnings
 import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sb3_contrib  # noqa: F401 -- so that a checkpoint can name its algorithms
+import sb3_contrib  # noqa: F401 -- a checkpoint can name only imported algorithms
 import torch as th
+from stable_baselines3.common import off_policy_algorithm
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -16,13 +18,13 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_reptile.checkpoint.environments import check_wrappers, environment_state, set_environment_state
+from sb3_reptile.checkpoint.environments import check_wrappers, get_environment_state, set_environment_state
 from sb3_reptile.checkpoint.models import (
-    counters,
-    hyperparameters,
+    get_counters,
+    get_hyperparameters,
+    get_parameters,
+    get_random_states,
     make_model,
-    parameters,
-    random_states,
     set_counters,
     set_parameters,
     set_random_states,
@@ -35,42 +37,44 @@ from sb3_reptile.storage.values import from_json, to_json
 KIND = "checkpoint"
 PARAMETERS = "parameters.safetensors"
 
-#: The checkpoint that each model was last saved to or made from
+#: The checkpoint that each model was last saved to or resumed from
 last_checkpoint_of: "weakref.WeakKeyDictionary[BaseAlgorithm, Path]" = weakref.WeakKeyDictionary()
 
 
 def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | None) -> None:
     """
+    Save a model, its replay buffer, its environment and the random number generators.
+
     :param model: The model, between two rollouts
-    :param path: Where to
-    :param previous: The checkpoint before, whose files are linked to where nothing changed
-    :raises NotStorableError: if it holds something that only pickle could save
-    :raises OSError: if it cannot be written
+    :param path: Folder of the checkpoint
+    :param previous: The previous checkpoint. Files that have not changed since are linked instead of written.
+    :raises NotStorableError: if something cannot be saved without pickle
+    :raises OSError: if the checkpoint cannot be written
     """
     assert model.env is not None
     assert model.replay_buffer is not None
-    arrays, optimizers = parameters(model)
+    arrays, optimizers = get_parameters(model)
     buffer = state_of(model.replay_buffer)
     state = {
-        "hyperparameters": hyperparameters(model),
+        "hyperparameters": get_hyperparameters(model),
         "spaces": {
             "observation_space": to_json(model.observation_space, "observation_space"),
             "action_space": to_json(model.action_space, "action_space"),
             "n_envs": model.n_envs,
         },
         "optimizers": optimizers,
-        "counters": counters(model),
-        "random": random_states(model),
-        "environment": environment_state(model.env),
+        "counters": get_counters(model),
+        "random": get_random_states(model),
+        "environment": get_environment_state(model.env),
         "replay_buffer": buffer.values,
     }
     write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
 
-def checkpoints_in(path: Path) -> list[Path]:
+def list_checkpoints(path: Path) -> list[Path]:
     """
     :param path: A folder of checkpoints
-    :return: Those in it, from the oldest to the newest
+    :return: The checkpoints in it, from the oldest to the newest
     """
     try:
         found = [entry for entry in path.iterdir() if entry.name[:6].isdigit() and (entry / MANIFEST).exists()]
@@ -86,34 +90,34 @@ def resume(
     **kwargs: Any,
 ) -> Any:
     """
-    Make a model that goes on where a checkpoint was saved::
+    Load a checkpoint and return a model that continues its training::
 
         model = resume("checkpoints", env)
         model.learn(20_000 - model.num_timesteps, reset_num_timesteps=False)
 
-    Nothing in a checkpoint is executed: algorithms, policies, optimizers and networks are looked up by name among those
-    of SB3, sb3-contrib, PyTorch and this package.
+    Nothing in a checkpoint is executed. Algorithms, policies, optimizers and networks are saved by name, and only those
+    of SB3, sb3-contrib, PyTorch and this package are loaded.
 
-    :param path: A folder of checkpoints, whose newest is taken (or the one before, with a warning, if that is damaged),
-        or one checkpoint
-    :param env: The environment, made and wrapped like the one that it was saved with
+    :param path: One checkpoint, or a folder of checkpoints. Of a folder the newest checkpoint is loaded. If that is
+        damaged, the previous one is loaded, with a warning.
+    :param env: The environment, made and wrapped like the one that was saved
     :param device: PyTorch device
-    :param kwargs: Arguments of the algorithm to be used instead of those saved. What could not be saved must be given:
-        schedules that are functions, classes of your own (``algorithm`` for that of the model). Those within
-        ``replay_buffer_kwargs`` and ``policy_kwargs`` go first one by one.
+    :param kwargs: Arguments of the algorithm that override those saved. Arguments that could not be saved must be
+        given: functions (schedules, for instance) and classes of your own (``algorithm`` is the class of the model).
+        The items of ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
     :return: The model
     :raises FileNotFoundError: if there is no checkpoint
-    :raises ForeignError: if it is something else
-    :raises DamagedError: if it is not as it was saved, and none before it is good
-    :raises NewerVersionError: if it was saved by a later version
-    :raises OtherSpacesError: if it was saved with another environment
-    :raises MissingArgumentError: if an argument is needed that could not be saved
+    :raises ForeignError: if the files are not a checkpoint
+    :raises DamagedError: if no checkpoint is as it was saved
+    :raises NewerVersionError: if the checkpoint was saved by a later version of this package
+    :raises OtherSpacesError: if the checkpoint was saved with another environment
+    :raises MissingArgumentError: if an argument could not be saved and is not given
     """
     path = Path(path)
-    candidates = checkpoints_in(path)
+    candidates = list_checkpoints(path)
     if not candidates:
         if path.is_dir() and not (path / MANIFEST).exists():
-            raise FileNotFoundError(f"there is no checkpoint in {path}; was one saved by ResumableCheckpoint?")
+            raise FileNotFoundError(f"there is no checkpoint in {path}; ResumableCheckpoint saves them")
         return _resume_from(path, env, device, kwargs)
     for older, candidate in zip([*candidates[-2::-1], None], candidates[::-1], strict=True):
         try:
@@ -121,29 +125,30 @@ def resume(
         except DamagedError as error:
             if older is None:
                 raise
-            warnings.warn(f"{error}; the checkpoint before is taken, {older}", stacklevel=2)
+            warnings.warn(f"{error}; resuming from the previous checkpoint, {older}", stacklevel=2)
     raise AssertionError("unreachable")
 
 
 def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str, given: dict[str, Any]) -> Any:
     folder = Folder(path, KIND)
-    folder.verify()  # before anything is made of it
+    folder.verify()  # before objects are made from it
     state = folder.state
     vec_env = BaseAlgorithm._wrap_env(maybe_make_env(env, 0))
     with folder.understood():
         _check_spaces(vec_env, state["spaces"])
         check_wrappers(vec_env, state["environment"])
         with warnings.catch_warnings():
-            # SB3 warns of n_steps together with the buffer class that it selects for it
-            warnings.filterwarnings("ignore", message="`n_steps=")
+            # Arguments are saved after SB3 has completed them, and it warns about some of its own choices, such as
+            # n_steps together with NStepReplayBuffer. The user has seen its other warnings in the first run.
+            warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
             model = make_model(state["hyperparameters"], vec_env, device, given)
         set_parameters(model, folder.read(PARAMETERS), state["optimizers"])
         fill(model.replay_buffer, folder, state["replay_buffer"])
         set_counters(model, state["counters"])
         if not set_environment_state(vec_env, state["environment"]):
             warnings.warn(
-                "the environment could not be brought to where it was and is reset: training goes on from there, "
-                "but not bit for bit as it would have (see docs/checkpoints.md)",
+                "the state of the environment could not be restored, so it is reset: training continues, but not bit "
+                "for bit as without the interruption (see docs/checkpoints.md)",
                 stacklevel=4,
             )
             model._last_obs = None
@@ -154,15 +159,18 @@ def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str
     return model
 
 
-def _check_spaces(env: VecEnv, told: dict[str, Any]) -> None:
+def _check_spaces(env: VecEnv, saved: dict[str, Any]) -> None:
     for name in ("observation_space", "action_space"):
-        theirs, ours = from_json(told[name]), getattr(env, name)
+        theirs, ours = from_json(saved[name]), getattr(env, name)
         if theirs != ours:
             raise OtherSpacesError(
-                f"the checkpoint is of an environment whose {name} is {theirs}, that of this one is {ours}"
+                f"the checkpoint's environment has the {name} {theirs}, this one has {ours}: use the environment that "
+                "was saved"
             )
-    if told["n_envs"] != env.num_envs:
-        raise OtherSpacesError(f"the checkpoint is of {told['n_envs']} environments, these are {env.num_envs}")
+    if saved["n_envs"] != env.num_envs:
+        raise OtherSpacesError(
+            f"the checkpoint has {saved['n_envs']} environments, this one has {env.num_envs}: use the same number"
+        )
 
 
 def _break_off(buffer: ReplayBuffer) -> None:

@@ -1,6 +1,6 @@
 """Errors of saving and loading: one class for each thing that can be wrong."""
 
-#: What constructors raise when they are called with arguments that make no sense
+#: What constructors raise when they are called with invalid arguments; warnings, if they are raised as errors
 CONSTRUCTION_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -10,6 +10,7 @@ CONSTRUCTION_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
+    Warning,
 )
 
 

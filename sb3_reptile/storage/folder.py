@@ -1,6 +1,7 @@
 """
-A folder of arrays and values that is either there in full or not at all: safetensors files and a manifest with their
-checksums, written aside, flushed to the disk and renamed.
+Folders of arrays and values, written atomically: safetensors files and a manifest with their checksums.
+
+A folder is written under a temporary name, flushed to disk and renamed.
 """
 
 import contextlib
@@ -20,22 +21,22 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sb3_reptile.storage.errors import DamagedError, ForeignError, NewerVersionError, StorageError
+from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, DamagedError, ForeignError, NewerVersionError, StorageError
 
 FORMAT = "sb3-reptile"
-#: Raised whenever something that an older version would misread is changed
+#: Increased with every change that older versions would misread
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 PACKAGES = ("sb3-reptile", "stable-baselines3", "sb3-contrib", "torch", "numpy", "gymnasium")
 
-#: Files that are made and written at the same time, and files that are flushed to the disk
-FEW, MANY = min(4, os.cpu_count() or 1), 16
+#: Number of threads that encode and write files, and that flush them to disk
+WRITE_THREADS, FLUSH_THREADS = min(4, os.cpu_count() or 1), 16
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def _describe(array: np.ndarray) -> list[Any]:
-    """Its type, shape and checksum."""
+    """Type, shape and checksum of an array."""
     return [array.dtype.name, list(array.shape), xxhash.xxh3_128_hexdigest(array.data if array.size else b"")]
 
 
@@ -58,13 +59,13 @@ def _flush_all(paths: list[Path]) -> None:
         for path in paths:
             _flush(path)
         return
-    # At once: the system joins what it has to write for each of them
-    with ThreadPoolExecutor(MANY) as pool:
+    # In parallel, so that the file system can merge its writes
+    with ThreadPoolExecutor(FLUSH_THREADS) as pool:
         list(pool.map(_flush, paths))
 
 
-def _begin_to_flush(path: Path) -> None:
-    """So that the disk is at work while the next file is written."""
+def _start_flushing(path: Path) -> None:
+    """Start writing a file to disk in the background, while the next file is encoded."""
     if hasattr(os, "posix_fadvise"):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -78,46 +79,48 @@ def _is_linked(path: Path) -> bool:
 
 
 def _flush_folder(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         _flush(path)
 
 
 class Folder:
     """
-    A folder that was saved, opened for reading. Nothing is executed by it.
+    A saved folder, opened for reading. Reading executes nothing that the folder contains.
 
     :param path: The folder
-    :param kind: What must be in it
-    :raises FileNotFoundError: if there is no such folder
-    :raises ForeignError: if it was not saved by this package, or holds something else
+    :param kind: The kind of content that it must have, as given to :func:`write_folder`
+    :raises FileNotFoundError: if the folder does not exist
+    :raises ForeignError: if it was not saved by this package, or has content of another kind
     :raises NewerVersionError: if it was saved by a later version
-    :raises DamagedError: if its manifest is not as it was saved
+    :raises DamagedError: if its manifest has changed since it was saved
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str) -> None:
-        self.path = _present(Path(path))
+        self.path = _existing(Path(path))
         if not self.path.exists():
-            raise FileNotFoundError(f"there is no {self.path}; a {kind} is a folder with a {MANIFEST} in it")
+            raise FileNotFoundError(f"there is no {self.path}; a {kind} is a folder that contains a {MANIFEST}")
         try:
             raw = (self.path / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise ForeignError(
-                f"{self.path} is no {kind} saved by sb3-reptile, which is a folder with a {MANIFEST}; "
-                "SB3's own files are loaded by load() and load_replay_buffer() of the model"
+                f"{self.path} is not a {kind} saved by sb3-reptile, which is a folder that contains a {MANIFEST}; "
+                "load files saved by SB3 with load() and load_replay_buffer() of the model"
             ) from None
         manifest = self._parse(raw)
         number = manifest.get("format_version")
         if not isinstance(number, int) or manifest.get("seal") != _seal(manifest):
-            # A later version may seal otherwise
+            # A later version may compute the checksum differently
             if isinstance(number, int) and number > FORMAT_VERSION:
                 raise self._newer(number, manifest)
-            raise DamagedError(f"{self.path / MANIFEST} is damaged: its checksum differs")
+            raise DamagedError(f"{self.path / MANIFEST} is damaged: its checksum does not match")
         if number > FORMAT_VERSION:
             raise self._newer(number, manifest)
         if manifest.get("kind") != kind:
             raise ForeignError(f"{self.path} holds a {manifest.get('kind')}, not a {kind}")
         if not all(isinstance(manifest.get(key), dict) for key in ("state", "files", "versions")):
-            raise ForeignError(f"{self.path / MANIFEST} has no state, files and versions: sb3-reptile did not write it")
+            raise ForeignError(
+                f"{self.path / MANIFEST} lacks state, files or versions: it was not written by sb3-reptile"
+            )
         self.state: dict[str, Any] = manifest["state"]
         self.files: dict[str, dict[str, list[Any]]] = manifest["files"]
         self.versions: dict[str, str] = manifest["versions"]
@@ -130,39 +133,41 @@ class Folder:
         if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
             return manifest
         if FORMAT.encode() in raw:
-            raise DamagedError(f"{self.path / MANIFEST} is damaged: it is no longer the JSON that was written")
-        raise ForeignError(f"{self.path / MANIFEST} was not written by sb3-reptile: something else has that name")
+            raise DamagedError(f"{self.path / MANIFEST} is damaged: it is not valid JSON")
+        raise ForeignError(f"{self.path / MANIFEST} was not written by sb3-reptile")
 
     def _newer(self, number: int, manifest: Mapping[str, Any]) -> NewerVersionError:
         versions = manifest.get("versions")
         by = versions.get("sb3-reptile", "a later version") if isinstance(versions, dict) else "a later version"
         return NewerVersionError(
-            f"{self.path} has format version {number}, this version of sb3-reptile knows {FORMAT_VERSION} and older: "
-            f"upgrade it (it was saved by {by})"
+            f"{self.path} has format version {number}, this version of sb3-reptile reads {FORMAT_VERSION} and older: "
+            f"upgrade sb3-reptile (the folder was saved by {by})"
         )
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """
-        :param name: Name of a file in it
-        :return: Its arrays, checked
-        :raises DamagedError: if it is not as it was saved
+        Read the arrays of a file and verify their checksums.
+
+        :param name: Name of a file in the folder
+        :return: Its arrays, by name
+        :raises DamagedError: if the file is missing or has changed since it was saved
         """
         return dict(self._arrays(name))
 
     def _arrays(self, name: str) -> Iterator[tuple[str, np.ndarray]]:
-        """One by one, so that there need be memory for one only."""
+        """Yield one array after the other, so that only one is in memory."""
         if name not in self.files:
-            raise DamagedError(f"{self.path} holds no {name}, but {sorted(self.files)}")
+            raise DamagedError(f"{self.path} contains no {name}, only {sorted(self.files)}")
         path, described = self.path / name, self.files[name]
         try:
             with safe_open(path, framework="numpy") as file:
                 names = list(file.keys())
                 if set(names) != set(described):
-                    raise DamagedError(f"{path} is damaged: it holds {sorted(names)}, not {sorted(described)}")
+                    raise DamagedError(f"{path} is damaged: it contains {sorted(names)}, not {sorted(described)}")
                 for key in names:
                     array = file.get_tensor(key)
                     if _describe(array) != described[key]:
-                        raise DamagedError(f"{path} is damaged: the checksum of {key} differs")
+                        raise DamagedError(f"{path} is damaged: the checksum of {key} does not match")
                     yield key, array
         except FileNotFoundError:
             raise DamagedError(f"{self.path} is damaged: {name} is missing") from None
@@ -172,22 +177,22 @@ class Folder:
     @contextlib.contextmanager
     def understood(self) -> Iterator[None]:
         """
-        While objects are made of what it says.
+        Context in which objects are made from the content of the folder.
 
-        :raises ForeignError: if they cannot be, although it is as it was saved
+        :raises ForeignError: if the content is intact but does not describe valid objects
         """
         try:
             yield
         except (StorageError, OSError):
             raise
-        except Exception as error:
-            raise ForeignError(f"{self.path} cannot be made use of: {type(error).__name__}: {error}") from error
+        except CONSTRUCTION_ERRORS as error:
+            raise ForeignError(f"{self.path} cannot be used: {type(error).__name__}: {error}") from error
 
     def verify(self) -> None:
         """
-        Read everything again.
+        Read all files and verify their checksums.
 
-        :raises DamagedError: if anything is not as it was saved
+        :raises DamagedError: if a file is missing or has changed since it was saved
         """
         for name in self.files:
             for _ in self._arrays(name):
@@ -202,24 +207,26 @@ def write_folder(
     previous: Folder | None = None,
 ) -> None:
     """
-    :param path: The folder; one that is there is replaced
-    :param kind: What it holds
+    Write a folder atomically.
+
+    :param path: The folder. An existing one is replaced.
+    :param kind: The kind of content, for instance ``"replay buffer"``
     :param state: Values, as JSON
-    :param files: Names of files, and what makes the arrays in them, C-contiguous: called when a file is written, in a
-        thread of its own
-    :param previous: A folder saved before. A file that it holds already, under the same name, is linked to, not
-        written again.
-    :raises OSError: if it cannot be written; what was there before stays
+    :param files: Names of files, each with a function that returns its arrays, C-contiguous. The functions are called
+        in several threads.
+    :param previous: A folder saved earlier. Files that it contains with the same name and content are linked instead
+        of written.
+    :raises OSError: if the folder cannot be written. An existing folder is then left unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.saving")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.saving")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        with ThreadPoolExecutor(FEW) as pool:
-            table = dict(pool.map(lambda file: (file[0], _write(aside / file[0], file[1](), previous)), files))
-        written = [aside / name for name in table if not _is_linked(aside / name)]
+        with ThreadPoolExecutor(WRITE_THREADS) as pool:
+            table = dict(pool.map(lambda file: (file[0], _write(temporary / file[0], file[1](), previous)), files))
+        written = [temporary / name for name in table if not _is_linked(temporary / name)]
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -229,46 +236,47 @@ def write_folder(
             "files": table,
         }
         manifest["seal"] = _seal(manifest)
-        (aside / MANIFEST).write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
-        _flush_all([*written, aside / MANIFEST])
-        _flush_folder(aside)
-        _put_in_place(aside, path)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
+        _flush_all([*written, temporary / MANIFEST])
+        _flush_folder(temporary)
+        _move_into_place(temporary, path)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _write(path: Path, arrays: Arrays, previous: Folder | None) -> dict[str, list[Any]]:
     described = {key: _describe(array) for key, array in arrays.items()}
     if previous is not None and previous.files.get(path.name) == described:
-        with contextlib.suppress(OSError):  # where there are no links, or the file is gone
+        with contextlib.suppress(OSError):  # the file system has no links, or the file was removed
             os.link(previous.path / path.name, path)
             return described
     try:
         save_file(dict(arrays), path)
-    except SafetensorError as error:  # which is how it tells of a full disk
+    except SafetensorError as error:  # raised for a full disk, for instance
         raise OSError(f"{path} cannot be written: {error}") from error
-    _begin_to_flush(path)
+    _start_flushing(path)
     return described
 
 
-def _set_aside(path: Path) -> Path:
+def _replaced(path: Path) -> Path:
+    """Where the previous folder is while it is replaced."""
     return path.with_name(f".{path.name}.old")
 
 
-def _put_in_place(aside: Path, path: Path) -> None:
-    old = _set_aside(path)
+def _move_into_place(temporary: Path, path: Path) -> None:
+    old = _replaced(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(path, old)
-    os.rename(aside, path)
+    os.rename(temporary, path)
     _flush_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _present(path: Path) -> Path:
-    """The folder, or the one before it where a process ended while it replaced it."""
-    old = _set_aside(path)
+def _existing(path: Path) -> Path:
+    """The folder, or its predecessor if a process ended while replacing it."""
+    old = _replaced(path)
     return old if not path.exists() and old.exists() else path
 
 
@@ -284,7 +292,7 @@ def _versions() -> dict[str, str]:
 def slices(n_rows: int, rows_per_file: int) -> Iterator[slice]:
     """
     :param n_rows: Number of rows to save
-    :param rows_per_file: How many of them go into a file
+    :param rows_per_file: Number of rows in each file
     :return: The rows of each file
     """
     for start in range(0, n_rows, rows_per_file):

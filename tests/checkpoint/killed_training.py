@@ -1,8 +1,8 @@
 """
-Training in processes that are killed: ``python -m tests.killed_training kills|exact FOLDER``, for test_checkpoint.py.
+Trains in processes that are killed, for test_resuming.py.
 
-The processes are forked from this one, which has loaded all that training needs and has but one thread: that takes
-hardly any time.
+``python -m tests.checkpoint.killed_training kills|exact FOLDER``. The processes are forked from this one, which has
+loaded all that training needs and has only one thread. This makes them start fast.
 """
 
 import mmap
@@ -23,29 +23,29 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
-from sb3_reptile.checkpoint.resuming import checkpoints_in
+from sb3_reptile.checkpoint.resuming import list_checkpoints
 
 SAVE_FREQ = 24
 KILLS, AIMED = 50, 15
-# What the processes tell each other
+# What the processes report, in shared memory
 STEPS, RESUMED_AT, SAVING = range(3)
-told = np.frombuffer(mmap.mmap(-1, 24), np.int64)
+shared = np.frombuffer(mmap.mmap(-1, 24), np.int64)
 
 
-class Told(ResumableCheckpoint):
+class ReportSaving(ResumableCheckpoint):
     def _write(self, path):
-        told[SAVING] = 1
+        shared[SAVING] = 1
         super()._write(path)
-        told[SAVING] = 0
+        shared[SAVING] = 0
 
 
-class Tell(BaseCallback):
+class ReportSteps(BaseCallback):
     def __init__(self, kill_at=None):
         super().__init__()
         self.kill_at = kill_at
 
     def _on_step(self):
-        told[STEPS] = self.num_timesteps
+        shared[STEPS] = self.num_timesteps
         if self.kill_at is not None and self.num_timesteps >= self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return True
@@ -80,40 +80,40 @@ def make_model(n_envs=1, **options):
 
 
 def train(folder, total, callback, kill_at=None, n_envs=1, **options):
-    there = checkpoints_in(Path(folder))
-    model = resume(folder, make_env(n_envs), device="cpu") if there else make_model(n_envs, **options)
-    told[RESUMED_AT] = model.num_timesteps
+    existing = list_checkpoints(Path(folder))
+    model = resume(folder, make_env(n_envs), device="cpu") if existing else make_model(n_envs, **options)
+    shared[RESUMED_AT] = model.num_timesteps
     steps = total - model.num_timesteps
-    model.learn(steps, callback=[callback, Tell(kill_at)], reset_num_timesteps=not there)
+    model.learn(steps, callback=[callback, ReportSteps(kill_at)], reset_num_timesteps=not existing)
     if kill_at is None:
         state = model.policy.state_dict()
-        told[STEPS] = int(xxhash.xxh3_64_intdigest(b"".join(v.numpy().tobytes() for v in state.values())) >> 1)
+        shared[STEPS] = int(xxhash.xxh3_64_intdigest(b"".join(v.numpy().tobytes() for v in state.values())) >> 1)
 
 
 def kills(folder):
     choose = random.Random(0)
     seen = inside = 0
     for number in range(KILLS):
-        told[RESUMED_AT], told[SAVING] = -1, 0
-        process = in_a_process(train, folder, 10**9, Told(SAVE_FREQ, folder))
-        while told[RESUMED_AT] < 0 or told[STEPS] <= max(told[RESUMED_AT], 0):
+        shared[RESUMED_AT], shared[SAVING] = -1, 0
+        process = in_a_process(train, folder, 10**9, ReportSaving(SAVE_FREQ, folder))
+        while shared[RESUMED_AT] < 0 or shared[STEPS] <= max(shared[RESUMED_AT], 0):
             if os.waitpid(process, os.WNOHANG)[0]:
-                raise SystemExit(f"process {number} ended by itself")
+                raise SystemExit(f"process {number} ended before it was killed")
             time.sleep(0.001)
-        assert told[RESUMED_AT] >= seen - SAVE_FREQ, f"{number}: {seen} steps, resumed at {told[RESUMED_AT]}"
+        assert shared[RESUMED_AT] >= seen - SAVE_FREQ, f"{number}: {seen} steps, resumed at {shared[RESUMED_AT]}"
         if number % (KILLS // AIMED) == 0:
-            while told[SAVING] == 0:
+            while shared[SAVING] == 0:
                 time.sleep(0.0005)
             time.sleep(choose.uniform(0, 0.01))
         else:
-            until = told[STEPS] + choose.randrange(60)
-            while told[STEPS] < until:
+            until = shared[STEPS] + choose.randrange(60)
+            while shared[STEPS] < until:
                 time.sleep(0.0005)
             time.sleep(choose.uniform(0, 0.005))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        seen, inside = int(told[STEPS]), inside + int(told[SAVING])
-    assert ended_well(in_a_process(train, folder, seen + 50, Told(SAVE_FREQ, folder)))
+        seen, inside = int(shared[STEPS]), inside + int(shared[SAVING])
+    assert ended_well(in_a_process(train, folder, seen + 50, ReportSaving(SAVE_FREQ, folder)))
     print(f"{KILLS} kills, {inside} of them inside a save, {seen} steps")
 
 
@@ -127,12 +127,12 @@ def exact(folder):
         ended_well(process)
         if kill_at is not None:
             assert ended_well(in_a_process(train, path, total, ResumableCheckpoint(total // 2, path), n_envs=4))
-            assert told[RESUMED_AT] == total // 2
-        results.append(int(told[STEPS]))
+            assert shared[RESUMED_AT] == total // 2
+        results.append(int(shared[STEPS]))
     print("the same" if results[0] == results[1] else f"different: {results}")
 
 
 if __name__ == "__main__":
     th.set_num_threads(1)
-    make_model().learn(40)  # loads what is loaded when it is first needed
+    make_model().learn(40)  # imports what is imported lazily
     {"kills": kills, "exact": exact}[sys.argv[1]](sys.argv[2])

@@ -1,0 +1,83 @@
+"""Restoring the state of environments."""
+
+import contextlib
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from sb3_reptile.checkpoint import resume
+from sb3_reptile.envs import EpisodeRecorder
+from sb3_reptile.storage import OtherSpacesError
+from tests.checkpoint.training import cartpole, resumable
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_environments_in_other_processes_go_on_where_they_have_a_recorder(recorded, tmp_path):
+    make = (lambda: EpisodeRecorder(gym.make("CartPole-v1"))) if recorded else lambda: gym.make("CartPole-v1")
+    env = SubprocVecEnv([make, make], start_method="fork")
+    try:
+        _, folder = resumable(tmp_path, at=90, env=env)
+    finally:
+        env.close()
+    expected = contextlib.nullcontext() if recorded else pytest.warns(UserWarning, match="could not be restored")
+    with expected:
+        model = resume(folder, DummyVecEnv([make, make]))
+    assert (model._last_obs is not None) == recorded
+    model.learn(20, reset_num_timesteps=False)
+
+
+class Dice(gym.Wrapper):
+    """Chance that nobody can bring back."""
+
+    def step(self, action):
+        obs, *others = self.env.step(action)
+        return obs + np.random.default_rng().normal(0, 0.01, 4).astype(np.float32), *others
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_an_environment_that_cannot_be_restored_is_reset(n_steps, tmp_path):
+    def dice():
+        return make_vec_env("CartPole-v1", wrapper_class=Dice)
+
+    _, folder = resumable(tmp_path, env=dice(), n_steps=n_steps)
+    with pytest.warns(UserWarning, match=r"could not be restored, so it is reset.*docs/checkpoints.md"):
+        model = resume(folder, dice())
+    newest = model.replay_buffer.pos - 1
+    assert model.replay_buffer.timeouts[newest] + model.replay_buffer.dones[newest] == 1  # no return runs over it
+    model.learn(30, reset_num_timesteps=False)
+
+
+def test_an_episode_longer_than_max_steps_is_not_recorded():
+    env = EpisodeRecorder(gym.make("Pendulum-v1"), max_steps=5)
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(np.zeros(1))
+    assert env.episode() is not None
+    env.step(np.zeros(1))
+    assert env.episode() is None
+    env.reset()
+    assert env.episode() is not None
+
+
+def test_another_environment_is_refused(tmp_path):
+    _, folder = resumable(tmp_path)
+    for env, message in [
+        ("Acrobot-v1", r"has the observation_space Box.*, this one has Box"),
+        (cartpole(2), r"has 1 environments, this one has 2"),
+        (
+            VecNormalize(cartpole()),
+            r"is wrapped in \[\], this one in \['VecNormalize'\] \(outermost first\): wrap it in the same way",
+        ),
+    ]:
+        with pytest.raises(OtherSpacesError, match=message):
+            resume(folder, env)
+
+    class Wider(gym.ActionWrapper):
+        action_space = spaces.Discrete(3)
+
+    with pytest.raises(OtherSpacesError, match=r"has the action_space Discrete\(2\), this one has Discrete\(3"):
+        resume(folder, Wider(gym.make("CartPole-v1")))

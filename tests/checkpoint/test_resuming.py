@@ -1,0 +1,137 @@
+"""Training continues from a checkpoint as if it had not been interrupted, and damaged checkpoints are refused."""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_reptile import ReptileDQN
+from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from sb3_reptile.checkpoint.resuming import list_checkpoints
+from sb3_reptile.storage import DamagedError, ForeignError, NewerVersionError, StorageError
+from sb3_reptile.storage.folder import MANIFEST
+from tests.checkpoint.training import CASES, Cut, cartpole, cut_at, make_model, resumable, small
+from tests.storage.corruption import STRANGE, Trap, mutations, places, put, sealed
+
+ROOT = Path(__file__).parents[2]
+
+
+def assert_same(ours, theirs):
+    for key, value in theirs.policy.state_dict().items():
+        assert th.equal(ours.policy.state_dict()[key], value), key
+    assert np.array_equal(ours.replay_buffer.rewards, theirs.replay_buffer.rewards)
+    assert np.array_equal(ours.replay_buffer.actions, theirs.replay_buffer.actions)
+    for name in ("num_timesteps", "_n_updates", "_episode_num", "exploration_rate"):
+        assert getattr(ours, name, None) == getattr(theirs, name, None)
+
+
+# Of SB3, about its own NStepReplayBuffer and memory optimisation
+@pytest.mark.filterwarnings("ignore:The last trajectory")
+@pytest.mark.parametrize("case", CASES)
+def test_training_goes_on_bit_for_bit_in_the_middle_of_an_episode(case, tmp_path):
+    total, at = (470, 235) if case == "ddpg" else (160, 80)
+    straight = make_model(case)
+    straight.learn(total, callback=ResumableCheckpoint(at, tmp_path / "straight"))
+    with pytest.raises(Cut):
+        make_model(case).learn(total, callback=[ResumableCheckpoint(at, tmp_path / "cut"), cut_at(at + 9)])
+    np.random.seed(99)  # of another process
+    th.manual_seed(99)
+    resumed = resume(tmp_path / "cut", CASES[case][1](), device="cpu")
+    assert 0 < at - 10 <= resumed.num_timesteps <= at
+    assert type(resumed) is CASES[case][0]
+    resumed.learn(total - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_same(resumed, straight)
+    assert resumed._n_updates > 0
+
+
+def run_killed_training(what, folder):
+    command = [sys.executable, "-m", "tests.checkpoint.killed_training", what, folder]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_no_kill_loses_more_than_save_freq_steps(tmp_path):
+    output = run_killed_training("kills", tmp_path)
+    kills, inside = re.match(r"(\d+) kills, (\d+) of them inside a save", output).groups()
+    assert int(kills) == 50
+    assert int(inside) >= 5
+    assert int(re.search(r"(\d+) steps", output)[1]) > 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_ten_thousand_steps_a_kill_and_ten_thousand_more_are_twenty_thousand(tmp_path):
+    assert run_killed_training("exact", tmp_path) == "the same\n"
+
+
+@pytest.fixture(scope="module")
+def one_checkpoint(tmp_path_factory):
+    _, folder = resumable(tmp_path_factory.mktemp("checkpoint"), priority="td_error")
+    return list_checkpoints(folder)[-1]
+
+
+@pytest.fixture
+def checkpoint(one_checkpoint, tmp_path):
+    return Path(shutil.copytree(one_checkpoint, tmp_path / "checkpoint"))
+
+
+def test_each_fault_has_its_own_error(checkpoint, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for missing in ("empty", "nothing"):
+        with pytest.raises(FileNotFoundError, match=r"there is no"):
+            resume(tmp_path / missing, cartpole())
+    ReptileDQN("MlpPolicy", cartpole(), **small()).save(tmp_path / "model.zip")
+    with pytest.raises(ForeignError, match=r"model.zip is not a checkpoint saved by sb3-reptile.*with load\(\)"):
+        resume(tmp_path / "model.zip", cartpole())
+    resume(checkpoint, cartpole()).replay_buffer.save(tmp_path / "buffer")
+    with pytest.raises(ForeignError, match="holds a replay buffer, not a checkpoint"):
+        resume(tmp_path / "buffer", cartpole())
+    (checkpoint / "weights-0.safetensors").unlink()
+    with pytest.raises(DamagedError, match=r"weights-0.safetensors is missing"):
+        resume(checkpoint, cartpole())
+    sealed(checkpoint, lambda manifest: manifest.update(format_version=7))
+    with pytest.raises(NewerVersionError, match=r"has format version 7, this version .* reads 2 and older: upgrade"):
+        resume(checkpoint, cartpole())
+
+
+def test_mutated_files_are_refused_and_nothing_else_happens(checkpoint, tmp_path):
+    generator = np.random.default_rng(0)
+    env = cartpole()
+    trap = pickle.dumps(Trap(tmp_path / "trapped"))
+    for file in sorted(checkpoint.iterdir()):
+        good = file.read_bytes()
+        for bad in (*mutations(good, generator, 60), trap, b"", good * 2):
+            file.write_bytes(bad)
+            with pytest.raises(StorageError):
+                resume(checkpoint, env)
+        file.write_bytes(good)
+    assert not (tmp_path / "trapped").exists()
+    resume(checkpoint, env)
+
+
+# Numbers that make a model but no sense, and what NumPy and PyTorch say of them
+@pytest.mark.filterwarnings("ignore")
+def test_forged_manifests_are_refused_or_harmless(checkpoint):
+    good = json.loads((checkpoint / MANIFEST).read_text())
+    generator = np.random.default_rng(1)
+    everywhere = list(places(good))
+    env = cartpole()
+    for number in range(120):
+        path = everywhere[number * len(everywhere) // 120]
+        value = STRANGE[generator.integers(len(STRANGE))]
+        sealed(checkpoint, lambda manifest, path=path, value=value: put(manifest, path, value))
+        with contextlib.suppress(StorageError):
+            resume(checkpoint, env)
+        (checkpoint / MANIFEST).write_text(json.dumps(good))
+    resume(checkpoint, env)
