@@ -1,5 +1,7 @@
 """The arguments that a resumed model is made from."""
 
+import warnings
+
 import pytest
 import torch as th
 from stable_baselines3 import DQN
@@ -75,3 +77,11 @@ def test_a_resumed_model_can_be_saved_and_loaded_as_by_sb3(tmp_path):
     again.load_replay_buffer(tmp_path / "buffer")
     assert again.replay_buffer.size() == resumed.replay_buffer.size() == 40
     again.learn(20)
+
+
+def test_arguments_that_sb3_completed_give_no_warning_when_they_are_used_again(tmp_path):
+    DQN("MlpPolicy", cartpole(), **small(n_steps=3)).learn(40, callback=ResumableCheckpoint(20, tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = resume(tmp_path, cartpole())
+    assert resumed.replay_buffer.n_steps == resumed.n_steps == 3
