@@ -128,7 +128,7 @@ class ResumableCheckpoint(BaseCallback):
         self._kept = self._kept[-self.keep :]
         for path in list_checkpoints(self.path):
             if path not in self._kept:
-                # Rename it first: a folder of which only some files are left must not look like a checkpoint
+                # Rename it first: a partly removed folder must not look like a checkpoint
                 removed = path.with_name(f".{path.name}.old")
                 try:
                     os.rename(path, removed)
