@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions, join, limit
+from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions, as_transitions, join
 from sb3_reptile.replay.auto.neighbours import Comparison, Neighbours
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
 from sb3_reptile.replay.auto.segments import Segment, Segments
@@ -33,9 +33,9 @@ class Consistency:
     For each new transition, similar situations (same action, close observation) are looked up in each segment and in
     the present, which is the newest transitions. Their outcomes (reward, change of the observation) are compared:
 
-    * The outcome differs from the segment's but not from the present's: the segment is contradicted.
-    * It differs from neither: the segment is confirmed.
-    * It differs from the present's: this is noise or a rarely visited region, and no contradiction.
+    * The outcome is that of the segment: the segment is confirmed.
+    * The outcome is that of the present, but not that of the segment: the segment is contradicted.
+    * The outcome is neither: this is noise or a rarely visited region, and no evidence.
     * The segment's neighbours are much further away than the present's: the segment is silent.
 
     Contradictions and confirmations of a segment are added up as log-likelihood ratios, for each number of the outcome,
@@ -174,7 +174,10 @@ class Consistency:
         :param is_known: Whether the next observation is that of the transition, shape (rows, n_envs)
         :param first_kept: Number of the oldest row that the buffer still holds
         """
-        chunk = self._as_transitions(observations, actions, rewards, next_observations).take(is_known.reshape(-1))
+        rows = np.repeat(np.arange(self.rows_seen, self.rows_seen + len(rewards)), self.n_envs)
+        vectors, next_vectors = self.embedding(observations), self.embedding(next_observations)
+        groups, numbers = self.actions(actions.reshape(len(rows), -1))
+        chunk = as_transitions(rows, vectors, groups, numbers, rewards, next_vectors).take(is_known.reshape(-1))
         self.rows_seen += len(rewards)
         self.chunks_seen += 1
         if self.segments.forget(first_kept):
@@ -185,15 +188,6 @@ class Consistency:
             self._compare(chunk.take(slice(self.chunks_seen % every, None, every)))
             self._notice_change()
         self._keep(chunk)
-
-    def _as_transitions(self, observations: Any, actions: Any, rewards: Any, next_observations: Any) -> Transitions:
-        n_rows = len(rewards)
-        rows = np.repeat(np.arange(self.rows_seen, self.rows_seen + n_rows), self.n_envs)
-        vectors, next_vectors = self.embedding(observations), self.embedding(next_observations)
-        groups, numbers = self.actions(actions.reshape(n_rows * self.n_envs, -1))
-        limited_rewards = limit(rewards.reshape(-1, 1).astype(np.float64))
-        outcomes = np.concatenate([limited_rewards, next_vectors - vectors], axis=1)
-        return Transitions(rows, np.concatenate([vectors, numbers], axis=1), groups, outcomes)
 
     def _fit_if_due(self) -> None:
         """Fit a new outcome model to the consistent segments and the present from time to time."""
@@ -254,14 +248,14 @@ class Consistency:
         if witnesses and consistencies[witnesses].mean() < alarm_below:
             agreed_at = [self.segments[i].agreed_at for i in witnesses if consistencies[i] < alarm_below]
             self._begin_regime(max(int(np.median(agreed_at)), self.segments[witnesses[-1]].start + 1))
+            consistencies = self.consistencies
         if self.changes:
             since = self.rows_seen * self.n_envs - self.changes[-1].noticed_at
             if self.settings.recognize_from <= since < self.settings.recognize_until:
-                self._recognize()
+                self._recognize(consistencies)
 
-    def _recognize(self) -> None:
+    def _recognize(self, consistencies: np.ndarray) -> None:
         """Merge the present regime into an older one that is consistent: it has come back, or was never gone."""
-        consistencies = self.consistencies
         present = self.regime
         for regime in sorted({segment.regime for segment in self.segments} - {present}):
             witnesses = self.segments.witnesses(regime)

@@ -166,6 +166,28 @@ class Transitions(NamedTuple):
         return Transitions(*(array[which] for array in self))
 
 
+def as_transitions(
+    rows: np.ndarray,
+    vectors: np.ndarray,
+    groups: np.ndarray,
+    numbers: np.ndarray,
+    rewards: np.ndarray,
+    next_vectors: np.ndarray,
+) -> Transitions:
+    """
+    :param rows: Row numbers, int64, shape (n,)
+    :param vectors: Observations as vectors, shape (n, length)
+    :param groups: Groups of the actions, int64, shape (n,)
+    :param numbers: Numbers of the actions, shape (n, action length)
+    :param rewards: Rewards, n numbers in any shape
+    :param next_vectors: Next observations as vectors, shape (n, length)
+    :return: The n transitions
+    """
+    limited_rewards = limit(rewards.reshape(-1, 1).astype(np.float64))
+    outcomes = np.concatenate([limited_rewards, next_vectors - vectors], axis=1)
+    return Transitions(rows, np.concatenate([vectors, numbers], axis=1), groups, outcomes)
+
+
 def join(parts: list[Transitions]) -> Transitions:
     """Concatenate transitions."""
     return Transitions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -26,6 +26,20 @@ class Similar(NamedTuple):
     distances: np.ndarray
 
 
+class Placed(NamedTuple):
+    """
+    Samples as the outcome model places them.
+
+    :param places: Shape (samples, points, d)
+    :param squares: Squared norms of the places, shape (samples, points)
+    :param residuals: Shape (samples, points, n_outcomes)
+    """
+
+    places: np.ndarray
+    squares: np.ndarray
+    residuals: np.ndarray
+
+
 class Comparison(NamedTuple):
     """
     Result of comparing n new transitions with the present and with each segment.
@@ -69,9 +83,9 @@ class Neighbours:
         self.place_present(present)
         samples = list(samples)
         shape = len(samples), self.settings.sample_size
-        places, residuals = self._present
-        self._places = np.full((*shape, places.shape[2]), NOWHERE)
-        self._residuals = np.zeros((*shape, residuals.shape[2]))
+        places = np.full((*shape, self._present.places.shape[2]), NOWHERE)
+        residuals = np.zeros((*shape, self._present.residuals.shape[2]))
+        self._samples = Placed(places, (places**2).sum(axis=2), residuals)
         for index, sample in enumerate(samples):
             self.place_sample(index, sample)
 
@@ -80,15 +94,16 @@ class Neighbours:
         :param present: The newest transitions
         """
         places, residuals = self.model(present)
-        self._present = places[None], residuals[None]
+        self._present = Placed(places[None], (places**2).sum(axis=1)[None], residuals[None])
 
     def place_sample(self, index: int, sample: Transitions) -> None:
         """
         :param index: Index of a segment
         :param sample: Its sample, which is not smaller than before
         """
-        count = len(sample.rows)
-        self._places[index, :count], self._residuals[index, :count] = self.model(sample)
+        places, residuals = self.model(sample)
+        for array, values in zip(self._samples, (places, (places**2).sum(axis=1), residuals), strict=True):
+            array[index, : len(sample.rows)] = values
 
     def compare(self, new: Transitions) -> Comparison:
         """
@@ -97,8 +112,8 @@ class Neighbours:
         :param new: n new transitions
         """
         places, residuals = self.model(new)
-        in_present = self._find_most_similar(places, residuals, *self._present)
-        in_segments = self._find_most_similar(places, residuals, self._places, self._residuals)
+        in_present = self._find_most_similar(places, residuals, self._present)
+        in_segments = self._find_most_similar(places, residuals, self._samples)
         tolerance = self.settings.tolerance
         differs_now, differed = in_present.differences > tolerance, in_segments.differences > tolerance
         return Comparison(self._speaks(in_present.distances, in_segments.distances), differs_now, differed)
@@ -112,18 +127,15 @@ class Neighbours:
         farthest = self.settings.max_distance_ratio * present + self.settings.distance_margin
         return (stored <= farthest) & np.isfinite(present) & np.isfinite(stored)
 
-    def _find_most_similar(
-        self, places: np.ndarray, residuals: np.ndarray, stored_places: np.ndarray, stored_residuals: np.ndarray
-    ) -> Similar:
+    def _find_most_similar(self, places: np.ndarray, residuals: np.ndarray, stored: Placed) -> Similar:
         """
         :param places: Shape (n, d)
         :param residuals: Shape (n, k)
-        :param stored_places: Shape (samples, points, d)
-        :param stored_residuals: Shape (samples, points, k)
+        :param stored: The samples to search
         """
-        n, (n_samples, n_points, d) = len(places), stored_places.shape
-        squares = multiply(-2 * places, stored_places.reshape(-1, d).T).reshape(n, n_samples, n_points)
-        squares += (stored_places**2).sum(axis=2)
+        n, (n_samples, n_points, d) = len(places), stored.places.shape
+        squares = multiply(-2 * places, stored.places.reshape(-1, d).T).reshape(n, n_samples, n_points)
+        squares += stored.squares
         squares += (places**2).sum(axis=1)[:, None, None]
         item, sample = np.arange(n)[:, None], np.arange(n_samples)[None]
         smallest = np.full((n, n_samples, residuals.shape[1]), np.inf)
@@ -133,7 +145,7 @@ class Neighbours:
             nearest = squares.argmin(axis=2)
             square = squares[item, sample, nearest]
             squares[item, sample, nearest] = np.inf
-            difference = np.abs(stored_residuals[sample, nearest] - residuals[:, None])
+            difference = np.abs(stored.residuals[sample, nearest] - residuals[:, None])
             smallest = np.minimum(smallest, difference)
             distance += np.where(square < other_group, np.sqrt(np.maximum(square, 0)), np.inf)
         return Similar(smallest, distance / self.settings.neighbours)

@@ -66,14 +66,14 @@ class Segments(list[Segment]):
     @property
     def consistencies(self) -> np.ndarray:
         """Consistency of each segment, in (0, 1]; the last one has 1."""
-        largest = np.array([segment.cusum.max() for segment in self])
+        largest = self.cusum.max(axis=1)
         largest[-1] = 0
         return np.exp(-np.maximum(largest - self.settings.doubt, 0))
 
     @property
     def cusum(self) -> np.ndarray:
         """Cumulative sums of all segments, shape (segments, n_outcomes)."""
-        return np.stack([segment.cusum for segment in self])
+        return np.array([segment.cusum for segment in self])
 
     def witnesses(self, regime: int) -> list[int]:
         """
@@ -108,10 +108,11 @@ class Segments(list[Segment]):
         :param confirmations: Number of new confirmations, shape (segments,)
         :param rows_seen: Number of rows seen so far
         """
-        for segment, new_cusum, n_confirmed in zip(self, cusum, confirmations.tolist(), strict=True):
-            segment.cusum = new_cusum
-            segment.confirmations += n_confirmed
-            if new_cusum.max() < self.settings.doubt / 4:
+        agrees = cusum.max(axis=1) < self.settings.doubt / 4
+        for index, segment in enumerate(self):
+            segment.cusum = cusum[index]
+            segment.confirmations += int(confirmations[index])
+            if agrees[index]:
                 segment.agreed_at = rows_seen
 
     def open(self, row: int) -> None:
