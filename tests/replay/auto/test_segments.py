@@ -24,13 +24,14 @@ def test_a_split_divides_the_sample_and_begins_a_regime():
     segments = make_segments([0, 300, 600])
     for segment in segments:
         segment.confirmations = 5
+    segments[0].cusum[:] = 4
     segments.split(450, 1)
     assert segments.starts.tolist() == [0, 300, 450, 600]
     assert [segment.regime for segment in segments] == [0, 0, 1, 1]
     assert segments[1].sample.rows.max() == 440
     assert segments[2].sample.rows.min() == 450
     # The old part has at least the evidence of the segment before it, the new regime begins with none
-    np.testing.assert_array_equal(segments.cusum, [[0] * 3, [1] * 3, [0] * 3, [0] * 3])
+    np.testing.assert_array_equal(segments.cusum, [[4] * 3, [4] * 3, [0] * 3, [0] * 3])
     assert all(segment.confirmations == 0 for segment in segments)
     assert segments[2].agreed_at == 450
 
