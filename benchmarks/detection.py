@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from sb3_reptile import envs
 from sb3_reptile.replay import DecayedReplayBuffer
-from sb3_reptile.replay.consistency import Consistency
+from sb3_reptile.replay.auto import Settings
 
 RESULTS = Path(__file__).parent / "results"
 Heuristic = Callable[[gym.Env, np.ndarray], Any]
@@ -183,8 +183,8 @@ def run(name: str, seed: int) -> dict[str, Any]:
             of_rows = np.array(phases)
             changed = np.flatnonzero(of_rows[1:] != of_rows[:-1])
             if len(changed) == 0 or step - changed[-1] > SETTLED:
-                firsts, consistencies = buffer.consistency.firsts, buffer.consistency.consistencies
-                c = np.repeat(consistencies, np.diff(np.append(firsts, step + 1)))
+                starts, consistencies = buffer.consistency.starts, buffer.consistency.consistencies
+                c = np.repeat(consistencies, np.diff(np.append(starts, step + 1)))
                 same = of_rows == of_rows[-1]
                 true.append(float(c[same].mean()))
                 if not same.all():
@@ -265,29 +265,30 @@ def draw(path: Path) -> None:
     period, steps = 2_000, 8_000
     task = replace(TASKS["cartpole-actions"], steps=steps)
     watched = {"stored in the first phase": (period // 2, BLUE), "in the second": (3 * period // 2, ORANGE)}
-    sums: dict[str, list[tuple[int, float, float]]] = {name: [] for name in watched}
+    settings = Settings()
+    cusum: dict[str, list[tuple[int, float, float]]] = {name: [] for name in watched}
     env = gym.make("sb3_reptile.envs:DriftingCartPoleActions-v0", period=period)
     for step, (buffer, _) in enumerate(live(task, 0, env), start=1):
         consistency = buffer.consistency
         assert consistency is not None
         for name, (row, _) in watched.items():
-            if step > row and step % consistency.CHUNK == 0:
-                index = int(np.searchsorted(consistency.firsts, row, side="right")) - 1
-                sums[name].append(
-                    (step, float(consistency.segments[index].sums.max()), float(consistency.consistencies[index]))
+            if step > row and step % settings.chunk_size == 0:
+                index = int(np.searchsorted(consistency.starts, row, side="right")) - 1
+                cusum[name].append(
+                    (step, float(consistency.segments[index].cusum.max()), float(consistency.consistencies[index]))
                 )
     figure = Figure(figsize=(7, 4), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 2])
     for name, (_, color) in watched.items():
-        x, against, c = np.array(sums[name]).T
+        x, against, c = np.array(cusum[name]).T
         above.plot(x, against, color=color, linewidth=1.4, label=f"a segment {name}")
         below.plot(x, c, color=color, linewidth=1.4)
-    above.axhline(Consistency.DOUBT, color=GREY, linewidth=0.8, linestyle=":")
-    above.text(20, Consistency.DOUBT + 0.3, "doubt", color=GREY, fontsize=8)
+    above.axhline(settings.doubt, color=GREY, linewidth=0.8, linestyle=":")
+    above.text(20, settings.doubt + 0.3, "doubt", color=GREY, fontsize=8)
     for axes in (above, below):
         for change in range(period, steps, period):
             axes.axvline(change, color=GREY, linewidth=0.8, linestyle="--")
-    above.set(ylim=(0, Consistency.BOUND + 0.5))
+    above.set(ylim=(0, settings.bound + 0.5))
     above.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.2), ncols=2)
     below.set(ylim=(-0.05, 1.05), xlim=(0, steps))
     label_axes(above, "", "evidence against it (nats)")

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 
 from sb3_reptile import DecayedReplayBuffer
-from sb3_reptile.replay.consistency import Consistency
+from sb3_reptile.replay.auto import Consistency, SegmentedSampler, Settings
 from sb3_reptile.replay.samplers import make_age_sampler
-from sb3_reptile.replay.segments import SegmentedSampler
 
 # What a segment counts at least in half_life="auto"
-LEAST = float(np.exp(Consistency.DOUBT - Consistency.BOUND))
+LEAST = float(np.exp(Settings().doubt - Settings().bound))
 # All tasks alternate between as many
 PHASES = 2
 
@@ -53,13 +52,8 @@ class DetectionReplayBuffer(DecayedReplayBuffer):
 class OrdinaryClock(SegmentedSampler):
     """Ages are those of any other buffer: time spent in another regime counts too."""
 
-    def _layout(self, n_rows: int) -> None:
-        if self._layout_of == (n_rows, self.rows_added):
-            return
-        super()._layout(n_rows)
-        self._clocks = self._starts
-        self._sums = self._c * self.inner.sums(self._clocks, self._lengths, n_rows)
-        self._cumulative = np.cumsum(self._sums)
+    def _clock(self, first_ages: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return first_ages
 
 
 class OrdinaryClockReplayBuffer(DecayedReplayBuffer):

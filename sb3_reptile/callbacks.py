@@ -205,7 +205,7 @@ class ConsistencyHistory(BaseCallback):
             raise ValueError("ConsistencyHistory needs a replay buffer made with half_life='auto'")
         added = buffer.consistency.rows_seen * buffer.n_envs
         if added - (self.history[-1][0] if self.history else 0) >= self.every:
-            self.history.append((added, buffer.consistency.firsts * buffer.n_envs, buffer.consistency.consistencies))
+            self.history.append((added, buffer.consistency.starts * buffer.n_envs, buffer.consistency.consistencies))
         return True
 
 

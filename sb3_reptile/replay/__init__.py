@@ -1,5 +1,6 @@
 """What is remembered and how much it counts: decays, samplers and the replay buffers that use them."""
 
+from sb3_reptile.replay.auto import Change, Consistency
 from sb3_reptile.replay.buffers import (
     DecayedDictReplayBuffer,
     DecayedHerReplayBuffer,
@@ -9,7 +10,6 @@ from sb3_reptile.replay.buffers import (
     DecayedSampling,
     ReplayDiagnostics,
 )
-from sb3_reptile.replay.consistency import Change, Consistency
 from sb3_reptile.replay.decay import Custom, EmphasizingRecent, Exponential, Linear, PowerLaw, Window
 
 __all__ = [

@@ -12,13 +12,12 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_reptile.replay.consistency import Consistency
+from sb3_reptile.replay.auto import Consistency, SegmentedSampler
 from sb3_reptile.replay.decay import DEFAULT_DECAY, Custom, Decay, Exponential, check_number, make_decay
 from sb3_reptile.replay.diagnostics import Diagnostics, diagnose
 from sb3_reptile.replay.finite import all_finite, first_bad
 from sb3_reptile.replay.samplers import GeometricSampler, WeightedSampler, make_age_sampler
 from sb3_reptile.replay.scratch import ScratchFiles
-from sb3_reptile.replay.segments import SegmentedSampler
 from sb3_reptile.replay.storing import BufferState, enlarge, files_of, fill, restore_storage, state_of_storage
 from sb3_reptile.replay.weights import RandomWeights, check_weights, make_initial_weights, spell_initial_weights
 from sb3_reptile.storage import ForeignError
@@ -206,7 +205,7 @@ class DecayedSampling(ReplayBuffer):
             inner = make_age_sampler(self._decay, self.buffer_size, self.n_envs, 0.0)
             self._ages = SegmentedSampler(inner, self._uniform_fraction)
             self._ages.set_segments(
-                self._consistency.firsts, self._consistency.consistencies, self._added // self.n_envs
+                self._consistency.starts, self._consistency.consistencies, self._added // self.n_envs
             )
         self._weighted: WeightedSampler | None = None
         if self.prioritized or self._initial_weights is not None:
@@ -383,7 +382,7 @@ class DecayedSampling(ReplayBuffer):
             is_known,
             first_kept,
         )
-        self._ages.set_segments(consistency.firsts, consistency.consistencies, rows_added)
+        self._ages.set_segments(consistency.starts, consistency.consistencies, rows_added)
 
     def reset(self) -> None:
         """Forget everything."""

@@ -1,4 +1,4 @@
-"""Draws through segments, against a reference that goes over every row."""
+"""Sampling through segments, compared with a reference that visits every row."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sb3_reptile.replay import EmphasizingRecent, PowerLaw
+from sb3_reptile.replay.auto import SegmentedSampler
 from sb3_reptile.replay.diagnostics import diagnose
 from sb3_reptile.replay.samplers import (
     EmphasizingRecentSampler,
@@ -14,7 +15,6 @@ from sb3_reptile.replay.samplers import (
     TableSampler,
     WindowSampler,
 )
-from sb3_reptile.replay.segments import SegmentedSampler
 
 N_ROWS = 600
 INNER = {
@@ -30,18 +30,18 @@ INNER = {
 # Number of the first row and consistency of each segment, from the oldest on, after 1,000 rows
 SEGMENTS = {
     "one": ([0], [1.0]),
-    "old ones partly true": ([0, 300, 550, 700, 940], [0.3, 1.0, 0.01, 0.6, 1.0]),
-    "nothing but the newest row": ([0, 999], [1e-4, 1.0]),
+    "old ones partly consistent": ([0, 300, 550, 700, 940], [0.3, 1.0, 0.01, 0.6, 1.0]),
+    "only the newest row": ([0, 999], [1e-4, 1.0]),
     "all gone but two": ([0, 100, 200, 395, 900], [1.0, 1.0, 1.0, 1e-3, 1.0]),
     "one row each": (list(range(980, 1_000)), [0.5] * 19 + [1.0]),
 }
 
 
-def naive_weights(inner, firsts, consistencies, rows_added, n_rows):
+def naive_weights(inner, starts, consistencies, rows_added, n_rows):
     """By the age of the row: its segment's consistency times the decay at the age on the clock."""
     weights, clock = np.zeros(n_rows), 0.0
     age = 0
-    for first, c in zip(reversed(firsts), reversed(consistencies), strict=True):
+    for first, c in zip(reversed(starts), reversed(consistencies), strict=True):
         start = round(clock)
         length = 0
         while age < n_rows and rows_added - 1 - age >= first:
@@ -55,12 +55,12 @@ def naive_weights(inner, firsts, consistencies, rows_added, n_rows):
 @pytest.mark.parametrize("segments", SEGMENTS)
 @pytest.mark.parametrize("name", INNER)
 def test_segments_are_drawn_by_consistency_and_by_the_decay_on_their_clock(name, segments, n_rows):
-    firsts, consistencies = SEGMENTS[segments]
-    if firsts[0] > 1_000 - n_rows:
-        firsts, consistencies = [0, *firsts], [0.2, *consistencies]
+    starts, consistencies = SEGMENTS[segments]
+    if starts[0] > 1_000 - n_rows:
+        starts, consistencies = [0, *starts], [0.2, *consistencies]
     sampler = SegmentedSampler(INNER[name]())
-    sampler.set_segments(np.array(firsts), np.array(consistencies), 1_000)
-    weights = naive_weights(INNER[name](), firsts, consistencies, 1_000, n_rows)
+    sampler.set_segments(np.array(starts), np.array(consistencies), 1_000)
+    weights = naive_weights(INNER[name](), starts, consistencies, 1_000, n_rows)
     ages = np.arange(n_rows)
     np.testing.assert_allclose(sampler.weights(ages, n_rows), weights, rtol=1e-9, atol=1e-300)
     assert sampler.total(n_rows) == pytest.approx(weights.sum(), rel=1e-9)
@@ -129,3 +129,16 @@ def test_a_decay_that_changes_from_batch_to_batch_is_followed():
         assert totals[-1] == pytest.approx(expected)
         sampler.next_call()
     assert len(set(totals)) > 1
+
+
+def test_pickles_with_the_old_names_load():
+    sampler = SegmentedSampler(GeometricSampler(0.01))
+    sampler.set_segments(np.array([0, 450, 700]), np.array([0.2, 0.5, 1.0]), 1_000)
+    before = sampler.weights(np.arange(N_ROWS), N_ROWS)
+    state = dict(vars(sampler))
+    state["_firsts"], state["_starts"] = state.pop("_starts"), state.pop("_first_ages")
+    state["_clocks"], state["_sums"] = state.pop("_clock_ages"), state.pop("_totals")
+    loaded = object.__new__(SegmentedSampler)
+    loaded.__setstate__(state)
+    np.testing.assert_array_equal(loaded.weights(np.arange(N_ROWS), N_ROWS), before)
+    assert loaded.total(N_ROWS) == sampler.total(N_ROWS)

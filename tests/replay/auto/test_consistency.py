@@ -1,5 +1,6 @@
-"""What is still true: changes of a small world are noticed, and nothing else is taken for one."""
+"""Changes of a small world are noticed, and nothing else is mistaken for a change."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -18,7 +19,7 @@ from sb3_reptile import (
 )
 from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.replay import Exponential, Window
-from sb3_reptile.replay.consistency import LARGEST, Consistency, Embedding, OutcomeModel, Transitions
+from sb3_reptile.replay.auto import Consistency, Segment, Settings
 
 PHASE = 2_000
 
@@ -28,8 +29,10 @@ class World:
     A point in the plane that actions push around, with some noise in the push and a reward for being right of 0.
 
     :param seed: Seed
-    :param kind: How observations and actions look
-    :param n_envs: Number of copies that go on side by side
+    :param kind: Kind of observations and actions
+    :param n_envs: Number of copies
+    :param noise: Standard deviation of the push, as a share of it
+    :param start: Both coordinates at the beginning
     """
 
     def __init__(self, seed=0, kind="box", n_envs=1, noise=0.0, start=0.0):
@@ -56,8 +59,8 @@ class World:
 
     def step(self, sign=1.0, reward_sign=1.0, pull=0.0):
         """
-        :param sign: What is changed: the direction in which actions push
-        :param reward_sign: What is changed: which side is rewarded
+        :param sign: Direction in which actions push; a change of the world changes it
+        :param reward_sign: Which side is rewarded; a change of the world changes it
         :param pull: How strongly the policy keeps the point near 0
         :return: The arguments of ``add()``
         """
@@ -88,7 +91,7 @@ def live(buffer, world, n_transitions, **changed):
 
 
 def share_of_rows(buffer, first, last):
-    """What share of the draws is of transitions added from number ``first`` to ``last - 1``."""
+    """Share of the samples that are transitions number ``first`` to ``last - 1``."""
     newest = buffer._added
     ages = buffer.ages()
     inside = (ages < newest - first) & (ages >= newest - last) & (ages >= 0)
@@ -97,7 +100,7 @@ def share_of_rows(buffer, first, last):
 
 @pytest.mark.parametrize("n_envs", [1, 8])
 @pytest.mark.parametrize("kind", ["box", "continuous", "dict", "image"])
-def test_what_is_no_longer_true_is_not_replayed_soon_after_a_change(kind, n_envs):
+def test_outdated_transitions_are_not_replayed_soon_after_a_change(kind, n_envs):
     world = World(kind=kind, n_envs=n_envs)
     buffer = live(make_buffer(world, decay=Window(1e9)), world, PHASE)
     assert buffer.consistency.changes == []
@@ -140,7 +143,7 @@ def test_an_old_regime_comes_back_with_its_experience_and_its_clock():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_another_policy_is_not_taken_for_another_world(noise):
+def test_another_policy_is_not_mistaken_for_a_change(noise):
     world = World(noise=noise)
     buffer = make_buffer(world)
     for pull in (0.2, -0.1, -0.4, 0.45, -0.5, 0.0):
@@ -149,7 +152,7 @@ def test_another_policy_is_not_taken_for_another_world(noise):
     assert buffer.consistency.mean() > 0.95
 
 
-def test_gradual_drift_makes_the_old_less_true_than_the_recent():
+def test_gradual_drift_makes_old_segments_less_consistent_than_recent_ones():
     world = World()
     buffer = make_buffer(world)
     for sign in np.linspace(1, -1, 200):
@@ -162,9 +165,9 @@ def test_gradual_drift_makes_the_old_less_true_than_the_recent():
 def test_segments_that_have_left_the_buffer_are_forgotten():
     world = World()
     buffer = live(make_buffer(world, rows=1_000), world, 5_000)
-    firsts = buffer.consistency.firsts
-    assert firsts[1] > 4_000 - 2
-    assert len(firsts) <= 4
+    starts = buffer.consistency.starts
+    assert starts[1] > 4_000 - 2
+    assert len(starts) <= 4
     assert buffer.sampling_probabilities().sum() == pytest.approx(1)
 
 
@@ -172,10 +175,10 @@ def test_the_number_of_segments_is_bounded():
     world = World()
     buffer = live(make_buffer(world, rows=30_000), world, 20_000)
     consistency = buffer.consistency
-    assert len(consistency.segments) == consistency.MAX_SEGMENTS
-    assert all(len(segment.sample.rows) <= consistency.SAMPLE for segment in consistency.segments)
-    assert consistency.firsts[0] == 0
-    assert (np.diff(consistency.firsts) > 0).all()
+    assert len(consistency.segments) == consistency.settings.max_segments
+    assert all(len(segment.sample.rows) <= consistency.settings.sample_size for segment in consistency.segments)
+    assert consistency.starts[0] == 0
+    assert (np.diff(consistency.starts) > 0).all()
 
 
 def test_draws_and_weights_are_exactly_those_of_the_segments():
@@ -186,7 +189,7 @@ def test_draws_and_weights_are_exactly_those_of_the_segments():
     assert consistency.consistencies.min() < 0.5
     # Row by row, from the newest to the oldest
     expected, clock, row = np.zeros((buffer.buffer_size, 2)), 0.0, buffer._added // 2 - 1
-    for first, c in zip(consistency.firsts[::-1], consistency.consistencies[::-1], strict=True):
+    for first, c in zip(consistency.starts[::-1], consistency.consistencies[::-1], strict=True):
         start, length = round(clock), 0
         while row >= max(first, buffer._added // 2 - buffer.size()):
             expected[row % buffer.buffer_size] = c * max(0.2, 1 - 2 * (start + length) / 900)
@@ -233,10 +236,10 @@ def test_draws_are_those_without_consistency_while_nothing_changes(half_life):
 
 
 class Alarming(Consistency):
-    """Sees a change whenever it may."""
+    """Notices a change at every opportunity."""
 
     def _notice_change(self):
-        self._cut(self.rows_seen - 3)
+        self._begin_regime(self.rows_seen - 3)
 
 
 def adversarial_streams():
@@ -284,7 +287,7 @@ def saved(buffer, folder):
 
 @pytest.mark.parametrize("save", [pickled, saved])
 @pytest.mark.parametrize("n_before", [20, 300, PHASE + 115])
-def test_what_is_saved_goes_on_as_if_it_had_not_been(save, n_before, tmp_path):
+def test_a_saved_buffer_continues_like_the_original(save, n_before, tmp_path):
     world = World()
     buffer = live(make_buffer(world, decay=Window(1_500)), world, min(PHASE, n_before))
     live(buffer, world, max(n_before - PHASE, 0), sign=-1)
@@ -318,51 +321,13 @@ def test_terminal_observations_that_are_overwritten_are_left_out():
         buffer.add(obs, next_obs, action, reward, np.array([done]), infos)
         if done:
             world.position = world.generator.standard_normal((1, 2)) * 2
-    assert len(buffer.consistency.present.rows) == buffer.consistency.PRESENT
+    assert len(buffer.consistency.present.rows) == buffer.consistency.settings.present_size
     assert not (buffer.consistency.present.rows % 10 == 9).any()
     assert buffer.consistency.changes == []
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Discrete(5, start=2),
-        spaces.MultiDiscrete([3, 4]),
-        spaces.MultiBinary(6),
-        spaces.Box(-1, 1, (3, 4)),
-        spaces.Box(-1, 1, (500,)),
-        spaces.Box(0, 255, (84, 84, 4), np.uint8),
-        spaces.Box(0, 255, (3, 40, 60), np.uint8),
-        spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "place": spaces.Discrete(4)}),
-    ],
-    ids=str,
-)
-def test_every_observation_becomes_a_moderate_vector_that_tells_it_from_others(space):
-    embedding = Embedding(space)
-    space.seed(0)
-
-    def stored(sample):
-        if isinstance(sample, dict):
-            return {key: stored(value) for key, value in sample.items()}
-        return np.asarray(sample).reshape(1, 1, *(np.shape(sample) or (1,)))
-
-    one, other = space.sample(), space.sample()
-    while np.array_equal(one, other) if not isinstance(one, dict) else False:
-        other = space.sample()
-    first, second = stored(one), stored(other)
-    assert embedding(first).shape == (1, embedding.length)
-    assert embedding.length <= 64
-    np.testing.assert_array_equal(embedding(first), embedding(first))
-    assert np.abs(embedding(first) - embedding(second)).max() > 0
-
-
-def test_numbers_that_are_none_do_not_spread():
-    embedding = Embedding(spaces.Box(-np.inf, np.inf, (2,)))
-    np.testing.assert_array_equal(embedding(np.array([[[np.nan, np.inf]]])), [[0, LARGEST]])
-
-
 @pytest.mark.parametrize("algorithm", [ReptileDQN, DQN, QRDQN, SAC, TD3, TQC])
-def test_one_word_switches_it_on(algorithm):
+def test_one_option_switches_it_on(algorithm):
     env = "Pendulum-v1" if algorithm in (SAC, TD3, TQC) else "CartPole-v1"
     arguments = {"replay_buffer_class": DecayedReplayBuffer, "replay_buffer_kwargs": {"half_life": "auto"}}
     if algorithm is ReptileDQN:
@@ -435,18 +400,7 @@ def test_other_words_are_refused(wrong):
         DecayedReplayBuffer(10, spaces.Discrete(2), spaces.Discrete(2), half_life=wrong)
 
 
-def test_a_few_outcomes_far_off_do_not_bend_the_model():
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((2_000, 3))
-    outcomes = features @ np.array([[1.0], [-2.0], [0.5]]) + 0.3
-    outcomes[::20] += 1_000 * features[::20, :1]  # crashes, that depend on where they happen
-    data = Transitions(np.arange(2_000), features, np.zeros(2_000, dtype=np.int64), outcomes)
-    _, residuals = OutcomeModel(data, 1)(data)
-    assert np.abs(residuals[1:20]).max() < 0.1
-    assert np.abs(residuals[::20]).mean() > 10
-
-
-def test_an_old_regime_of_which_nothing_is_seen_is_not_recognized():
+def test_an_old_regime_without_comparable_transitions_is_not_recognized():
     world = World()
     buffer = live(make_buffer(world), world, PHASE)
     live(buffer, world, 200, sign=-1)
@@ -454,22 +408,111 @@ def test_an_old_regime_of_which_nothing_is_seen_is_not_recognized():
         # Far away from all that was stored
         live(buffer, World(seed=1, start=80.0), 30)
         if elapsed == 60:
-            # As if all old segments were in good standing
+            # As if all old segments were consistent
             for segment in buffer.consistency.segments[:-1]:
-                segment.sums[:] = 0
+                segment.cusum[:] = 0
     assert buffer.consistency.consistencies.min() == 1
     assert buffer.consistency.regime == 1
 
 
-def test_a_regime_that_has_lasted_is_not_taken_for_an_older_one_when_the_next_change_begins():
+def test_a_regime_that_has_lasted_is_not_mistaken_for_an_older_one_when_the_next_change_begins():
     world = World()
     buffer = live(make_buffer(world), world, PHASE)
     live(buffer, world, PHASE, sign=-1)
     live(buffer, world, 3 * PHASE)
     for segment in buffer.consistency.segments:
-        if segment.regime == 1:  # as in the first steps after a change back to it, with what accidents have added up
-            segment.sums[:] = 0
+        if segment.regime == 1:  # as in the first steps after a change back to it, with false confirmations
+            segment.cusum[:] = 0
             segment.confirmations = 1_000
     assert [change.regime for change in buffer.consistency.changes] == [1, 0]
     live(buffer, world, 400, sign=-1)
     assert [change.regime for change in buffer.consistency.changes] == [1, 0, 1]
+
+
+def old_pickle_state(consistency):
+    """The attributes that a Consistency had before there were settings."""
+    state = {name: value for name, value in vars(consistency).items() if name not in ("settings", "_neighbours")}
+    state["generator"] = consistency.segments.generator
+    state["accidents"] = state.pop("false_alarm_rate")
+    segments = []
+    for segment in consistency.segments:
+        attributes = dict(vars(segment))
+        attributes["first"], attributes["sums"] = attributes.pop("start"), attributes.pop("cusum")
+        segments.append(set_state(Segment, attributes))
+    state["segments"] = segments
+    for name in ("embedding", "model"):
+        if state[name] is not None:
+            attributes = {key: value for key, value in vars(state[name]).items() if key != "settings"}
+            state[name] = set_state(type(state[name]), attributes)
+    if consistency.model is not None:
+        state |= {"_present": None, "_places": None, "_residuals": None}
+    return copy.deepcopy(state)
+
+
+def set_state(cls, attributes):
+    made = object.__new__(cls)
+    made.__setstate__(attributes)
+    return made
+
+
+def assert_equal_states(one, other):
+    (arrays, values), (other_arrays, other_values) = one.state(), other.state()
+    assert values == other_values
+    assert arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name])
+
+
+@pytest.mark.parametrize("n_before", [20, 300, PHASE + 115])
+def test_pickles_from_before_there_were_settings_load(n_before):
+    world = World()
+    buffer = live(make_buffer(world), world, min(PHASE, n_before))
+    live(buffer, world, max(n_before - PHASE, 0), sign=-1)
+    loaded = set_state(Consistency, old_pickle_state(buffer.consistency))
+    assert loaded.settings == Settings()
+    assert not vars(loaded).keys() & {"accidents", "generator", "_present", "_places", "_residuals"}
+    assert all(vars(segment).keys() == vars(buffer.consistency.segments[0]).keys() for segment in loaded.segments)
+    assert_equal_states(loaded, buffer.consistency)
+    original = buffer.consistency
+    for consistency in (original, loaded):
+        buffer._consistency = consistency
+        buffer.pos, buffer._added = n_before, n_before
+        live(buffer, World(seed=5), 1_000, sign=-1)
+        live(buffer, World(seed=6), 500)
+    assert loaded.changes
+    assert_equal_states(loaded, original)
+
+
+def test_names_in_files_stay_as_they_are():
+    """Folders saved by earlier versions have these names."""
+    world = World()
+    arrays, values = live(make_buffer(world), world, 300).consistency.state()
+    samples = {f"sample_{name}" for name in ("rows", "features", "groups", "outcomes", "sizes")}
+    model = {f"model_{name}" for name in ("center", "scale", "spread", "coefficients")}
+    numbers = {"accidents", "first", "regime", "agreed_at", "confirmations", "sums"}
+    assert arrays.keys() == samples | model | numbers
+    assert values.keys() == {"rows_seen", "chunks_seen", "n_regimes", "next_model", "changes", "generator"}
+
+
+def test_settings_reach_every_part():
+    world = World()
+    settings = Settings(chunk_size=16, warm_up=64, sample_size=20, present_size=50, max_segments=3, segment_size=100)
+    buffer = make_buffer(world)
+    buffer._consistency = Consistency(world.observation_space, world.action_space, 1, settings)
+    live(buffer, world, 16 * 50)
+    consistency = buffer.consistency
+    assert consistency.rows_per_chunk == 16
+    assert consistency.rows_seen == 16 * 50
+    assert len(consistency.segments) == 3
+    assert max(len(segment.sample.rows) for segment in consistency.segments) == 20
+    assert len(consistency.present.rows) == 50
+    assert {consistency.embedding.settings, consistency.model.settings, consistency.segments.settings} == {settings}
+
+
+def test_the_row_of_the_last_change_is_known():
+    world = World(n_envs=4)
+    buffer = live(make_buffer(world), world, PHASE)
+    assert buffer.consistency.last_change is None
+    live(buffer, world, 400, sign=-1)
+    assert buffer.consistency.last_change == buffer.consistency.changes[-1].happened_at // 4
+    assert buffer.consistency.last_change == buffer.consistency.starts[buffer.consistency.starts > 450][0]

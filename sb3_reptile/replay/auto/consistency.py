@@ -1,0 +1,296 @@
+"""How well stored segments agree with the present: similar situations should still have the same outcome."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions, as_transitions, join
+from sb3_reptile.replay.auto.neighbours import Comparison, Neighbours
+from sb3_reptile.replay.auto.outcome_model import OutcomeModel
+from sb3_reptile.replay.auto.segments import Segment, Segments
+from sb3_reptile.replay.auto.settings import DEFAULTS, Settings
+
+
+class Change(NamedTuple):
+    """
+    A change of the environment.
+
+    :param noticed_at: Number of transitions after which it was noticed
+    :param happened_at: Estimated number of transitions after which it happened
+    :param regime: Number of the regime that began: a known one if an old regime has come back
+    """
+
+    noticed_at: int
+    happened_at: int
+    regime: int
+
+
+class Consistency:
+    """
+    Compares transitions as they arrive with what was stored before, segment by segment.
+
+    For each new transition, similar situations (same action, close observation) are looked up in each segment and in
+    the present, which is the newest transitions. Their outcomes (reward, change of the observation) are compared:
+
+    * The outcome is that of the segment: the segment is confirmed.
+    * The outcome is that of the present, but not that of the segment: the segment is contradicted.
+    * The outcome is neither: this is noise or a rarely visited region, and no evidence.
+    * The segment's neighbours are much further away than the present's: the segment is silent.
+
+    Contradictions and confirmations of a segment are added up as log-likelihood ratios, for each number of the outcome,
+    in a cumulative sum that stays between 0 and a bound (Page, Continuous inspection schemes, Biometrika 1954). The
+    false-alarm rate in them is estimated from how often the present is contradicted where the segment is confirmed.
+    The consistency is 1 while the largest sum is small, then falls exponentially with it. It recovers as confirmations
+    arrive, because an old regime has come back or the contradictions were false.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param n_envs: Number of transitions in a row
+    :param settings: Constants
+    """
+
+    COUNTERS = ("rows_seen", "chunks_seen", "n_regimes", "next_model")
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        n_envs: int,
+        settings: Settings = DEFAULTS,
+    ) -> None:
+        self.settings = settings
+        self.embedding = Embedding(observation_space, settings)
+        self.actions = Actions(action_space, settings)
+        self.n_envs = n_envs
+        self.rows_per_chunk = max(1, settings.chunk_size // n_envs)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        n_outcomes = 1 + self.embedding.length
+        nothing = Transitions.empty(self.embedding.length + self.actions.length, n_outcomes)
+        self.rows_seen = 0
+        self.chunks_seen = 0
+        self.false_alarm_rate = np.full(n_outcomes, self.settings.initial_false_alarm_rate)
+        self.changes: list[Change] = []
+        self.n_regimes = 1
+        self.model: OutcomeModel | None = None
+        self.next_model = self.settings.warm_up
+        self.present = nothing
+        first = Segment(0, 0, np.zeros(n_outcomes), nothing)
+        self.segments = Segments([first], np.random.default_rng(0), self.settings)
+        self._neighbours: Neighbours | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "settings" in state:
+            self.__dict__.update(state)
+            return
+        # A pickle from before there were settings: other names, and the placed samples as arrays
+        state = {name: value for name, value in state.items() if name not in ("_present", "_places", "_residuals")}
+        segments = Segments(state.pop("segments"), state.pop("generator"), DEFAULTS)
+        self.__dict__.update(state, settings=DEFAULTS, segments=segments, false_alarm_rate=state["accidents"])
+        del self.accidents  # type: ignore[attr-defined]
+        self._place_samples()
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Number of the first row of each segment, from the oldest to the newest, int64."""
+        return self.segments.starts
+
+    @property
+    def consistencies(self) -> np.ndarray:
+        """How well each segment agrees with the present, from the oldest to the newest, in (0, 1]; the last has 1."""
+        return self.segments.consistencies
+
+    @property
+    def regime(self) -> int:
+        """Number of the present regime; the first is 0."""
+        return self.segments[-1].regime
+
+    @property
+    def last_change(self) -> int | None:
+        """Row at which the last change happened; None if none has been noticed."""
+        return self.changes[-1].happened_at // self.n_envs if self.changes else None
+
+    def mean(self) -> float:
+        """Mean consistency of the rows seen so far that are still in the buffer, in (0, 1]."""
+        lengths = np.diff(np.append(self.starts, max(self.rows_seen, self.segments[-1].start + 1)))
+        return float((self.consistencies * lengths).sum() / lengths.sum())
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """
+        :return: The complete state: arrays, and values that JSON can represent
+        """
+        samples = [self.present, *(segment.sample for segment in self.segments)]
+        arrays = {f"sample_{name}": array for name, array in join(samples)._asdict().items()}
+        arrays["sample_sizes"] = np.array([len(sample.rows) for sample in samples])
+        # Names in files stay as they are
+        arrays["accidents"] = self.false_alarm_rate
+        arrays |= self.segments.arrays()
+        if self.model is not None:
+            arrays |= {f"model_{name}": getattr(self.model, name) for name in OutcomeModel.ARRAYS}
+        values = {name: getattr(self, name) for name in self.COUNTERS}
+        changes = [list(change) for change in self.changes]
+        return arrays, {**values, "changes": changes, "generator": self.segments.generator.bit_generator.state}
+
+    def set_state(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """
+        :param arrays: Arrays that ``state()`` returned, for the same spaces and number of environments
+        :param values: Values that it returned
+        """
+        for name in self.COUNTERS:
+            setattr(self, name, int(values[name]))
+        self.changes = [Change(*map(int, change)) for change in values["changes"]]
+        self.segments.generator.bit_generator.state = values["generator"]
+        self.false_alarm_rate = arrays["accidents"].copy()
+        all_samples = Transitions(*(arrays[f"sample_{name}"] for name in Transitions._fields))
+        ends = arrays["sample_sizes"].cumsum().tolist()
+        self.present, *samples = (all_samples.take(slice(*bounds)) for bounds in zip([0, *ends], ends, strict=False))
+        self.segments.set_arrays(arrays, samples)
+        self.model = None
+        if "model_center" in arrays:
+            model_arrays = (arrays[f"model_{name}"] for name in OutcomeModel.ARRAYS)
+            self.model = OutcomeModel.from_arrays(*model_arrays, settings=self.settings)
+        self._place_samples()
+
+    def observe(
+        self,
+        observations: Any,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_observations: Any,
+        is_known: np.ndarray,
+        first_kept: int,
+    ) -> None:
+        """
+        Take the next rows into account.
+
+        :param observations: Observations of ``rows_per_chunk`` new rows, shape (rows, n_envs, ...), or a dict of such
+            arrays
+        :param actions: Actions, shape (rows, n_envs, action_dim)
+        :param rewards: Rewards, shape (rows, n_envs)
+        :param next_observations: As the observations
+        :param is_known: Whether the next observation is that of the transition, shape (rows, n_envs)
+        :param first_kept: Number of the oldest row that the buffer still holds
+        """
+        rows = np.repeat(np.arange(self.rows_seen, self.rows_seen + len(rewards)), self.n_envs)
+        vectors, next_vectors = self.embedding(observations), self.embedding(next_observations)
+        groups, numbers = self.actions(actions.reshape(len(rows), -1))
+        chunk = as_transitions(rows, vectors, groups, numbers, rewards, next_vectors).take(is_known.reshape(-1))
+        self.rows_seen += len(rewards)
+        self.chunks_seen += 1
+        if self.segments.forget(first_kept):
+            self._place_samples()
+        self._fit_if_due()
+        if self.model is not None and len(chunk.rows) > 0:
+            every = self.settings.compare_every
+            self._compare(chunk.take(slice(self.chunks_seen % every, None, every)))
+            self._notice_change()
+        self._keep(chunk)
+
+    def _fit_if_due(self) -> None:
+        """Fit a new outcome model to the consistent segments and the present from time to time."""
+        n_seen = self.rows_seen * self.n_envs
+        if n_seen < self.next_model:
+            return
+        consistent = self.consistencies > self.settings.alarm_below
+        kept = [segment.sample for segment, keep in zip(self.segments, consistent, strict=True) if keep]
+        self.model = OutcomeModel(join([*kept, self.present]), self.actions.n_groups, self.settings)
+        self.next_model = n_seen + min(n_seen, self.settings.max_refit_interval)
+        self._place_samples()
+
+    def _place_samples(self) -> None:
+        """Place all samples by the present model, after the model or the segments have changed."""
+        samples = (segment.sample for segment in self.segments)
+        self._neighbours = None if self.model is None else Neighbours(self.model, self.present, samples)
+
+    def _compare(self, new: Transitions) -> None:
+        """Add what new transitions say about each segment to its cumulative sums."""
+        assert self._neighbours is not None
+        comparison = self._neighbours.compare(new)
+        cusum = self.segments.cusum
+        self._update_false_alarm_rate(comparison, cusum)
+        cusum = self._add_log_likelihood_ratios(comparison, cusum)
+        self.segments.follow_neighbours(cusum, comparison.silent)
+        self.segments.update(cusum, comparison.confirmations, self.rows_seen)
+
+    def _update_false_alarm_rate(self, comparison: Comparison, cusum: np.ndarray) -> None:
+        """A contradiction of the present is false where a segment in good standing is confirmed."""
+        speaks, differs_now, differed = comparison
+        in_good_standing = cusum.max(axis=1) < self.settings.doubt / 2
+        trusted = (speaks & in_good_standing)[:, :, None] & ~differed
+        n_trusted = trusted.sum(axis=(0, 1))
+        share = (trusted & differs_now).sum(axis=(0, 1)) / np.maximum(n_trusted, 1)
+        step = np.where(n_trusted > 0, self.settings.false_alarm_step, 0)
+        self.false_alarm_rate += step * (share - self.false_alarm_rate)
+
+    def _add_log_likelihood_ratios(self, comparison: Comparison, cusum: np.ndarray) -> np.ndarray:
+        """
+        :param comparison: The comparison
+        :param cusum: Cumulative sums, shape (segments, n_outcomes)
+        :return: The sums plus the log-likelihood ratios ("outdated" over "valid") of contradictions and confirmations
+        """
+        settings = self.settings
+        rate = np.clip(self.false_alarm_rate, settings.min_false_alarm_rate, settings.max_false_alarm_rate)
+        contradiction = np.log(settings.contradiction_rate / rate)
+        confirmation = np.log((1 - settings.contradiction_rate) / (1 - rate))
+        if_differed = np.where(comparison.differs_now, 0, contradiction)
+        evidence = np.where(comparison.differed, if_differed, confirmation)
+        spoken = np.where(comparison.speaks[:, :, None], evidence, 0).sum(axis=0)
+        return np.clip(cusum + spoken, 0, settings.bound)
+
+    def _notice_change(self) -> None:
+        """Begin a new regime if the last segments of the present one are inconsistent; recognize an older one."""
+        consistencies = self.consistencies
+        witnesses = self.segments.witnesses(self.regime)
+        alarm_below = self.settings.alarm_below
+        if witnesses and consistencies[witnesses].mean() < alarm_below:
+            agreed_at = [self.segments[i].agreed_at for i in witnesses if consistencies[i] < alarm_below]
+            self._begin_regime(max(int(np.median(agreed_at)), self.segments[witnesses[-1]].start + 1))
+            consistencies = self.consistencies
+        if self.changes:
+            since = self.rows_seen * self.n_envs - self.changes[-1].noticed_at
+            if self.settings.recognize_from <= since < self.settings.recognize_until:
+                self._recognize(consistencies)
+
+    def _recognize(self, consistencies: np.ndarray) -> None:
+        """Merge the present regime into an older one that is consistent: it has come back, or was never gone."""
+        present = self.regime
+        for regime in sorted({segment.regime for segment in self.segments} - {present}):
+            witnesses = self.segments.witnesses(regime)
+            n_confirmed = sum(self.segments[i].confirmations for i in witnesses)
+            is_confirmed = n_confirmed >= self.settings.confirmations
+            if is_confirmed and consistencies[witnesses].mean() > self.settings.recognized_above:
+                for segment in self.segments:
+                    if segment.regime == present:
+                        segment.regime = regime
+                self.changes[-1] = self.changes[-1]._replace(regime=regime)
+                return
+
+    def _begin_regime(self, row: int) -> None:
+        """
+        :param row: Number of the first row of the new regime
+        """
+        regime = self.n_regimes
+        self.n_regimes += 1
+        self.segments.split(row, regime)
+        self.present = self.present.take(self.present.rows >= row)
+        n_seen = self.rows_seen * self.n_envs
+        self.changes.append(Change(n_seen, row * self.n_envs, regime))
+        self.next_model = min(self.next_model, n_seen + self.settings.warm_up)
+        self.segments.join_neighbours(self.rows_seen)
+        self._place_samples()
+
+    def _keep(self, chunk: Transitions) -> None:
+        """Add new transitions to the samples."""
+        row = self.rows_seen - self.rows_per_chunk
+        if (row - self.segments[-1].start) * self.n_envs >= self.settings.segment_size:
+            self.segments.open(row)
+            self.segments.join_neighbours(self.rows_seen)
+            self._place_samples()
+        self.segments.add_to_sample(chunk)
+        self.present = join([self.present, chunk]).take(slice(-self.settings.present_size, None))
+        if self._neighbours is not None:
+            self._neighbours.place_sample(len(self.segments) - 1, self.segments[-1].sample)
+            self._neighbours.place_present(self.present)
