@@ -102,7 +102,7 @@ def measure_save(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, flo
     from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 
     from sb3_reptile import DecayedReplayBuffer
-    from sb3_reptile.replay.storing import files_of
+    from sb3_reptile.replay.persistence import files_of
     from sb3_reptile.storage.folder import Folder, write_folder
 
     arguments = (1_000_000, spaces.Box(-1, 1, (8,)), spaces.Discrete(4))
@@ -253,7 +253,7 @@ def measure_soak(transitions: int, folder: Path) -> Iterator[tuple[str, int, str
     from gymnasium import spaces
 
     from sb3_reptile import DecayedReplayBuffer
-    from sb3_reptile.replay.storing import files_of
+    from sb3_reptile.replay.persistence import files_of
     from sb3_reptile.storage.folder import Folder, write_folder
 
     n_envs, per_draw = 64, 10_000

@@ -164,8 +164,8 @@ def fill(buffer: ReplayBuffer) -> None:
     buffer.dones[EPISODE - 1 :: EPISODE] = 1
     buffer.pos, buffer.full = 0, True
     if isinstance(buffer, DecayedSampling):
-        buffer._added = buffer.buffer_size
-        weighted = buffer._weighted
+        buffer.distribution.rows_added = buffer.buffer_size
+        weighted = buffer.distribution._weighted
         if weighted is not None:
             weighted.p[:, 0] = random_priorities(buffer.buffer_size)
             weighted.largest = float(weighted.p.max())
@@ -184,9 +184,9 @@ def sb3_buffer(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **se
         obs = space.sample()[None]
     action, reward, done = np.ones((1, 1), np.int64), np.ones(1, np.float32), np.zeros(1, np.float32)
     contender = partial(Contender, buffer.sample, partial(buffer.add, obs, obs, action, reward, done, [{}]))
-    if not isinstance(buffer, DecayedSampling) or buffer._weighted is None:
+    if not isinstance(buffer, DecayedSampling) or buffer.distribution._weighted is None:
         return contender()
-    settle = buffer._weighted._bring_tree_up_to_date
+    settle = buffer.distribution._weighted._bring_tree_up_to_date
     if not buffer.prioritized:
         return contender(settle)
     # The other libraries raise the priorities to their power themselves
@@ -321,8 +321,8 @@ def index_drawing(capacity: int) -> Cell:
 
     def make(settings: dict[str, Any]) -> Contender:
         buffer = DecayedReplayBuffer(capacity, INDICES.space, spaces.Discrete(2), device="cpu", **settings)
-        buffer.full = True
-        return Contender(partial(buffer._draw, capacity))
+        buffer.distribution.rows_added = capacity
+        return Contender(buffer.distribution.draw)
 
     contenders = {"np.random.randint": lambda: Contender(partial(np.random.randint, 0, capacity))}
     for name, settings in decays(capacity).items():

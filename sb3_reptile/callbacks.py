@@ -1,4 +1,4 @@
-"""Callbacks for training with decayed replay: what changes with it, what reacts to it, and pictures of it."""
+"""Callbacks for training with decayed replay: schedules, reactions to changes, logs and pictures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
 from sb3_reptile.replay import Change, DecayedSampling
-from sb3_reptile.replay.decay import check_number
+from sb3_reptile.replay.checks import check_number
 from sb3_reptile.reptile_dqn import ReptileDQN
 
 
@@ -30,13 +30,13 @@ def _decayed_buffer(callback: BaseCallback) -> DecayedSampling:
 
 class HalfLifeSchedule(BaseCallback):
     """
-    Changes the half-life of the replay buffer as training goes on, once per rollout. It works with every algorithm
-    whose replay buffer is a decayed one.
+    Changes the half-life of the replay buffer once per rollout. It works with every algorithm that has a decayed replay
+    buffer.
 
     :param half_life: The half-life in transitions as a function of the remaining progress (from 1 to 0), or the
         arguments of SB3's ``LinearSchedule``, ``{"start": 300, "end": 3000, "end_fraction": 0.5}``, as YAML spells them
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
-    :raises TypeError: if ``half_life`` is neither
+    :raises TypeError: if ``half_life`` is something else
     """
 
     def __init__(self, half_life: Schedule | Mapping[str, float], verbose: int = 0) -> None:
@@ -71,8 +71,9 @@ class HalfLifeSchedule(BaseCallback):
 
 class ReplayLog(BaseCallback):
     """
-    Logs what replay is doing, once per rollout: what ``ReptileDQN`` logs by itself, for all other algorithms. With
-    ``half_life="auto"`` that is the regime, the number of alarms, the mean consistency and the effective half-life too.
+    Logs what replay is doing, once per rollout, for algorithms other than ``ReptileDQN``, which logs it anyway. With
+    ``half_life="auto"`` this includes
+    regime, number of alarms, mean consistency and effective half-life.
 
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     """
@@ -92,7 +93,7 @@ class ReplayLog(BaseCallback):
 
 class OnChange(BaseCallback):
     """
-    Calls a function whenever a replay buffer with ``half_life="auto"`` notices that the world has changed.
+    Calls a function whenever a replay buffer with ``half_life="auto"`` detects a change.
 
     :param on_change: Takes the callback (its ``model``, ``logger`` and ``num_timesteps``) and the change
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
@@ -128,7 +129,7 @@ class RaisedSchedule:
     """
     A schedule of the exploration rate that can be raised for a while.
 
-    :param schedule: What it is without that, a function of the remaining progress (from 1 to 0)
+    :param schedule: The schedule to be raised, a function of the remaining progress (from 1 to 0)
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -141,11 +142,11 @@ class RaisedSchedule:
 
 class ReExplore(OnChange):
     """
-    Explores again when the world has changed: raises the exploration rate of DQN, QRDQN or ReptileDQN, from where it
-    falls linearly, until it meets the algorithm's own schedule.
+    Explores again after a change: raises the exploration rate of DQN, QRDQN or ReptileDQN, which then falls linearly
+    until it meets the algorithm's own schedule.
 
     :param exploration_rate: The rate right after a change, in (0, 1]
-    :param n_steps: After how many steps of the environments it would be down to 0
+    :param n_steps: Number of steps of the environments after which it would reach 0
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :raises TypeError: if an argument is not a number
     :raises ValueError: if an argument is outside its range
@@ -186,10 +187,10 @@ class ReExplore(OnChange):
 
 class ConsistencyHistory(BaseCallback):
     """
-    Keeps how consistent the segments of a replay buffer with ``half_life="auto"`` were as training went on, for
+    Records the consistency of the segments of a replay buffer with ``half_life="auto"`` during training, for
     :func:`sb3_reptile.figures.draw_consistency`.
 
-    :param every: Keep it every so many steps of the environments
+    :param every: Number of steps of the environments between two records
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     """
 
@@ -211,11 +212,11 @@ class ConsistencyHistory(BaseCallback):
 
 class ReplayFigures(BaseCallback):
     """
-    Draws to TensorBoard how much the transitions of each age are replayed, and, for ``ReptileDQN``, how large their TD
-    errors are: when the world changes, the errors of the youngest rise first. Needs the extra ``plots``.
+    Draws to TensorBoard how much transitions of each age are replayed, and, for ``ReptileDQN``, their TD errors: after
+    a change, the errors of the newest rise first. Needs the extra ``plots``.
 
-    :param draw_freq: Draw every so many steps of the environments
-    :param n_transitions: Of how many transitions, drawn uniformly, the TD errors are told; they are not trained on
+    :param draw_freq: Number of steps of the environments between two drawings
+    :param n_transitions: Number of transitions, sampled uniformly, whose TD errors are drawn
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :raises ImportError: if matplotlib is missing
     :raises ValueError: if an argument is not a whole number >= 1
@@ -264,7 +265,7 @@ class ReplayFigures(BaseCallback):
         buffer = _decayed_buffer(self)
         ages = buffer.ages().ravel()
         valid = np.flatnonzero((ages >= 0) & (ages <= buffer.diagnostics().oldest_age))
-        # A generator of its own, so that training goes on as if nothing had been drawn
+        # A generator of its own, so that training does not change
         indices = np.random.default_rng(self.num_timesteps).choice(valid, self.n_transitions)
         errors = model.td_errors(indices).abs().flatten().cpu().numpy()
         ages = ages[indices]

@@ -227,7 +227,7 @@ def test_random_initial_weights_are_seeded_and_drawn_from_0_to_1():
     assert_drawn_from(buffers[0].sample(20_000).indices, dict(enumerate(first.ravel().tolist())))
     unseeded = make(initial_weights="random")
     add(unseeded, steps=5, start=0)
-    assert len(np.unique(unseeded._weighted.p)) == 6  # five weights, and 0 where there is nothing yet
+    assert len(np.unique(unseeded.distribution._weighted.p)) == 6  # five weights, and 0 where there is nothing yet
 
 
 def test_info_without_a_weight_counts_one():
@@ -461,7 +461,7 @@ def test_bad_priorities_are_refused_and_change_nothing(indices, priorities, mess
         buffer.update_priorities(indices, priorities)
     assert np.array_equal(buffer.sampling_probabilities(), before)
     add(buffer, steps=1, start=11)
-    assert buffer._weighted.p[11, 0] == 7.0
+    assert buffer.distribution._weighted.p[11, 0] == 7.0
 
 
 def test_priorities_of_a_buffer_without_them_are_refused():
@@ -545,7 +545,7 @@ class Driven(RuleBasedStateMachine):
     def probabilities_are_those_of_the_reference(self):
         expected = as_array(self.reference.probabilities(), self.buffer)
         assert np.allclose(self.buffer.sampling_probabilities(), expected, rtol=1e-9, atol=1e-300)
-        weighted = self.buffer._weighted
+        weighted = self.buffer.distribution._weighted
         if weighted is not None and weighted.in_tree:
             # What is drawn from is the tree, and that agrees with them too
             self.buffer.sample(1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sb3_reptile.replay.encoding import BITS, EXPLICIT, decode, encode
+from sb3_reptile.replay.compression import BITS, EXPLICIT, decode, encode
 from sb3_reptile.storage import StorageError
 
 SHAPES = {"a number": (), "floats": (8,), "three doubles": (3,), "images": (2, 5, 7), "nothing": (0,)}

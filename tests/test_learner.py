@@ -194,7 +194,7 @@ def test_priorities_are_powers_of_the_absolute_td_errors(alpha, n_envs):
     batch = everything(model)
     td_errors = model._td_targets(batch) - th.gather(model.q_net(batch.observations), 1, batch.actions.long())
     expected = (td_errors.detach().abs().flatten().double().numpy() + 1e-6) ** alpha
-    assert np.allclose(model.replay_buffer._weighted.p.reshape(-1)[drawn], expected[drawn], rtol=1e-4)
+    assert np.allclose(model.replay_buffer.distribution._weighted.p.reshape(-1)[drawn], expected[drawn], rtol=1e-4)
 
 
 def test_what_is_learned_already_keeps_a_priority(monkeypatch):
@@ -205,7 +205,7 @@ def test_what_is_learned_already_keeps_a_priority(monkeypatch):
 
     monkeypatch.setattr(model, "_td_targets", what_it_expects)
     model.train(1, 64)
-    assert model.replay_buffer._weighted.p[:300].min() == pytest.approx(1e-3)
+    assert model.replay_buffer.distribution._weighted.p[:300].min() == pytest.approx(1e-3)
 
 
 def test_alpha_0_and_beta_0_is_the_unprioritised_learner():

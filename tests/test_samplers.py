@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from sb3_reptile.replay import EmphasizingRecent, Exponential, PowerLaw
-from sb3_reptile.replay.samplers import (
+from sb3_reptile.replay.age_samplers import (
     EmphasizingRecentSampler,
     GeometricSampler,
     LinearSampler,
     TableSampler,
-    WeightedSampler,
     WindowSampler,
 )
+from sb3_reptile.replay.weighted_sampler import WeightedSampler
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 1_000, 10**6, 10**12])

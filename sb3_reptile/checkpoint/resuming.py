@@ -7,16 +7,13 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sb3_contrib  # noqa: F401 -- a checkpoint can name only imported algorithms
 import torch as th
 from stable_baselines3.common import off_policy_algorithm
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.checkpoint.environments import check_wrappers, get_environment_state, set_environment_state
 from sb3_reptile.checkpoint.models import (
@@ -29,7 +26,8 @@ from sb3_reptile.checkpoint.models import (
     set_parameters,
     set_random_states,
 )
-from sb3_reptile.replay.storing import files_of, fill, state_of
+from sb3_reptile.replay.episodes import end_running_episodes
+from sb3_reptile.replay.persistence import files_of, fill, state_of
 from sb3_reptile.storage import DamagedError, OtherSpacesError
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from sb3_reptile.storage.values import from_json, to_json
@@ -152,7 +150,7 @@ def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str
                 stacklevel=4,
             )
             model._last_obs = None
-            _break_off(model.replay_buffer)
+            end_running_episodes(model.replay_buffer)
         vec_env.unwrapped._reset_seeds()
         set_random_states(model, state["random"])
     last_checkpoint_of[model] = folder.path.resolve()
@@ -171,18 +169,3 @@ def _check_spaces(env: VecEnv, saved: dict[str, Any]) -> None:
         raise OtherSpacesError(
             f"the checkpoint has {saved['n_envs']} environments, this one has {env.num_envs}: use the same number"
         )
-
-
-def _break_off(buffer: ReplayBuffer) -> None:
-    """The episodes in progress end where the checkpoint was saved."""
-    if buffer.size() == 0:
-        return
-    newest = (buffer.pos - 1) % buffer.buffer_size
-    if isinstance(buffer, HerReplayBuffer):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says what was just said
-            buffer.truncate_last_trajectory()
-    elif buffer.optimize_memory_usage:
-        buffer.dones[newest] = 1  # its next observation will be that of another episode
-    else:
-        buffer.timeouts[newest] = np.maximum(buffer.timeouts[newest], buffer.dones[newest] == 0)

@@ -1,21 +1,32 @@
-"""What is remembered and how much it counts: decays, samplers and the replay buffers that use them."""
+"""What is remembered and how likely it is to be replayed: decays, distributions and replay buffers."""
 
+from sb3_reptile.replay.age_samplers import AgeSampler
 from sb3_reptile.replay.auto import Change, Consistency
-from sb3_reptile.replay.buffers import (
-    DecayedDictReplayBuffer,
-    DecayedHerReplayBuffer,
-    DecayedNStepReplayBuffer,
-    DecayedReplayBuffer,
-    DecayedReplayBufferSamples,
-    DecayedSampling,
-    ReplayDiagnostics,
+from sb3_reptile.replay.buffers import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile.replay.decay import (
+    Custom,
+    Decay,
+    EmphasizingRecent,
+    Exponential,
+    Linear,
+    PowerLaw,
+    Window,
+    register_decay,
 )
-from sb3_reptile.replay.decay import Custom, EmphasizingRecent, Exponential, Linear, PowerLaw, Window
+from sb3_reptile.replay.decayed_sampling import DecayedReplayBufferSamples, DecayedSampling
+from sb3_reptile.replay.diagnostics import ReplayDiagnostics
+from sb3_reptile.replay.distribution import SamplingDistribution
+from sb3_reptile.replay.former_pickles import alias_former_modules
+from sb3_reptile.replay.hindsight import DecayedHerReplayBuffer
+
+alias_former_modules()
 
 __all__ = [
+    "AgeSampler",
     "Change",
     "Consistency",
     "Custom",
+    "Decay",
     "DecayedDictReplayBuffer",
     "DecayedHerReplayBuffer",
     "DecayedNStepReplayBuffer",
@@ -27,5 +38,7 @@ __all__ = [
     "Linear",
     "PowerLaw",
     "ReplayDiagnostics",
+    "SamplingDistribution",
     "Window",
+    "register_decay",
 ]

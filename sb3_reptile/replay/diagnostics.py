@@ -8,19 +8,41 @@ import numpy as np
 
 class Diagnostics(NamedTuple):
     """
-    What a sampling distribution is like.
+    Statistics of a sampling distribution.
 
     :param expected_age: Mean age of what is drawn
     :param entropy: ``-sum P log P``, in nats; ``log n`` for uniform replay of n
     :param effective_sample_size: ``(sum w)^2 / sum w^2 = 1 / sum P^2`` (Kish, Survey Sampling, 1965, section 8.2):
-        over how many a uniform draw would be as concentrated
-    :param median_age: The age that half of what is drawn does not exceed
+        the number of items for which a uniform distribution would be as concentrated
+    :param median_age: Median age of what is drawn
     """
 
     expected_age: float
     entropy: float
     effective_sample_size: float
     median_age: float
+
+
+class ReplayDiagnostics(NamedTuple):
+    """
+    What a buffer replays. Ages are in transitions.
+
+    :param expected_age: Mean age of what is drawn
+    :param entropy: Entropy of the distribution over the transitions, in nats; ``log n`` for uniform replay
+    :param effective_sample_size: Number of transitions for which uniform replay would be as concentrated
+    :param median_age: Median age of what is drawn: the half-life of an exponential decay in a large buffer
+    :param newest_age: Age of the newest transition that can be drawn
+    :param oldest_age: Age of the oldest transition that can be drawn
+    :param replay_volume: Transitions drawn per transition added, so far
+    """
+
+    expected_age: float
+    entropy: float
+    effective_sample_size: float
+    median_age: float
+    newest_age: int
+    oldest_age: int
+    replay_volume: float
 
 
 def diagnose(probabilities: np.ndarray, ages: np.ndarray) -> Diagnostics:
@@ -42,7 +64,7 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     """
     :param values: Values, any shape
     :param weights: Their weights, >= 0, same shape
-    :return: The smallest value that those up to it weigh half of all
+    :return: The weighted median: the smallest value at which the cumulative weight reaches half of the total
     """
     order = values.reshape(-1).argsort(kind="stable")
     cumulative = weights.reshape(-1)[order].cumsum()

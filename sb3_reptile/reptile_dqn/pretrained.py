@@ -1,4 +1,4 @@
-"""Starting from a trained network: what fits is loaded, and what does not is said."""
+"""Starting from a trained network: what fits is loaded, and a warning names what does not."""
 
 import pathlib
 import warnings
@@ -17,7 +17,7 @@ def state_dict_of(pretrained: Any) -> dict[str, th.Tensor]:
     """
     :param pretrained: Path of a saved DQN or ReptileDQN, such a model, or a state dict of its policy or ``q_net``
     :return: The parameters, by their names in a DQN policy
-    :raises TypeError: if it is none of these
+    :raises TypeError: if it is something else
     :raises ValueError: if the file holds no policy
     """
     if isinstance(pretrained, (str, pathlib.Path)):
@@ -40,12 +40,12 @@ def state_dict_of(pretrained: Any) -> dict[str, th.Tensor]:
 
 def load_pretrained(policy: DQNPolicy, pretrained: Pretrained) -> None:
     """
-    Load what fits into a policy. A parameter of another shape, as the last layer has with another number of actions,
-    and one that only one of the two has, is left as it is and named in a warning.
+    Load what fits into a policy. Parameters of another shape, such as the last layer with another number of actions,
+    and parameters that only one of the two has keep their values; a warning names them.
 
     :param policy: The policy, changed in place
     :param pretrained: See :func:`state_dict_of`
-    :raises TypeError: if ``pretrained`` is nothing that can be loaded
+    :raises TypeError: if ``pretrained`` cannot be loaded
     :raises ValueError: if nothing in it fits
     """
     given, own = state_dict_of(pretrained), policy.state_dict()

@@ -1,4 +1,4 @@
-"""ReptileDQN: SB3's DQN that replays by age. How ages are drawn is the replay buffer's business."""
+"""ReptileDQN: SB3's DQN with decayed replay."""
 
 import io
 import pathlib
@@ -15,26 +15,21 @@ from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
-from sb3_reptile.replay import (
-    DecayedDictReplayBuffer,
-    DecayedNStepReplayBuffer,
-    DecayedReplayBuffer,
-    DecayedSampling,
-    Exponential,
-)
-from sb3_reptile.replay.decay import check_number
+from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from sb3_reptile.replay.checks import check_choice
+from sb3_reptile.replay.log import batch_log
+from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
 LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
 OPTIONS = {
-    "weighting": ("sampling", "loss"),
     "priority": (None, "td_error"),
     "loss": tuple(LOSSES),
     "double_q": (False, True),
 }
-# Added to absolute TD errors, so that what is learned already can still be drawn (Schaul et al. 2016, section 3.3)
+# Added to absolute TD errors, so that none becomes impossible to draw (Schaul et al. 2016, section 3.3)
 SMALLEST_TD_ERROR = 1e-6
 
 
@@ -45,8 +40,8 @@ class ReptileDQN(DQN):
     environment.
 
     Its loop is: interact, store, draw, weight by age, update the policy network, hand it to the agent. The arguments up
-    to ``half_life`` are those of SB3's ``DQN``, which ``half_life=float("inf")`` is bit for bit, everything else being
-    left as it is. By default a transition is drawn with a probability that falls as ``(1 + age / 100) ** -1.5``.
+    to ``half_life`` are those of SB3's ``DQN``. With ``half_life=float("inf")`` and otherwise defaults it is SB3's
+    ``DQN``, bit for bit. By default a transition is drawn with a probability that falls as ``(1 + age / 100) ** -1.5``.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -66,7 +61,7 @@ class ReptileDQN(DQN):
         and ``n_steps`` is selected. A class that does not derive from ``DecayedSampling`` replays as it always does;
         ``half_life`` is then ignored, with a warning.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation, the other options of
-        ``DecayedReplayBuffer`` among them. A ``half_life`` or ``decay`` in it goes before the argument ``half_life``.
+        ``DecayedReplayBuffer`` among them. A ``half_life`` or ``decay`` in it overrides the argument ``half_life``.
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
     :param n_steps: When n_step > 1, uses n-step return (with the DecayedNStepReplayBuffer) when updating the
@@ -88,8 +83,8 @@ class ReptileDQN(DQN):
         Setting it to auto, the code will be run on the GPU if possible.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param half_life: For exponential decay, the age at which a transition is half as likely to be replayed as the
-        newest, in transitions (all environments counted); ``inf`` replays uniformly; ``"auto"`` replays what is still
-        true, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``
+        newest, in transitions (all environments counted); ``inf`` replays uniformly; ``"auto"`` replays what still
+        holds, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``
     :param weighting: Where decay acts: in what is drawn (``"sampling"``), or in the loss of what is drawn uniformly
         (``"loss"``). The expected gradient is the same, the variance of ``"loss"`` higher.
     :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
@@ -98,11 +93,11 @@ class ReptileDQN(DQN):
     :param beta: Exponent of the importance weights that correct for priorities and decay, in [0, 1], or a function of
         the remaining progress (from 1 to 0); used with ``priority`` only
     :param loss: ``"huber"``, as in SB3's DQN, or ``"mse"``, the squared TD error
-    :param double_q: Let the online network choose the action whose value the target network tells (Double DQN,
+    :param double_q: Let the online network choose the action that the target network evaluates (Double DQN,
         https://arxiv.org/abs/1509.06461)
-    :param pretrained: What to start from instead of random parameters: the path of a saved DQN or ReptileDQN, such a
-        model, or a state dict of its policy or ``q_net``. What does not fit, the last layer with another number of
-        actions for instance, is named in a warning and starts from scratch.
+    :param pretrained: Parameters to start from instead of random ones: the path of a saved DQN or ReptileDQN, such a
+        model, or a state dict of its policy or ``q_net``. A warning names parameters that do not fit, such as the last
+        layer with another number of actions; they start from scratch.
     :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
     :raises ValueError: if an argument has a value that is not allowed
     """
@@ -159,54 +154,50 @@ class ReptileDQN(DQN):
             super().__init__(
                 policy,
                 env,
-                learning_rate,
-                buffer_size,
-                learning_starts,
-                batch_size,
-                tau,
-                gamma,
-                train_freq,
-                gradient_steps,
-                replay_buffer_class,
-                replay_buffer_kwargs,
-                optimize_memory_usage,
-                n_steps,
-                target_update_interval,
-                exploration_fraction,
-                exploration_initial_eps,
-                exploration_final_eps,
-                max_grad_norm,
-                stats_window_size,
-                tensorboard_log,
-                policy_kwargs,
-                verbose,
-                seed,
-                device,
-                _init_setup_model,
+                learning_rate=learning_rate,
+                buffer_size=buffer_size,
+                learning_starts=learning_starts,
+                batch_size=batch_size,
+                tau=tau,
+                gamma=gamma,
+                train_freq=train_freq,
+                gradient_steps=gradient_steps,
+                replay_buffer_class=replay_buffer_class,
+                replay_buffer_kwargs=replay_buffer_kwargs,
+                optimize_memory_usage=optimize_memory_usage,
+                n_steps=n_steps,
+                target_update_interval=target_update_interval,
+                exploration_fraction=exploration_fraction,
+                exploration_initial_eps=exploration_initial_eps,
+                exploration_final_eps=exploration_final_eps,
+                max_grad_norm=max_grad_norm,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=policy_kwargs,
+                verbose=verbose,
+                seed=seed,
+                device=device,
+                _init_setup_model=_init_setup_model,
             )
         except AssertionError as error:
-            if "action spaces" not in str(error):
+            if isinstance(getattr(self, "action_space", None), (spaces.Discrete, type(None))):
                 raise
             raise AssertionError(f"{error}: wrap the environment in sb3_reptile.envs.DiscreteActions") from None
 
     def _check_options(self) -> None:
-        if self.half_life is not None and self.half_life != "auto":
-            Exponential(self.half_life)
+        check_half_life(self.half_life)
         for name, allowed in OPTIONS.items():
-            if getattr(self, name) not in allowed:
-                known = " or ".join(repr(value) for value in allowed)
-                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), allowed)
         for name in ("alpha",) if callable(self.beta) else ("alpha", "beta"):
-            check_number(name, getattr(self, name), "in [0, 1]", lambda value: 0 <= value <= 1, "0 switches it off")
-        if self.priority is not None and self.weighting == "loss":
-            raise ValueError("weighting='loss' draws uniformly, which priorities do not: use weighting='sampling'")
+            check_fraction(name, getattr(self, name), "0 switches it off")
+        check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
         self._check_options()
         if self.replay_buffer_class is None:
             self._select_replay_buffer_class()
         assert self.replay_buffer_class is not None
-        # Our options reach the buffer through its kwargs, where those of the user go first
+        # The model's options reach the buffer through its kwargs; those of the user override them
         kwargs = self.replay_buffer_kwargs
         self.replay_buffer_kwargs = {**self._replay_options(), **kwargs}
         with warnings.catch_warnings():
@@ -221,7 +212,7 @@ class ReptileDQN(DQN):
             load_pretrained(self.policy, self.pretrained)
 
     def _replay_options(self) -> dict[str, Any]:
-        """What our options mean to the replay buffer."""
+        """The arguments of the replay buffer that follow from the model's options."""
         assert self.replay_buffer_class is not None
         if not issubclass(self.replay_buffer_class, DecayedSampling):
             if self.priority is not None or self.weighting == "loss":
@@ -267,8 +258,8 @@ class ReptileDQN(DQN):
         truncate_last_traj: bool = True,
     ) -> None:
         """
-        Load a replay buffer from a pickle file. Its transitions keep their ages; it takes over the model's half-life
-        and weighting.
+        Load a replay buffer from a pickle file. Its transitions keep their ages; it adopts the model's half-life and
+        weighting.
 
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer`` with online sampling:
@@ -310,7 +301,7 @@ class ReptileDQN(DQN):
         for _ in range(gradient_steps):
             # Draw, by age and priority or uniformly
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
-            # TD targets, and the values that are to reach them
+            # TD targets and values
             targets = self._td_targets(batch)
             values = th.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
             # Loss of each transition, times its weight
@@ -321,7 +312,7 @@ class ReptileDQN(DQN):
             loss.backward()
             th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             self.policy.optimizer.step()
-            # What surprised has priority next time
+            # Large TD errors have priority next time
             if self.priority is not None:
                 td_errors = (targets - values).detach().abs().flatten().double().cpu().numpy()
                 buffer.update_priorities(batch.indices, (td_errors + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[attr-defined]
@@ -351,7 +342,7 @@ class ReptileDQN(DQN):
         :param indices: Numbers of transitions in the replay buffer
         :return: ``target - value``, shape (len(indices), 1)
         """
-        assert isinstance(self.replay_buffer, DecayedSampling), "TD errors are told of decayed replay buffers only"
+        assert isinstance(self.replay_buffer, DecayedSampling), "td_errors() needs a decayed replay buffer"
         batch = self.replay_buffer.transitions(indices, env=self._vec_normalize_env)
         with th.no_grad():
             return self._td_targets(batch) - th.gather(self.q_net(batch.observations), 1, batch.actions.long())
@@ -365,15 +356,12 @@ class ReptileDQN(DQN):
         super().dump_logs()
 
     def _log_replay(self, batch: Any, td_errors: th.Tensor) -> None:
-        """What is replayed, and the mean TD error by age: that of recent transitions jumps when the world changes."""
+        """Log what is replayed, and the mean TD error by age."""
         assert isinstance(self.replay_buffer, DecayedSampling)
-        for key, value in self.replay_buffer.log_values().items():
+        values = self.replay_buffer.log_values()
+        values |= batch_log(batch.weights, self.replay_buffer.ages_of(batch.indices), td_errors)
+        for key, value in values.items():
             self.logger.record(key, value)
-        self.logger.record("replay/mean_weight", batch.weights.mean().item())
-        by_age = td_errors[th.from_numpy(self.replay_buffer.ages_of(batch.indices).argsort())]
-        for quarter, errors in enumerate(by_age.tensor_split(4), start=1):
-            if len(errors) > 0:
-                self.logger.record(f"replay/td_error_age_q{quarter}", errors.mean().item())
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_last_batch", "pretrained"]

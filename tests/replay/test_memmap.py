@@ -34,7 +34,7 @@ def test_on_disk_it_draws_what_it_draws_in_memory(tmp_path):
 
 
 def test_what_is_on_disk_is_released_and_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr("sb3_reptile.replay.scratch.RELEASE_EVERY", 10 * 2**20)
+    monkeypatch.setattr("sb3_reptile.replay.memmap.RELEASE_EVERY", 10 * 2**20)
     buffer = make_buffer(DecayedReplayBuffer, storage_dir=tmp_path)
     for step in range(100):
         fill(buffer, 1, start=step)
@@ -73,7 +73,7 @@ def test_an_unusable_folder_or_full_disk_is_an_error_at_once(tmp_path, monkeypat
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how large it is is read from /proc")
 def test_what_is_on_disk_is_not_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("sb3_reptile.replay.scratch.RELEASE_EVERY", 2**26)
+    monkeypatch.setattr("sb3_reptile.replay.memmap.RELEASE_EVERY", 2**26)
     if shutil.disk_usage(tmp_path).free < 2**30:
         pytest.skip("no room for it")
 

@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
-from sb3_reptile.replay import storing
+from sb3_reptile.replay import persistence
 from sb3_reptile.storage import (
     DamagedError,
     ForeignError,
@@ -133,7 +133,7 @@ def test_only_the_filled_part_is_written(tmp_path):
 def test_files_may_hold_any_number_of_rows(tmp_path, monkeypatch):
     buffer = make_buffer(DecayedReplayBuffer, n_rows=1_000, n_envs=2, prioritized=True)
     fill(buffer, 1_017)
-    monkeypatch.setattr(storing, "SMALLEST_FILE", 3_000)
+    monkeypatch.setattr(persistence, "SMALLEST_FILE", 3_000)
     buffer.save(tmp_path / "many")
     monkeypatch.undo()
     buffer.save(tmp_path / "one")
@@ -190,13 +190,13 @@ def test_a_saved_buffer_is_replaced(saved):
 
 
 def test_files_that_did_not_change_are_linked(tmp_path, monkeypatch):
-    monkeypatch.setattr(storing, "SMALLEST_FILE", 1_000)
+    monkeypatch.setattr(persistence, "SMALLEST_FILE", 1_000)
     buffer = make_buffer(DecayedReplayBuffer, n_rows=1_000, prioritized=True)
     fill(buffer, 600)
     previous, inodes = None, []
     for name in ("first", "second"):
         state = buffer.state()
-        write_folder(tmp_path / name, "test", {}, storing.files_of(buffer, state), previous)
+        write_folder(tmp_path / name, "test", {}, persistence.files_of(buffer, state), previous)
         previous = Folder(tmp_path / name, "test")
         previous.verify()
         inodes.append({file.name: file.stat().st_ino for file in (tmp_path / name).iterdir()})

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_reptile.replay.age_samplers import AgeSampler
 from sb3_reptile.replay.diagnostics import Diagnostics, weighted_median
-from sb3_reptile.replay.samplers import AgeSampler
 
 QUADRATURE_POINTS = 2_000
 
@@ -52,6 +52,14 @@ class SegmentedSampler(AgeSampler):
         #: Whether all segments have consistency 1, so that the decay alone decides
         self.is_plain = bool((self._c == 1).all())
         self.rows_added = rows_added
+        self._layout_of = None
+
+    def take_segments_of(self, other: "SegmentedSampler") -> None:
+        """
+        :param other: A sampler for another decay, with the segments that this one is to have
+        """
+        self._starts, self._c = other._starts, other._c
+        self.is_plain, self.rows_added = other.is_plain, other.rows_added
         self._layout_of = None
 
     def _layout(self, n_rows: int) -> None:

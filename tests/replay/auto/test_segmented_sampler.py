@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from sb3_reptile.replay import EmphasizingRecent, PowerLaw
-from sb3_reptile.replay.auto import SegmentedSampler
-from sb3_reptile.replay.diagnostics import diagnose
-from sb3_reptile.replay.samplers import (
+from sb3_reptile.replay.age_samplers import (
     EmphasizingRecentSampler,
     GeometricSampler,
     LinearSampler,
     TableSampler,
     WindowSampler,
 )
+from sb3_reptile.replay.auto import SegmentedSampler
+from sb3_reptile.replay.diagnostics import diagnose
 
 N_ROWS = 600
 INNER = {

@@ -1,4 +1,4 @@
-"""Initial weights: what a transition counts when it is new. Decay and priorities multiply them later."""
+"""Initial weights: the sampling weights of new transitions. Decay and priorities multiply them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ InitialWeights = Callable[[Any, Any, np.ndarray, np.ndarray, np.ndarray, list[di
 
 def check_weights(name: str, weights: Any, n: int) -> np.ndarray:
     """
-    :param name: What they are, for the message
+    :param name: Name of the argument, for the message
     :param weights: Numbers, or one for all
-    :param n: How many there must be
+    :param n: Number of weights needed
     :return: The weights, float64, shape (n,)
-    :raises ValueError: if there are not so many, or one is not between 1e-50 and 1e50
+    :raises ValueError: if their number is wrong, or one is not between 1e-50 and 1e50
     """
     try:
         values = np.asarray(weights, dtype=np.float64)
@@ -41,7 +41,7 @@ def check_weights(name: str, weights: Any, n: int) -> np.ndarray:
 
 class RandomWeights:
     """
-    Draws each initial weight uniformly from (0, 1], from a generator of its own.
+    Draws each initial weight uniformly from (0, 1], by a random generator of its own.
 
     :param seed: Seed of the generator
     """
@@ -57,7 +57,7 @@ class RandomWeights:
 def info_weights(
     obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
 ) -> list[Any]:
-    """The initial weight that the environment or a wrapper says in ``info["replay_weight"]``, 1 where it does not."""
+    """The initial weights in ``info["replay_weight"]``, 1 for environments that do not set it."""
     return [info.get("replay_weight", 1.0) for info in infos]
 
 
@@ -66,7 +66,7 @@ def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
     :param initial_weights: ``"uniform"``, ``"random"``, ``{"random": {"seed": 0}}``, ``"info"``, or a function of the
         arguments of ``add()`` that returns one weight for each environment
     :return: The function, None for uniform weights
-    :raises ValueError: if it is none of these
+    :raises ValueError: if it is something else
     """
     if initial_weights == "uniform":
         return None
@@ -89,8 +89,8 @@ def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
 
 def spell_initial_weights(weights: InitialWeights | None) -> Any:
     """
-    :param weights: What :func:`make_initial_weights` made
-    :return: What it was made from
+    :param weights: A function that :func:`make_initial_weights` returned, or None
+    :return: The option that it was made from
     """
     if weights is None:
         return "uniform"

@@ -1,4 +1,4 @@
-"""Arrays that lie on a disk instead of in memory, in files without a name that vanish with the process."""
+"""Observations on a disk instead of in memory, in files without a name that vanish with the process."""
 
 import math
 import mmap
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
 
-# So much may have been mapped before it is released; the file keeps it
+from sb3_reptile.replay.persistence import row_arrays
+
+# Bytes that may be mapped before they are released; the file keeps them
 RELEASE_EVERY = 2**29
-# What the system maps at most along with a page that is touched: a huge one
+# Bytes that the system maps at most when a page is touched: a huge page
 AROUND = 2**21
 
 
@@ -49,7 +52,7 @@ class ScratchFiles:
         """
         n_bytes = max(math.prod(shape) * dtype.itemsize, 1)
         with tempfile.TemporaryFile(dir=self.storage_dir) as file:
-            # A disk that turns out to be full when a page is written would end the process
+            # A disk that is full when a page is written would end the process
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             else:
@@ -61,10 +64,10 @@ class ScratchFiles:
 
     def touched(self, n_transitions: int, scattered: bool = True) -> None:
         """
-        To be called whenever transitions were read or written.
+        Call this whenever transitions were read or written.
 
-        :param n_transitions: How many
-        :param scattered: Whether they are not neighbours
+        :param n_transitions: Number of transitions
+        :param scattered: Whether they lie apart
         """
         around = AROUND * len(self._maps) if scattered else 0
         with self._lock:
@@ -74,3 +77,23 @@ class ScratchFiles:
                 if hasattr(mmap, "MADV_DONTNEED"):
                     for mapped in self._maps:
                         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def enlarge(buffer: ReplayBuffer, n_rows: int, scratch: ScratchFiles) -> None:
+    """
+    Give an empty buffer of one row its size, with the observations on disk. SB3 would allocate memory for all.
+
+    :param buffer: The buffer
+    :param n_rows: Its number of rows
+    :param scratch: Where the observations go
+    """
+    for name, array in row_arrays(buffer).items():
+        attribute, _, key = name.partition(".")
+        shape = (n_rows, *array.shape[1:])
+        is_observation = attribute in ("observations", "next_observations")
+        enlarged = scratch.zeros(shape, array.dtype) if is_observation else np.zeros(shape, array.dtype)
+        if key:
+            getattr(buffer, attribute)[key] = enlarged
+        else:
+            setattr(buffer, attribute, enlarged)
+    buffer.buffer_size = n_rows

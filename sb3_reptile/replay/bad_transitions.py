@@ -1,0 +1,110 @@
+"""What a buffer does with rewards and observations that are not finite."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+
+def all_finite(values: Any, dtype: np.dtype) -> bool:
+    """
+    :param values: Numbers
+    :param dtype: The type of floats that they are stored as
+    :return: Whether all of them are finite then
+    """
+    if type(values) is np.ndarray and values.dtype == dtype:
+        # The fastest single pass over a few numbers. If the sum of squares overflows, each number is checked.
+        flat = values.ravel()
+        with np.errstate(over="ignore"):
+            if math.isfinite(flat.dot(flat)):
+                return True
+    return bool(np.isfinite(_as(values, dtype)).all())
+
+
+def first_bad(values: Any, dtype: np.dtype, n_envs: int) -> tuple[int, float]:
+    """
+    :param values: Numbers of which one is not finite, those of each environment following each other
+    :param dtype: The type of floats that they are stored as
+    :param n_envs: Number of environments
+    :return: The first environment with such a number, and that number as it was given
+    """
+    stored = _as(values, dtype).reshape(n_envs, -1)
+    env, number = np.argwhere(~np.isfinite(stored))[0]
+    return int(env), float(np.asarray(values).reshape(n_envs, -1)[env, number])
+
+
+def _as(values: Any, dtype: np.dtype) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype != dtype:
+        with np.errstate(over="ignore"):
+            array = array.astype(dtype)
+    return array
+
+
+class BadTransitions:
+    """
+    Finds rows that are not finite, and raises an error, or skips them and counts them.
+
+    :param policy: The option ``on_bad_transition``: ``"raise"``, ``"skip"`` or ``"allow"``
+    :param observation_space: Observation space
+    :param reward_dtype: The type that rewards are stored as
+    :param n_envs: Number of environments
+    """
+
+    def __init__(self, policy: str, observation_space: spaces.Space, reward_dtype: np.dtype, n_envs: int) -> None:
+        self.policy = policy
+        self.reward_dtype = reward_dtype
+        self.n_envs = n_envs
+        #: Number of transitions skipped so far
+        self.n_skipped = 0
+        is_dict = isinstance(observation_space, spaces.Dict)
+        by_key = observation_space.spaces.items() if is_dict else [(None, observation_space)]  # type: ignore[attr-defined]
+        # The observations that may not be finite, by key
+        self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
+
+    def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
+        """
+        :param obs: Observations
+        :param next_obs: Next observations
+        :param reward: Rewards
+        :return: Whether the row may be stored
+        """
+        if self.policy == "allow":
+            return True
+        if not all_finite(reward, self.reward_dtype):
+            return False
+        for key, dtype in self._floats:
+            before, after = (obs, next_obs) if key is None else (obs[key], next_obs[key])
+            if not (all_finite(before, dtype) and all_finite(after, dtype)):
+                return False
+        return True
+
+    def refuse(self, obs: Any, next_obs: Any, reward: Any, rows_added: int, buffer: str) -> None:
+        """
+        Raise an error, or count the row as skipped and warn.
+
+        :param obs: Observations
+        :param next_obs: Next observations
+        :param reward: Rewards
+        :param rows_added: Number of rows stored so far
+        :param buffer: Name of the buffer's class, for the message
+        :raises ValueError: with ``policy="raise"``
+        """
+        named = [("reward", reward, self.reward_dtype)]
+        for key, dtype in self._floats:
+            of_key = "" if key is None else f" {key!r}"
+            for name, values in (("observation", obs), ("next observation", next_obs)):
+                named.append((name + of_key, values if key is None else values[key], dtype))
+        name, values, dtype = next(entry for entry in named if not all_finite(*entry[1:]))
+        env, value = first_bad(values, dtype, self.n_envs)
+        bad = f"the {name} of environment {env} is {value} at its step {rows_added + self.n_skipped // self.n_envs + 1}"
+        if self.policy == "raise":
+            raise ValueError(
+                f"{bad}: mend the environment, or let {buffer}(on_bad_transition='skip') leave such transitions out"
+            )
+        self.n_skipped += self.n_envs
+        n_rows = self.n_skipped // self.n_envs
+        if n_rows in (1, 10, 100) or n_rows % 1_000 == 0:
+            warnings.warn(f"{bad}: not stored, {self.n_skipped:,} transitions skipped so far", stacklevel=4)

@@ -1,0 +1,32 @@
+"""Checks of arguments. Their errors say what was given, what is allowed and what to do."""
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+
+def check_number(name: str, value: Any, allowed: str, is_allowed: Callable[[float], bool], advice: str) -> None:
+    """
+    :param name: Name of the argument, for the message
+    :param value: The value given
+    :param allowed: What is allowed, in words
+    :param is_allowed: The same as a predicate; it must be False for NaN
+    :param advice: What to do instead
+    :raises TypeError: if the value is not a number
+    :raises ValueError: if the value is not allowed
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number {allowed}, got {value!r} ({type(value).__name__}); {advice}")
+    if not is_allowed(float(value)):
+        raise ValueError(f"{name} must be {allowed}, got {value}; {advice}")
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """
+    :param name: Name of the argument, for the message
+    :param value: The value given
+    :param allowed: All that is allowed
+    :raises ValueError: if the value is not among them
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
