@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from learning import CARTPOLE
+from tasks import CARTPOLE
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"

@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -13,15 +12,15 @@ import rl_zoo3.train
 import torch as th
 import yaml
 from PIL import Image
-from scipy.stats import t as student_t
 
+import tests.benchmarks  # noqa: F401
 from sb3_reptile import ReptileDQN
+from sb3_reptile.evaluation.records import BINS
 from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register, zoo_configs
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
 applications = importlib.import_module("applications")
-Run = applications.Run
+runs, report = importlib.import_module("application_runs"), importlib.import_module("application_report")
+Run = runs.Run
 
 # Two environments side by side, whose episodes of ten steps have the seed as their return
 SCRIPT = """
@@ -46,10 +45,10 @@ if arguments.fail:
 def harness(tmp_path, monkeypatch):
     (tmp_path / "script.py").write_text(SCRIPT)
     methods = {"decayed": (), "uniform": ("--half-life", "inf")}
-    one = applications.Application("It", "it", ("script.py",), methods, 1_200, seeds=2)
-    monkeypatch.setattr(applications, "APPLICATIONS", {"it": one})
+    one = runs.Application("It", "it", ("script.py",), methods, 1_200, seeds=2)
+    monkeypatch.setattr(runs, "APPLICATIONS", {"it": one})
     for name, folder in (("ROOT", "."), ("RECORDS", "records"), ("RUNS", "runs"), ("IMAGES", "images")):
-        monkeypatch.setattr(applications, name, tmp_path / folder)
+        monkeypatch.setattr(runs, name, tmp_path / folder)
     (tmp_path / "images").mkdir()
 
     def start(*arguments):
@@ -67,20 +66,20 @@ def test_each_run_has_one_record_and_only_what_is_missing_is_trained(harness, tm
     assert harness("--seeds", "1", "--jobs", "1") == ["0 None", "0 inf"]
     assert sorted(harness()) == ["1 None", "1 inf"]
     assert harness() == []
-    records = applications.read_records()
+    records = runs.read_records()
     assert set(records) == {Run("it", method, seed) for method in ("decayed", "uniform") for seed in (0, 1)}
     record = records["it", "uniform", 1]
     # The two environments' episodes, returns 1 and 2, end at the same time
-    assert record["curve"] == [1.5] * applications.BINS
+    assert record["curve"] == [1.5] * BINS
     assert record["command"] == "python script.py --seed 1 --log FOLDER --half-life inf"
 
 
 def test_a_run_that_fails_leaves_no_record_and_says_where_to_look(harness, monkeypatch, tmp_path):
-    one = applications.APPLICATIONS["it"]
+    one = runs.APPLICATIONS["it"]
     monkeypatch.setitem(one.methods, "uniform", ("--fail",))
     with pytest.raises(SystemExit, match=r"failed: it, uniform, seed 0: see .*output\.txt"):
         harness("--jobs", "1")
-    assert set(applications.read_records()) == {Run("it", "decayed", 0)}
+    assert set(runs.read_records()) == {Run("it", "decayed", 0)}
     (tmp_path / "begun").unlink()
     # When its command is another one, the others' records stay
     monkeypatch.setitem(one.methods, "uniform", ("--half-life", "inf"))
@@ -91,11 +90,11 @@ def test_what_was_stopped_after_its_last_step_has_only_its_record_missing(harnes
     assert harness("--seeds", "1", "--jobs", "1") == ["0 None", "0 inf"]
     (record,) = (tmp_path / "records" / "it.jsonl").read_text().splitlines()[1:]
     (tmp_path / "records" / "it.jsonl").unlink()
-    folder = applications.folder_of(Run("it", "uniform", 0))
+    folder = runs.folder_of(Run("it", "uniform", 0))
     (folder / "checkpoints" / "last").mkdir(parents=True)
     (folder / "model.zip").touch()
     assert harness("--seeds", "1", "--jobs", "1") == ["0 None"]
-    again = applications.read_records()["it", "uniform", 0]
+    again = runs.read_records()["it", "uniform", 0]
     assert again["curve"] == json.loads(record)["curve"]
     assert again["resumed"]
 
@@ -106,48 +105,32 @@ def test_records_of_another_set_up_and_torn_ones_are_left_out(harness, tmp_path,
     lines = path.read_text().splitlines()
     outdated = json.dumps({**json.loads(lines[0]), "seed": 1, "setup": "00000000"})
     path.write_text("\n".join([*lines, outdated, lines[0], lines[1][:50]]) + "\n")
-    assert len(applications.read_records()) == 2
+    assert len(runs.read_records()) == 2
     assert "3 torn, repeated or outdated lines left out" in capsys.readouterr().err
 
 
 def test_another_entry_in_the_rl_zoo_s_file_is_another_set_up(monkeypatch, tmp_path):
     run = Run("rooms", "decayed", 0)
-    before = applications.set_up(run)
-    assert before == applications.set_up(run) != applications.set_up(run._replace(method="uniform"))
+    before = runs.set_up(run)
+    assert before == runs.set_up(run) != runs.set_up(run._replace(method="uniform"))
     entries = yaml.safe_load((zoo_configs() / "reptile_dqn.yml").read_text())
     entries["DriftingRooms-v0"]["gamma"] = 0.5
     (tmp_path / "zoo_configs").mkdir()
     (tmp_path / "zoo_configs" / "reptile_dqn.yml").write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(applications, "ROOT", tmp_path)
-    assert applications.set_up(run) != before
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    assert runs.set_up(run) != before
 
 
 def test_steps_of_an_atari_game_are_counted_as_the_agent_s(tmp_path):
     (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n-21,4000,1\n-20,2000,2\n')
-    assert applications.episodes_of(applications.APPLICATIONS["pong"], tmp_path) == [(1000, -21.0), (1500, -20.0)]
+    assert runs.episodes_of(runs.APPLICATIONS["pong"], tmp_path) == [(1000, -21.0), (1500, -20.0)]
 
 
 def test_a_predator_s_returns_are_not_mixed_with_its_prey_s(tmp_path):
     for role, value in (("predator", 10), ("prey", -10)):
         (tmp_path / role).mkdir()
         (tmp_path / role / "monitor.csv").write_text(f"#{{}}\nr,l,t\n{value},25,1\n{value},25,2\n")
-    assert applications.episodes_of(applications.APPLICATIONS["tag"], tmp_path) == [(25, 10.0), (50, 10.0)]
-
-
-def test_intervals_are_student_s(monkeypatch):
-    values = np.array([1.0, 2.0, 6.0])
-    mean, low, high = applications.interval(values)
-    half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
-    assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
-    assert applications.cell(applications.interval(values[:1])) == "1.00"
-
-
-def test_differences_are_welch_s():
-    values, others = np.array([1.0, 2.0, 6.0]), np.array([0.0, 0.5])
-    squares = values.var(ddof=1) / 3, others.var(ddof=1) / 2
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / 2 + squares[1] ** 2 / 1)
-    half = student_t.ppf(0.975, freedom) * np.sqrt(sum(squares))
-    assert applications.difference(values, others) == pytest.approx((2.75, 2.75 - half, 2.75 + half))
+    assert runs.episodes_of(runs.APPLICATIONS["tag"], tmp_path) == [(25, 10.0), (50, 10.0)]
 
 
 def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(harness, tmp_path, monkeypatch):
@@ -163,23 +146,23 @@ def test_the_report_has_a_line_for_each_method_and_a_figure_for_each_section(har
 
 
 def test_returns_between_changes_are_those_of_the_bins_between_them(monkeypatch):
-    it = applications.Application("It", "it", (), {"decayed": (), "uniform": ()}, steps=1_200, changes=(300, 900))
+    it = runs.Application("It", "it", (), {"decayed": (), "uniform": ()}, steps=1_200, changes=(300, 900))
     still = dataclasses.replace(it, about="Still", changes=())
-    monkeypatch.setattr(applications, "APPLICATIONS", {"it": it, "still": still})
+    monkeypatch.setattr(runs, "APPLICATIONS", {"it": it, "still": still})
     # Bins of ten steps
     curves = [[1.0] * 30 + [2.0] * 60 + [level] * 30 for level in (4.0, 8.0)]
     records = {Run(name, "decayed", seed): {"curve": curves[seed]} for name in ("it", "still") for seed in (0, 1)}
-    assert applications.between_changes(records)[3:] == ["* It, decayed: 1.00; 2.00; 6.00"]
-    assert applications.between_changes({}) == []
+    assert report.between_changes(records)[3:] == ["* It, decayed: 1.00; 2.00; 6.00"]
+    assert report.between_changes({}) == []
 
 
 def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harness, tmp_path, monkeypatch):
     kept = tmp_path / "network.zip"
-    entry = applications.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3, network=kept)
-    monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
+    entry = runs.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3, network=kept)
+    monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
     harness("--jobs", "1")
-    for record in applications.read_records().values():
+    for record in runs.read_records().values():
         returns = record["evaluation"]
         assert len(returns) == 3
         # A reward of 1 for each step
@@ -188,7 +171,7 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harn
     mean, low, high = np.mean(returns), min(returns), max(returns)
     line = f"* CartPole, uniform, seed 0: {mean:.2f} over 3 episodes ({low:.0f} to {high:.0f})"
     assert line in (tmp_path / "applications.md").read_text().splitlines()
-    (model_path,) = applications.folder_of(Run("it", "decayed", 0)).glob("*/*_1/*.zip")
+    (model_path,) = runs.folder_of(Run("it", "decayed", 0)).glob("*/*_1/*.zip")
     model = ReptileDQN.load(model_path)
     policy_kwargs = {"net_arch": model.policy.net_arch}
     student = ReptileDQN("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs, pretrained=kept, seed=1)
@@ -201,17 +184,17 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harn
 
 def test_a_film_shows_the_world_as_it_was_at_the_end_of_training(harness, tmp_path, monkeypatch):
     pytest.importorskip("minigrid", reason="needs the extra minigrid")
-    entry = applications.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1)
+    entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1)
     entry = dataclasses.replace(entry, methods={"decayed": ()})
-    monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
-    monkeypatch.setitem(applications.FILMS, "it", applications.Film(5, every=2, milliseconds=120, width=90))
+    monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
+    monkeypatch.setitem(report.FILMS, "it", report.Film(5, every=2, milliseconds=120, width=90))
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
     harness("--jobs", "1")
     # As if it had been trained for longer
     entry = dataclasses.replace(entry, steps=50_000, changes=(20_000, 40_000))
-    monkeypatch.setitem(applications.APPLICATIONS, "it", entry)
+    monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     phases = []
-    trained = applications.trained
+    trained = runs.trained
 
     def watched(run):
         model, env = trained(run)
@@ -225,7 +208,7 @@ def test_a_film_shows_the_world_as_it_was_at_the_end_of_training(harness, tmp_pa
         env.step = watched_step
         return model, env
 
-    monkeypatch.setattr(applications, "trained", watched)
+    monkeypatch.setattr(runs, "trained", watched)
     harness("--films", "it")
     assert phases == [2] * 10
     with Image.open(tmp_path / "images" / "applications_it.gif") as film:
@@ -236,8 +219,8 @@ def test_a_film_shows_the_world_as_it_was_at_the_end_of_training(harness, tmp_pa
 
 
 def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_a_run():
-    recommender = applications.APPLICATIONS["recommender"]
-    levels = applications.oracle_and_random(dataclasses.replace(recommender, steps=2 * applications.BINS))
+    recommender = runs.APPLICATIONS["recommender"]
+    levels = report.oracle_and_random(dataclasses.replace(recommender, steps=2 * BINS))
     env = gym.make("sb3_reptile.envs:DriftingRecommender-v0")
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -252,24 +235,24 @@ def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_
 
 
 def test_the_table_says_what_an_oracle_and_a_random_policy_would_get(monkeypatch):
-    recommender = dataclasses.replace(applications.APPLICATIONS["recommender"], steps=2 * applications.BINS)
-    monkeypatch.setattr(applications, "APPLICATIONS", {"recommender": recommender})
-    record = {"curve": [1.0] * applications.BINS, "resumed": True}
-    lines = applications.table({Run("recommender", "decayed", 0): record})
-    oracle, random = applications.oracle_and_random(recommender)
-    end = -applications.BINS // 3
+    recommender = dataclasses.replace(runs.APPLICATIONS["recommender"], steps=2 * BINS)
+    monkeypatch.setattr(runs, "APPLICATIONS", {"recommender": recommender})
+    record = {"curve": [1.0] * BINS, "resumed": True}
+    lines = report.table({Run("recommender", "decayed", 0): record})
+    oracle, random = report.oracle_and_random(recommender)
+    end = -BINS // 3
     assert lines[-2:] == [
         f"| {recommender.about} | oracle | | {oracle.mean():.1f} | | {oracle[end:].mean():.1f} | |",
         f"| {recommender.about} | random | | {random.mean():.2f} | | {random[end:].mean():.2f} | |",
     ]
-    assert not any("oracle" in line for line in applications.table({}))
+    assert not any("oracle" in line for line in report.table({}))
 
 
 OF_THE_ZOO = [
     (name, method)
-    for name, application in applications.APPLICATIONS.items()
+    for name, application in runs.APPLICATIONS.items()
     for method in application.methods
-    if applications.is_of_the_zoo(name)
+    if runs.is_of_the_zoo(name)
 ]
 
 
@@ -290,10 +273,10 @@ def test_the_rl_zoo_understands_the_command(name, method, monkeypatch, tmp_path)
     monkeypatch.setattr(ReptileExperimentManager, "setup_experiment", set_up)
     monkeypatch.setattr(th, "set_num_threads", lambda number: None)
     register()
-    monkeypatch.setattr(sys, "argv", applications.command(Run(name, method, 3), str(tmp_path))[2:])
+    monkeypatch.setattr(sys, "argv", runs.command(Run(name, method, 3), str(tmp_path))[2:])
     with pytest.raises(Understands):
         rl_zoo3.train.train()
     ((algo, n_timesteps, settings),) = told
     half_life = settings["half_life"] if algo == ALGO else settings["replay_buffer_kwargs"]["half_life"]
     assert (half_life == float("inf")) == method.startswith("uniform")
-    assert n_timesteps == applications.APPLICATIONS[name].steps
+    assert n_timesteps == runs.APPLICATIONS[name].steps

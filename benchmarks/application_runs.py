@@ -1,0 +1,315 @@
+"""The applications of `docs/applications.md` as data, and their runs: commands, set-ups, folders and records."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from sb3_reptile.evaluation import records as evaluation
+from sb3_reptile.evaluation.records import Record
+
+ROOT = Path(__file__).parent.parent
+RECORDS = Path(__file__).parent / "results" / "applications"
+RUNS = ROOT / "runs" / "applications"
+IMAGES = ROOT / "docs" / "images"
+
+DECAYED, UNIFORM = "decayed", "uniform"
+
+
+@dataclass(frozen=True)
+class Application:
+    """
+    What is trained.
+
+    :param about: Description for the report
+    :param section: The figure that shows its curve
+    :param command: The command of a run, without the seed, the folder and the method's own arguments
+    :param methods: The arguments of each method
+    :param steps: Environment steps of a run
+    :param changes: Steps at which the task changes
+    :param seeds: Runs of each method
+    :param counts: Steps that SB3's Monitor counts per step of the agent
+    :param monitor: The Monitor's files that hold the returns, in the folder of a run
+    :param evaluated: Number of episodes for which the trained agent is evaluated without exploration
+    :param clicks: The environment whose ``info`` has the click rates of an oracle and of a random policy
+    :param network: File for the network of the first decayed run, for runs that start from it
+    """
+
+    about: str
+    section: str
+    command: tuple[str, ...]
+    methods: dict[str, tuple[str, ...]]
+    steps: int
+    changes: tuple[int, ...] = ()
+    seeds: int = 3
+    counts: int = 1
+    monitor: str = "**/*monitor.csv"
+    evaluated: int = 0
+    clicks: str | None = None
+    network: Path | None = None
+
+
+ZOO = ("-m", "sb3_reptile.zoo", "train")
+NO_DECAY = "half_life:float('inf')"
+# For tasks that return to an earlier phase
+AUTO = {"auto": ("-params", "half_life:'auto'")}
+
+
+def zoo(
+    about: str,
+    section: str,
+    algo: str,
+    env: str,
+    steps: int,
+    *params: str,
+    besides: dict[str, tuple[str, ...]] | None = None,
+    **others: Any,
+) -> Application:
+    """An entry of ``zoo_configs``, with its own decay, with replay that does not decay, and with others ``besides``."""
+    uniform = NO_DECAY if algo == "reptile_dqn" else "replay_buffer_kwargs:dict(half_life=float('inf'))"
+    file = () if algo == "reptile_dqn" else ("-conf", f"zoo_configs/{algo}.yml")
+    command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
+    methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
+    methods.update(besides or {})
+    return Application(about, section, command, methods, steps, **others)
+
+
+def changes(period: int, steps: int) -> tuple[int, ...]:
+    return tuple(range(period, steps, period))
+
+
+def small(*layers: int) -> tuple[str, str]:
+    """Networks and batches smaller than the RL Zoo's, so that all of them can be trained on a small machine."""
+    return f"policy_kwargs:dict(net_arch=[{','.join(map(str, layers))}])", "batch_size:128"
+
+
+CONTROL = {
+    "pendulum": ("Pendulum-v1", 10_000, (*small(64, 64), "learning_starts:500")),
+    "lander": ("LunarLanderContinuous-v3", 40_000, small(256, 256)),
+    "cheetah": ("HalfCheetah-v5", 30_000, (*small(64, 64), "learning_starts:1000")),
+}
+
+# Pong's actions are none, fire, up, down, and up and down with fire
+SWAPPED = (
+    "env_wrapper:[{'stable_baselines3.common.atari_wrappers.AtariWrapper': dict(screen_size=64)}, "
+    "{'sb3_reptile.envs.PermutedActions': dict(period=1, permutations=[[0, 1, 3, 2, 5, 4]])}]"
+)
+PONG_NETWORK = RECORDS / "pong_network.zip"
+FROM_PONG = (
+    f"pretrained:'{PONG_NETWORK.relative_to(ROOT)}'",
+    # Random actions would waste what the network can do
+    "exploration_initial_eps:0.1",
+)
+EVALUATED = 20
+
+# Whose colour and line a method has in figures
+FAMILIES = {
+    DECAYED: "default",
+    UNIFORM: "uniform",
+    "auto": "auto",
+    "half-life of 5,000": "exponential",
+    f"{DECAYED}, from scratch": "another default",
+    f"{DECAYED}, from Pong's network": "default",
+    f"{UNIFORM}, from Pong's network": "uniform",
+    "both decayed": "default",
+    "both uniform": "uniform",
+    "predator decayed, prey uniform": "another default",
+    "predator uniform, prey decayed": "another uniform",
+}
+
+APPLICATIONS = {
+    "pong": zoo(
+        "Pong",
+        "pong",
+        "reptile_dqn",
+        "PongNoFrameskip-v4",
+        600_000,
+        seeds=1,
+        counts=4,
+        evaluated=EVALUATED,
+        network=PONG_NETWORK,
+    ),
+    "pong-swapped": Application(
+        "Pong with its controls swapped",
+        "pong",
+        (*ZOO, "--algo", "reptile_dqn", "--env", "PongNoFrameskip-v4", "-n", "300000"),
+        {
+            f"{DECAYED}, from scratch": ("-params", SWAPPED),
+            f"{DECAYED}, from Pong's network": ("-params", SWAPPED, *FROM_PONG),
+            f"{UNIFORM}, from Pong's network": ("-params", SWAPPED, *FROM_PONG, NO_DECAY),
+        },
+        300_000,
+        seeds=1,
+        counts=4,
+        evaluated=EVALUATED,
+    ),
+    "obstacles": zoo(
+        "A robot among moving obstacles", "navigation", "reptile_dqn", "MiniGrid-Dynamic-Obstacles-6x6-v0", 40_000
+    ),
+    "rooms": zoo(
+        "A robot whose goal moves to another room",
+        "navigation",
+        "reptile_dqn",
+        "DriftingRooms-v0",
+        80_000,
+        changes=changes(20_000, 80_000),
+        besides=AUTO,
+    ),
+    "motorway": zoo(
+        "Driving in changing traffic",
+        "driving",
+        "reptile_dqn",
+        "DriftingHighway-v0",
+        20_000,
+        changes=changes(5_000, 20_000),
+        # A longer memory than the default decay's
+        besides={"half-life of 5,000": ("-params", "half_life:5000.0"), **AUTO},
+    ),
+    "recommender": zoo(
+        "Recommending to users whose interests change",
+        "recommendation",
+        "reptile_dqn",
+        "DriftingRecommender-v0",
+        100_000,
+        changes=changes(20_000, 100_000),
+        besides=AUTO,
+        clicks="DriftingRecommender-v0",
+    ),
+    "shop": zoo(
+        "Showing items by a fashion shop's log",
+        "recommendation",
+        "reptile_dqn",
+        "DriftingFashionShop-v0",
+        70_000,
+        changes=changes(10_000, 70_000),
+        clicks="DriftingFashionShop-v0",
+    ),
+    **{
+        f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", algo, env, steps, *params)
+        for name, (env, steps, params) in CONTROL.items()
+        for algo in ("sac", "td3", "tqc")
+    },
+    "pendulum-discrete": zoo(
+        "Pendulum-v1 with ReptileDQN and DiscreteActions", "control", "reptile_dqn", "Pendulum-v1", 20_000
+    ),
+    "spread": Application(
+        "Three agents that share one policy",
+        "agents",
+        ("examples/shared_policy.py",),
+        {DECAYED: (), UNIFORM: ("--half-life", "inf")},
+        300_000,
+    ),
+    "tag": Application(
+        "A predator's return against a prey that learns, too",
+        "agents",
+        ("examples/opponents.py",),
+        {
+            "both decayed": (),
+            "both uniform": ("--predator-half-life", "inf", "--prey-half-life", "inf"),
+            "predator decayed, prey uniform": ("--prey-half-life", "inf"),
+            "predator uniform, prey decayed": ("--predator-half-life", "inf"),
+        },
+        60_000,
+        monitor="predator/monitor.csv",
+    ),
+}
+
+
+class Run(NamedTuple):
+    application: str
+    method: str
+    seed: int
+
+
+def plan(names: list[str]) -> list[Run]:
+    """All runs of these applications: every method once before any has its next seed."""
+    applications = {name: APPLICATIONS[name] for name in names}
+    most = max(application.seeds for application in applications.values())
+    return [
+        Run(name, method, seed)
+        for seed in range(most)
+        for name, application in applications.items()
+        if seed < application.seeds
+        for method in application.methods
+    ]
+
+
+def is_of_the_zoo(name: str) -> bool:
+    return APPLICATIONS[name].command[: len(ZOO)] == ZOO
+
+
+def command(run: Run, folder: str) -> list[str]:
+    """The command that trains it, run in the root of the repository."""
+    application = APPLICATIONS[run.application]
+    own = application.methods[run.method]
+    if is_of_the_zoo(run.application):
+        where = ["--seed", str(run.seed), "-f", folder, "--eval-freq", "-1", "--verbose", "0", "--num-threads", "1"]
+        return [*application.command, *where, *own]
+    return [*application.command, "--seed", str(run.seed), "--log", folder, *own]
+
+
+def set_up(run: Run) -> str:
+    """What a run consists of, as a hash of eight digits; records of another set-up are left out."""
+    what: list[Any] = [command(run, "FOLDER")]
+    if is_of_the_zoo(run.application):
+        algo, env = (what[0][what[0].index(name) + 1] for name in ("--algo", "--env"))
+        entries = yaml.safe_load((ROOT / "zoo_configs" / f"{algo}.yml").read_text())
+        what.append(entries.get(env, entries["default"]))
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+# ---- Records
+
+
+def read_records() -> dict[Run, Record]:
+    """The records of the present applications."""
+    return evaluation.read(
+        RECORDS,
+        [path.stem for path in sorted(RECORDS.glob("*.jsonl"))],
+        lambda record: Run(record["task"], record["method"], record["seed"]),
+        set_up,
+    )
+
+
+def folder_of(run: Run) -> Path:
+    return RUNS / f"{run.application}-{run.method}-{run.seed}".replace(" ", "_")
+
+
+def episodes_of(application: Application, folder: Path) -> list[tuple[int, float]]:
+    """Last step and return of each episode of a run."""
+    files = sorted(folder.glob(application.monitor))
+    episodes: list[tuple[int, float]] = []
+    for path in files:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(line for line in file if line[0] != "#") if row["l"]]
+        # Parallel environments make the same number of steps
+        ends = np.cumsum([int(float(row["l"])) for row in rows]) * len(files) // application.counts
+        episodes += zip(ends.tolist(), (float(row["r"]) for row in rows), strict=True)
+    return sorted(episodes)
+
+
+def model_of(run: Run) -> Path:
+    """The file of the model that a run of the RL Zoo has trained."""
+    (model_path,) = folder_of(run).glob("*/*_1/*.zip")
+    return model_path
+
+
+def trained(run: Run) -> tuple[Any, Any]:
+    """The model that a run of the RL Zoo has trained, and its environment with rendering."""
+    from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
+
+    from sb3_reptile.zoo.registration import register
+
+    register()
+    model_path = model_of(run)
+    algo, env_id = model_path.parts[-3], model_path.stem
+    saved = model_path.parent / env_id
+    settings, stats = get_saved_hyperparams(str(saved), norm_reward=False, test_mode=True)
+    kwargs = {"render_mode": "rgb_array"}
+    env = create_test_env(env_id, stats_path=stats, seed=0, hyperparams=settings, env_kwargs=kwargs)
+    return ALGOS[algo].load(model_path, device="cpu", custom_objects={"buffer_size": 1}), env

@@ -1,0 +1,129 @@
+"""The figures of `docs/results.md`."""
+
+from pathlib import Path
+
+import numpy as np
+from learning import VOLUME_TASK, VOLUMES
+from learning_results import FIFO, Matrices, Results, best_of
+from methods import METHODS, PLANNED, VOLUME_METHODS
+from tasks import TASKS
+
+from sb3_reptile.evaluation import plotting
+from sb3_reptile.evaluation.plotting import draw_band, error_bars, label_panel, style_of
+from sb3_reptile.evaluation.records import BINS
+from sb3_reptile.evaluation.statistics import estimates, iqm_of_points, probability_of_improvement
+
+
+def draw_curves(results: Results, tasks: list[str], methods: list[str], path: Path) -> None:
+    """IQM over the seeds of the return at each point of training, with its interval."""
+    figure, panels = plotting.grid(len(tasks))
+    for name, panel in zip(tasks, panels, strict=True):
+        task = TASKS[name]
+        x = (np.arange(BINS) + 0.5) * task.steps / BINS / 1000
+        changes = next((record["changes"] for run, record in results.records.items() if run.task == name), [])
+        plotting.draw_changes(panel, [step - 1 for step in changes])
+        found = {method: runs for method in methods if (runs := results.of(name, method))}
+        for method, runs in found.items():
+            points = estimates(iqm_of_points, np.array([[record["curve"]] for record in runs]))
+            draw_band(panel, x, points, METHODS[method].style, METHODS[method].label)
+        seeds = {len(runs) for runs in found.values()}
+        counts = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+        title = f"{name} ({counts} seed{'' if seeds == {1} else 's'})"
+        label_panel(panel, title, "thousand environment steps", "return per episode")
+        panel.set_xlim(0, task.steps / 1000)
+    plotting.legend_below(figure, panels)
+    plotting.save(figure, path)
+
+
+def draw_half_lives(results: Results, tasks: list[str], path: Path) -> None:
+    """Area under the curve by mean age of what is replayed, for decay and for FIFO buffers."""
+    figure, panels = plotting.grid(len(tasks), columns=3)
+    for name, panel in zip(tasks, panels, strict=True):
+        for family, marker, text in (("exponential", "o", "exponential decay"), ("fifo", "s", "FIFO buffer")):
+            members = {
+                age: method
+                for method in results.methods([name])
+                if METHODS[method].family == family and (age := METHODS[method].mean_age) is not None
+            }
+            if members:
+                value, errors = error_bars([results.estimate(name, members[age]) for age in sorted(members)])
+                style = dict(style_of(family)._asdict(), marker=marker, markersize=4, linewidth=1.4, capsize=2)
+                panel.errorbar(sorted(members), value, errors, label=text, **style)
+        uniform, style = results.estimate(name, "uniform"), style_of("uniform")
+        if uniform is not None:
+            panel.axhline(uniform.value, **style._asdict(), label=METHODS["uniform"].label)
+            if not np.isnan(uniform.low):
+                panel.axhspan(uniform.low, uniform.high, color=style.color, alpha=0.08, linewidth=0)
+        panel.set_xscale("log")
+        label_panel(panel, name, "mean age replayed, transitions", "mean return over training")
+    plotting.legend_below(figure, panels)
+    plotting.save(figure, path)
+
+
+def draw_profiles(groups: dict[str, Matrices], methods: list[list[str]], path: Path) -> None:
+    """Share of the runs above each score."""
+    figure, panels = plotting.grid(len(groups), columns=3)
+    thresholds = np.linspace(-0.1, 1.1, 61)
+
+    def profile(scores: np.ndarray) -> np.ndarray:
+        return (scores.reshape(-1, 1) > thresholds).mean(axis=0)
+
+    for (title, matrices), chosen, panel in zip(groups.items(), methods, panels, strict=True):
+        for method in (METHODS[name] for name in chosen if name in matrices):
+            draw_band(panel, thresholds, estimates(profile, matrices[method.name]), method.style, method.label, 0.12)
+        label_panel(panel, title, "score τ of a run's area under the curve", "share of runs above τ")
+        panel.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
+    plotting.legend_below(figure, panels)
+    plotting.save(figure, path)
+
+
+def draw_improvement(groups: dict[str, Matrices], path: Path) -> None:
+    """Probability that a run of a method is better than one of uniform replay, and than one of the best FIFO buffer."""
+    methods = [method.name for method in PLANNED if any(method.name in matrices for matrices in groups.values())]
+    figure, panels = plotting.grid(len(groups), height=0.9 + 0.21 * len(methods), columns=3)
+    for (title, matrices), panel in zip(groups.items(), panels, strict=True):
+        shown = [method for method in methods if method in matrices][::-1]
+        for other, marker, shift in (("uniform", "o", 0.13), (best_of(matrices, FIFO), "s", -0.13)):
+            if other is None or other not in matrices:
+                continue
+            places = [place for place, method in enumerate(shown) if method != other]
+            value, errors = error_bars(
+                [estimates(probability_of_improvement, matrices[shown[place]], matrices[other])[0] for place in places]
+            )
+            style = dict(fmt=marker, color=METHODS[other].style.color, markersize=4, linewidth=1.2)
+            panel.errorbar(value, np.array(places) + shift, xerr=errors, label=f"over {METHODS[other].label}", **style)
+        panel.axvline(0.5, color="#bbbbbb", linewidth=0.8, zorder=0)
+        panel.set_yticks(range(len(shown)), [METHODS[method].label for method in shown])
+        panel.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(shown) - 0.4))
+        label_panel(panel, title, "probability of improvement")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), frameon=False, fontsize=8, ncols=2)
+    plotting.save(figure, path)
+
+
+def draw_volumes(results: Results, path: Path) -> None:
+    """Area under the curve by replay volume: decay on one side, FIFO on the other, uniform replay on both."""
+    figure, panels = plotting.grid(2)
+    volumes = {float(volume): volume for volume in VOLUMES} | {TASKS[VOLUME_TASK].volume: None}
+    volumes = {shown: volumes[shown] for shown in sorted(volumes)}
+    for panel, family in zip(panels, ("exponential", "fifo"), strict=True):
+        names = ["uniform", *(name for name in VOLUME_METHODS if METHODS[name].family == family)]
+        for rank, method in enumerate(METHODS[name] for name in names):
+            found = {
+                shown: estimate
+                for shown, volume in volumes.items()
+                if (estimate := results.estimate(VOLUME_TASK, method.name, volume)) is not None
+            }
+            if not found:
+                continue
+            value, errors = error_bars(list(found.values()))
+            # Shifted, so that intervals do not hide each other
+            x = np.array(list(found)) * 1.03 ** (rank - 2)
+            style = dict(method.style._asdict(), marker="xos^D"[rank], markersize=4, linewidth=1.3, capsize=2)
+            style["alpha"] = 1 if method.name == "uniform" else 1.1 - 0.2 * rank
+            panel.errorbar(x, value, errors, label=method.label, **style)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(list(volumes), [f"{volume:g}" for volume in volumes])
+        label_panel(panel, VOLUME_TASK, "replay volume, transitions per environment step", "mean return over training")
+    panels[1].sharey(panels[0])
+    plotting.legend_below(figure, panels)
+    plotting.save(figure, path)

@@ -1,0 +1,247 @@
+"""The methods that `benchmarks/learning.py` compares, as data: names, labels, and arguments of the algorithm."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from sb3_reptile.evaluation.plotting import Style, style_of
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """
+    A method of replay.
+
+    :param name: Its name in records and commands
+    :param label: Its name in tables and figures
+    :param family: Which methods it belongs to; decides its colour
+    :param algorithm: The class that learns
+    :param arguments: Arguments of that class besides the task's
+    :param mean_age: Mean age of what is replayed from a large buffer (transitions), where it depends on nothing else
+    :param published: Whether it was published by others, as it is
+    :param variant: A class of ``benchmarks/variants.py`` that its replay buffer is of
+    :param reexplores: Whether it is trained with the callback ``ReExplore``
+    :param styled_as: Whose colour and line it has in figures; its family's by default
+    """
+
+    name: str
+    label: str
+    family: str
+    algorithm: Literal["DQN", "ReptileDQN"] = "ReptileDQN"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    mean_age: float | None = None
+    published: bool = False
+    variant: str | None = None
+    reexplores: bool = False
+    styled_as: str | None = None
+
+    @property
+    def style(self) -> Style:
+        return style_of(self.styled_as or self.family)
+
+    @property
+    def set_up(self) -> list[Any]:
+        """What identifies the method in the set-up of a record. It must not change, or records are left out."""
+        variant = {} if self.variant is None else {"replay_buffer_class": self.variant}
+        return [self.algorithm, {**self.arguments, **variant}]
+
+    def arguments_for_training(self) -> dict[str, Any]:
+        """The arguments with the variant of the replay buffer: the only place that imports ``variants``."""
+        if self.variant is None:
+            return self.arguments
+        import variants
+
+        return {**self.arguments, "replay_buffer_class": getattr(variants, self.variant)}
+
+
+# ---- Families
+
+
+def fifo(size: int) -> Method:
+    """SB3's DQN with a buffer of so many transitions."""
+    return Method(f"fifo-{size}", f"FIFO {size:,}", "fifo", "DQN", {"buffer_size": size}, mean_age=(size - 1) / 2)
+
+
+def exponential(half_life: int) -> Method:
+    """Exponential decay (arXiv 2605.10236)."""
+    return Method(
+        f"exp-{half_life}",
+        f"half-life {half_life:,}",
+        "exponential",
+        arguments={"half_life": half_life},
+        mean_age=half_life / math.log(2),
+        published=True,
+    )
+
+
+def mixed(half_life: int, share: float) -> Method:
+    """Exponential decay, with a share of the draws uniform."""
+    return Method(
+        f"exp-{half_life}-uniform-{share}",
+        f"half-life {half_life:,}, {100 * share:.0f} % uniform",
+        "exponential",
+        arguments={"half_life": half_life, "replay_buffer_kwargs": {"uniform_fraction": share}},
+    )
+
+
+def prioritized(half_life: int) -> Method:
+    """Priority by TD error times exponential decay."""
+    return Method(
+        f"prioritized-exp-{half_life}",
+        f"prioritized, half-life {half_life:,}",
+        "prioritized",
+        arguments={"half_life": half_life, "priority": "td_error"},
+    )
+
+
+def in_loss(half_life: int) -> Method:
+    """Drawn uniformly, with exponential decay in the loss."""
+    return Method(
+        f"loss-exp-{half_life}",
+        f"half-life {half_life:,} in the loss",
+        "loss",
+        arguments={"half_life": half_life, "weighting": "loss"},
+    )
+
+
+def other_decay(name: str, label: str, family: str, decay: dict[str, Any], **others: Any) -> Method:
+    return Method(name, label, family, arguments={"replay_buffer_kwargs": {"decay": decay}}, **others)
+
+
+def linear(horizon: int) -> Method:
+    """Sample weight decay with a horizon (arXiv 2604.01913)."""
+    decay = {"linear": {"horizon": horizon}}
+    return other_decay(f"linear-{horizon}", f"linear to {horizon:,}", "linear", decay, published=True)
+
+
+def power(scale: int, exponent: float) -> Method:
+    """``(scale / (scale + age)) ** exponent``."""
+    decay = {"power_law": {"scale": scale, "exponent": exponent}}
+    return other_decay(f"power-{scale}-{exponent:g}", f"1/(age + {scale:,})^{exponent:g}", "power", decay)
+
+
+def auto(inner: Method) -> Method:
+    """``half_life="auto"``, with the decay of another method as long as nothing changes."""
+    if "half_life" in inner.arguments:
+        decay = {"exponential": {"half_life": inner.arguments["half_life"]}}
+    else:
+        decay = inner.arguments["replay_buffer_kwargs"]["decay"]
+    arguments = {"half_life": "auto", "replay_buffer_kwargs": {"decay": decay}}
+    return Method(f"auto-{inner.name}", f"auto, {inner.label}", "auto", arguments=arguments)
+
+
+def oracle(inner: Method) -> Method:
+    """The same if it knew each change."""
+    return Method(
+        f"oracle-{inner.name}",
+        f"oracle, {inner.label}",
+        "oracle",
+        arguments=inner.arguments,
+        variant="OracleReplayBuffer",
+    )
+
+
+def changed(auto_method: Method, change: str, **changes: Any) -> Method:
+    """``half_life="auto"`` with one of its parts changed."""
+    name, label = f"{auto_method.name}-{change}".replace(" ", "-"), f"{auto_method.label}, {change}"
+    return replace(auto_method, name=name, label=label, **changes)
+
+
+def smaller(method: Method, size: int) -> Method:
+    """A method in a buffer of so many transitions."""
+    return replace(
+        method,
+        name=f"{method.name}-in-{size}",
+        label=f"{method.label}, buffer of {size:,}",
+        arguments={**method.arguments, "buffer_size": size},
+        styled_as=None,
+    )
+
+
+# ---- Methods
+
+NO_DECAY = float("inf")
+UNIFORM = Method("uniform", "uniform (SB3)", "uniform", "DQN")
+# Of the package, inside half_life="auto" too
+DEFAULT = replace(power(100, 1.5), styled_as="default")
+# arXiv 2110.02421
+PER_AGE = other_decay("power-1", "1/age", "power", {"power_law": {"scale": 1}}, published=True)
+POWER_100 = other_decay("power-100", "1/(age + 100)", "power", {"power_law": {"scale": 100}})
+AUTO = auto(DEFAULT)
+ORACLE = oracle(DEFAULT)
+
+# One of them replays transitions of the same mean age as the default
+WINDOWS = tuple(fifo(size) for size in (1_000, 3_000, 5_000, 6_000, 10_000, 30_000))
+# The default in buffers that hold less than a run
+SMALLER = {size: smaller(DEFAULT, size) for size in (3_000, 10_000)}
+# "auto" with one of its parts changed: at every alarm it forgets all that came before, for ever; the time spent in
+# another regime counts, too; it explores again at every alarm
+ABLATIONS = (
+    changed(AUTO, "forgets", variant="DetectionReplayBuffer"),
+    changed(AUTO, "ordinary clock", variant="OrdinaryClockReplayBuffer"),
+    changed(AUTO, "reexplores", reexplores=True),
+)
+AUTO_OTHERS = tuple(auto(inner) for inner in (*map(exponential, (300, 1_000, 3_000)), PER_AGE, POWER_100))
+
+PLANNED = (
+    UNIFORM,
+    *WINDOWS,
+    *map(exponential, (100, 300, 1_000, 3_000, 10_000, 30_000)),
+    *(PER_AGE, POWER_100, DEFAULT, power(300, 2.0)),
+    *(linear(10_000), linear(80_000)),
+    # Emphasizing recent experience (arXiv 1906.04009), and the newest transition in every batch (arXiv 1712.01275),
+    # both with the papers' own values
+    other_decay("ere", "ERE", "ere", {"ere": {}}, published=True),
+    Method(
+        "combined",
+        "combined",
+        "combined",
+        arguments={"half_life": NO_DECAY, "replay_buffer_kwargs": {"combined": True}},
+        published=True,
+    ),
+    # By TD error (arXiv 1511.05952)
+    Method(
+        "prioritized",
+        "prioritized",
+        "prioritized",
+        arguments={"half_life": NO_DECAY, "priority": "td_error"},
+        published=True,
+    ),
+    *(prioritized(300), in_loss(300), mixed(300, 0.1)),
+    *SMALLER.values(),
+    *AUTO_OTHERS,
+    AUTO,
+    *ABLATIONS,
+    ORACLE,
+)
+# No longer planned, but there are records
+FORMER = (mixed(1_000, 0.1), mixed(300, 0.3), in_loss(1_000), oracle(POWER_100), prioritized(1_000))
+METHODS = {method.name: method for method in (*PLANNED, *FORMER)}
+
+# ---- Choices of names
+
+
+def choice(*names: str) -> tuple[str, ...]:
+    """Planned methods by name, in their order; the default is always among them."""
+    assert set(names) <= {method.name for method in PLANNED}, names
+    return tuple(method.name for method in PLANNED if method.name in names or method is DEFAULT)
+
+
+ALL = choice(*(method.name for method in PLANNED))
+# For tasks whose runs take long
+FEWER = choice("uniform", "fifo-1000", "fifo-3000", "exp-300", "power-1", "prioritized", AUTO.name, ORACLE.name)
+# What could be the default
+CANDIDATES = choice(
+    *("uniform", "fifo-1000", "fifo-3000", "exp-100", "exp-300", "exp-1000", "exp-3000"),
+    *("power-1", "power-100", "power-300-2", "exp-300-uniform-0.1"),
+)
+# Where a run takes longest
+FEWEST = choice("uniform", "fifo-1000", AUTO.name)
+# With other replay volumes than the task's own
+VOLUME_METHODS = choice("uniform", "fifo-1000", "exp-300", "exp-1000", "exp-3000")
+# Tried in search of a default, and not continued beyond so many seeds
+TRIED = (
+    *("fifo-5000", "fifo-30000", "linear-80000", "power-300-2", "exp-300-uniform-0.1"),
+    *(method.name for method in (*SMALLER.values(), *AUTO_OTHERS)),
+)
+TRIED_SEEDS = 5

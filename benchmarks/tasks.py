@@ -1,0 +1,406 @@
+"""The tasks of `benchmarks/learning.py`, as data: environments, steps, settings, and which methods are run on them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from methods import ALL, CANDIDATES, FEWER, FEWEST, ORACLE, SMALLER, choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """
+    What is learned, and for how long.
+
+    :param about: Description for the report
+    :param role: Whether defaults are chosen on it (tuning) or it only measures how good they are (reporting), decided
+        before any reporting run
+    :param drifts: Whether it changes during training
+    :param env: Id of the environment, registered by Gymnasium or ``sb3_reptile.envs``
+    :param env_kwargs: Its arguments
+    :param steps: Environment steps of a run
+    :param settings: Arguments of the algorithm
+    :param random_return: Mean return of random actions, whose score is 0; one for all phases or one for each in turn.
+        ``--random`` measures it
+    :param reference_return: The return whose score is 1, likewise: what Gymnasium calls solved (``reward_threshold``
+        in its registry) where no comment says otherwise
+    :param seconds: Rough duration of a run, for the plan until there are records
+    :param seeds: Runs of each method
+    :param methods: Names of the methods that are run
+    :param policy: Policy of the algorithm
+    :param bins: Number of discrete actions that ``DiscreteActions`` makes of each continuous one
+    :param algorithm: What learns: SB3's DQN and ReptileDQN, or SB3's SAC with our replay buffer
+    """
+
+    about: str
+    role: Literal["tuning", "reporting"]
+    drifts: bool = False
+    env: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    steps: int
+    settings: dict[str, Any]
+    random_return: float | tuple[float, ...]
+    reference_return: float | tuple[float, ...]
+    seconds: float
+    seeds: int = 5
+    methods: tuple[str, ...] = FEWER
+    policy: str = "MlpPolicy"
+    bins: int | None = None
+    algorithm: Literal["DQN", "SAC"] = "DQN"
+
+    @property
+    def volume(self) -> float:
+        """Transitions replayed per environment step."""
+        frequency, updates = self.settings["train_freq"], self.settings["gradient_steps"]
+        return self.settings["batch_size"] * (1 if updates == -1 else updates / frequency)
+
+    def scores(self, curve: list[float], changes: list[int]) -> list[float]:
+        """
+        Normalize a learning curve: 0 for random actions, 1 for the reference.
+
+        :param curve: Returns at equal distances
+        :param changes: First step, counted from 1, of each new phase
+        :return: As many scores
+        """
+
+        def in_phase(returns: float | tuple[float, ...], phase: int) -> float:
+            return returns[phase % len(returns)] if isinstance(returns, tuple) else returns
+
+        scores = []
+        for number, value in enumerate(curve):
+            last_step = (number + 1) * self.steps // len(curve)
+            phase = sum(step <= last_step for step in changes)
+            zero, one = in_phase(self.random_return, phase), in_phase(self.reference_return, phase)
+            scores.append((value - zero) / (one - zero))
+        return scores
+
+
+# Torch's Adam as one kernel: the same formulas, faster (benchmarks/results/training.md). The same for all methods
+OPTIMIZER: dict[str, Any] = dict(fused=True)
+
+# The RL Zoo's tuned values (rl_zoo3 2.9.2, hyperparams/dqn.yml)
+CARTPOLE: dict[str, Any] = dict(
+    learning_rate=2.3e-3,
+    batch_size=64,
+    buffer_size=100_000,
+    learning_starts=1_000,
+    gamma=0.99,
+    target_update_interval=10,
+    train_freq=256,
+    gradient_steps=128,
+    exploration_fraction=0.16,
+    exploration_final_eps=0.04,
+    policy_kwargs=dict(net_arch=[256, 256]),
+)
+# The same for LunarLander-v3 and Acrobot-v1
+LUNAR_LANDER: dict[str, Any] = dict(
+    learning_rate=6.3e-4,
+    batch_size=128,
+    buffer_size=50_000,
+    learning_starts=0,
+    gamma=0.99,
+    target_update_interval=250,
+    train_freq=4,
+    gradient_steps=-1,
+    exploration_fraction=0.12,
+    exploration_final_eps=0.1,
+    policy_kwargs=dict(net_arch=[256, 256]),
+)
+MOUNTAIN_CAR: dict[str, Any] = dict(
+    learning_rate=4e-3,
+    batch_size=128,
+    buffer_size=10_000,
+    learning_starts=1_000,
+    gamma=0.98,
+    target_update_interval=600,
+    train_freq=16,
+    gradient_steps=8,
+    exploration_fraction=0.2,
+    exploration_final_eps=0.07,
+    policy_kwargs=dict(net_arch=[256, 256]),
+)
+
+# The RL Zoo's values for Pendulum-v1 (hyperparams/sac.yml), with smaller networks and batches
+SAC_PENDULUM: dict[str, Any] = dict(
+    learning_rate=1e-3,
+    batch_size=128,
+    buffer_size=100_000,
+    learning_starts=500,
+    gamma=0.99,
+    train_freq=1,
+    gradient_steps=1,
+    policy_kwargs=dict(net_arch=[64, 64]),
+)
+
+# Close to MinAtar's authors (arXiv:1903.03176), but for an update every four steps only, at a higher learning rate
+MINATAR: dict[str, Any] = dict(
+    learning_rate=1e-3,
+    batch_size=32,
+    buffer_size=100_000,
+    learning_starts=2_000,
+    gamma=0.99,
+    target_update_interval=1_000,
+    train_freq=4,
+    gradient_steps=1,
+    exploration_fraction=16_000 / 120_000,
+    exploration_final_eps=0.05,
+    # A class of sb3_reptile.envs, by name, so that this file can be imported without them
+    policy_kwargs=dict(features_extractor_class="MinAtarCnn", net_arch=[]),
+)
+
+# As zoo_configs/reptile_dqn.yml, for less long
+PENDULUM: dict[str, Any] = dict(
+    learning_rate=1e-3,
+    batch_size=128,
+    buffer_size=50_000,
+    learning_starts=1_000,
+    gamma=0.98,
+    tau=0.01,
+    target_update_interval=1,
+    train_freq=4,
+    gradient_steps=4,
+    exploration_fraction=0.5,
+    exploration_final_eps=0.02,
+    policy_kwargs=dict(net_arch=[128, 128]),
+)
+
+
+def reference_game(game: str, random_return: float, reference_return: float, **others: Any) -> Task:
+    """One of MinAtar's games alone; it also measures the reference return of the task that has both."""
+    return Task(
+        about=f"MinAtar's {game} alone",
+        role="tuning",
+        env="DriftingMinAtar-v0",
+        env_kwargs=dict(period=30_000, games=[game]),
+        steps=30_000,
+        # As far as it has come with exploration before its first change
+        settings={**MINATAR, "exploration_fraction": 16_000 / 30_000},
+        random_return=random_return,
+        reference_return=reference_return,
+        seconds=20,
+        policy="CnnPolicy",
+        **others,
+    )
+
+
+def drifting(settings: dict[str, Any], exploration: float, **others: Any) -> dict[str, Any]:
+    """
+    A stationary task's settings where the task drifts: a buffer that holds the whole run, as SB3's default would, and
+    exploration that is down to its final rate long before the first change and stays there.
+    """
+    return {**settings, "buffer_size": 100_000, "exploration_fraction": exploration, **others}
+
+
+# Physics are stated although they are the defaults of the environments: they are then part of the set-up of a record.
+TASKS = {
+    "cartpole-actions": Task(
+        about="CartPole-v1 whose two actions swap every 15,000 steps",
+        role="tuning",
+        drifts=True,
+        env="DriftingCartPoleActions-v0",
+        env_kwargs=dict(period=15_000),
+        steps=60_000,
+        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
+        random_return=22.3,
+        reference_return=475.0,
+        seeds=10,
+        methods=ALL,
+        seconds=60,
+    ),
+    "lunarlander-engines": Task(
+        about="LunarLander-v3 whose side engines swap every 30,000 steps",
+        role="tuning",
+        drifts=True,
+        env="DriftingLunarLanderEngines-v0",
+        env_kwargs=dict(period=30_000),
+        steps=90_000,
+        settings=drifting(LUNAR_LANDER, exploration=12_000 / 90_000, gradient_steps=2),
+        random_return=-188.9,
+        reference_return=200.0,
+        methods=choice(*FEWER, "exp-100", "exp-1000"),
+        seconds=140,
+    ),
+    "pendulum": Task(
+        about="Pendulum-v1 with five torques",
+        role="tuning",
+        env="Pendulum-v1",
+        steps=20_000,
+        settings=PENDULUM,
+        random_return=-1255.1,
+        reference_return=-200.0,
+        methods=CANDIDATES,
+        seconds=30,
+        bins=5,
+    ),
+    "pendulum-sac": Task(
+        about="Pendulum-v1 under SAC",
+        role="tuning",
+        env="Pendulum-v1",
+        steps=8_000,
+        settings=SAC_PENDULUM,
+        random_return=-1158.7,
+        reference_return=-200.0,
+        methods=choice(*CANDIDATES, "exp-10000"),
+        seconds=30,
+        algorithm="SAC",
+    ),
+    "minatar-breakout": reference_game("breakout", 0.5, 3.6, methods=CANDIDATES),
+    "minatar-space_invaders": reference_game(
+        "space_invaders", 2.8, 21.9, methods=choice(*CANDIDATES, *(method.name for method in SMALLER.values())), seeds=5
+    ),
+    "cartpole-physics": Task(
+        about="CartPole-v1 whose pole length and force change every 15,000 steps",
+        role="reporting",
+        drifts=True,
+        env="DriftingCartPolePhysics-v0",
+        env_kwargs=dict(period=15_000, parameters={"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}),
+        steps=60_000,
+        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
+        random_return=32.9,
+        reference_return=475.0,
+        seeds=10,
+        seconds=60,
+    ),
+    "cartpole-gradual": Task(
+        about="CartPole-v1 whose pole length and force move from one end to the other and back, 15,000 steps each way",
+        role="reporting",
+        drifts=True,
+        env="DriftingCartPolePhysics-v0",
+        env_kwargs=dict(
+            period=15_000,
+            kind="gradual",
+            parameters={"length": [0.5, 2.0], "force_mag": [10.0, 5.0]},
+        ),
+        steps=60_000,
+        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
+        random_return=39.2,
+        reference_return=475.0,
+        seeds=10,
+        # An oracle knows phases; there are none here
+        methods=tuple(method for method in FEWER if method not in ("prioritized", ORACLE.name)),
+        seconds=35,
+    ),
+    "acrobot-masses": Task(
+        about="Acrobot-v1 whose link masses change every 20,000 steps",
+        role="reporting",
+        drifts=True,
+        env="DriftingAcrobot-v0",
+        env_kwargs=dict(period=20_000, parameters={"LINK_MASS_2": [1.0, 0.02]}),
+        steps=80_000,
+        settings=drifting(LUNAR_LANDER, exploration=12_000 / 80_000, gradient_steps=2),
+        random_return=-449.8,
+        reference_return=-100.0,
+        seconds=100,
+    ),
+    "lunarlander-gravity": Task(
+        about="LunarLander-v3 whose gravity and wind change every 30,000 steps",
+        role="reporting",
+        drifts=True,
+        env="DriftingLunarLander-v0",
+        env_kwargs=dict(
+            period=30_000,
+            parameters={"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]},
+        ),
+        steps=90_000,
+        settings=drifting(LUNAR_LANDER, exploration=12_000 / 90_000, gradient_steps=2),
+        random_return=-275.4,
+        reference_return=200.0,
+        seconds=140,
+    ),
+    "minatar": Task(
+        about="MinAtar's breakout and space_invaders in turn, 30,000 steps each",
+        role="reporting",
+        drifts=True,
+        env="DriftingMinAtar-v0",
+        env_kwargs=dict(period=30_000, games=["breakout", "space_invaders"]),
+        steps=120_000,
+        settings=MINATAR,
+        random_return=(0.5, 2.9),
+        # SB3's DQN with these settings on each game alone: see reference_returns()
+        reference_return=(3.6, 21.9),
+        seconds=200,
+        policy="CnnPolicy",
+    ),
+    "pendulum-motor": Task(
+        about="Pendulum-v1 under SAC, whose motor is reversed every 6,000 steps",
+        role="reporting",
+        drifts=True,
+        env="DriftingPendulum-v0",
+        env_kwargs=dict(period=6_000),
+        steps=24_000,
+        settings=SAC_PENDULUM,
+        random_return=-1256.6,
+        reference_return=-200.0,
+        methods=tuple(method for method in FEWER if method != "prioritized"),  # SB3's SAC has none
+        seconds=60,
+        algorithm="SAC",
+    ),
+    "cartpole": Task(
+        about="CartPole-v1",
+        role="reporting",
+        env="CartPole-v1",
+        steps=50_000,
+        settings=CARTPOLE,
+        random_return=22.3,
+        reference_return=475.0,
+        seeds=10,
+        methods=FEWEST,
+        seconds=60,
+    ),
+    "acrobot": Task(
+        about="Acrobot-v1",
+        role="reporting",
+        env="Acrobot-v1",
+        steps=100_000,
+        settings=LUNAR_LANDER,
+        random_return=-499.9,
+        reference_return=-100.0,
+        methods=FEWEST,
+        seconds=300,
+    ),
+    "mountaincar": Task(
+        about="MountainCar-v0",
+        role="reporting",
+        env="MountainCar-v0",
+        steps=120_000,
+        settings=MOUNTAIN_CAR,
+        random_return=-200.0,
+        reference_return=-110.0,
+        methods=FEWEST,
+        seconds=200,
+    ),
+    "lunarlander": Task(
+        about="LunarLander-v3",
+        role="reporting",
+        env="LunarLander-v3",
+        steps=100_000,
+        settings=LUNAR_LANDER,
+        random_return=-185.2,
+        reference_return=200.0,
+        methods=FEWEST,
+        seconds=330,
+    ),
+}
+
+# MinAtar's games alone, in the order of the task that has both
+GAMES = ("minatar-breakout", "minatar-space_invaders")
+
+
+def settings_with_volume(task: Task, volume: float | None) -> dict[str, Any]:
+    """
+    The task's settings with another replay volume: other updates per rollout, or, where that would be less than one,
+    longer rollouts.
+
+    :param task: The task
+    :param volume: Transitions replayed per environment step; None for the task's own
+    :return: The settings
+    :raises ValueError: if batches of the task's size do not make such a volume
+    """
+    if volume is None:
+        return task.settings
+    frequency, batch_size = task.settings["train_freq"], task.settings["batch_size"]
+    updates = volume * frequency / batch_size
+    if 0 < updates < 1:
+        updates, frequency = 1, batch_size / volume
+    if updates <= 0 or not float(updates).is_integer() or not float(frequency).is_integer():
+        raise ValueError(f"batches of {batch_size} every {frequency} steps do not make a volume of {volume}")
+    return {**task.settings, "train_freq": int(frequency), "gradient_steps": int(updates)}
