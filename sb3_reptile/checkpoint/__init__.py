@@ -1,6 +1,7 @@
 """Checkpoints from which training goes on where it was: ``ResumableCheckpoint`` saves them, ``resume`` loads them."""
 
 from sb3_reptile.checkpoint.callback import ResumableCheckpoint
+from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder
 from sb3_reptile.checkpoint.resuming import resume
 
-__all__ = ["ResumableCheckpoint", "resume"]
+__all__ = ["EpisodeRecorder", "ResumableCheckpoint", "resume"]
