@@ -29,9 +29,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.callbacks import HalfLifeSchedule
-from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from sb3_reptile.checkpoint import EpisodeRecorder, ResumableCheckpoint, resume
 from sb3_reptile.checkpoint.resuming import KIND, checkpoints_in
-from sb3_reptile.envs import EpisodeRecorder, PermutedActions
+from sb3_reptile.envs import PermutedActions
 from sb3_reptile.storage import (
     DamagedError,
     ForeignError,
@@ -477,18 +477,6 @@ def test_an_environment_that_cannot_be_brought_back_is_reset(n_steps, tmp_path):
     newest = model.replay_buffer.pos - 1
     assert model.replay_buffer.timeouts[newest] + model.replay_buffer.dones[newest] == 1  # no return runs over it
     model.learn(30, reset_num_timesteps=False)
-
-
-def test_an_episode_too_long_to_be_remembered_is_not():
-    env = EpisodeRecorder(gym.make("Pendulum-v1"), max_steps=5)
-    env.reset(seed=0)
-    for _ in range(5):
-        env.step(np.zeros(1))
-    assert env.episode() is not None
-    env.step(np.zeros(1))
-    assert env.episode() is None
-    env.reset()
-    assert env.episode() is not None
 
 
 def test_another_environment_is_refused(tmp_path):
