@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_reptile.envs import EpisodeRecorder
+from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder
 from sb3_reptile.storage import OtherSpacesError
 from sb3_reptile.storage.values import from_json, to_json
 

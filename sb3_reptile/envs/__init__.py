@@ -1,9 +1,11 @@
-"""Environments that change while the agent learns, and discrete actions for environments that have others."""
+"""Environments that drift while the agent learns, and discrete actions for environments with continuous ones."""
 
+from typing import Any
+
+# Hyperparameter files name the two networks here; they are in sb3_reptile.networks
 from sb3_reptile.envs.atari import DqnCnn
 from sb3_reptile.envs.discrete_actions import DiscreteActions
 from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, DriftingRewards, DriftWrapper, PermutedActions
-from sb3_reptile.envs.episode_recorder import EpisodeRecorder
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import MinAtarCnn
 from sb3_reptile.envs.ns_gym import NsGymTask
@@ -26,3 +28,13 @@ __all__ = [
     "PermutedActions",
     "Recommender",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The former place of EpisodeRecorder. sb3_reptile.checkpoint imports this package: the import is deferred so that
+    # this package does not import sb3_reptile.checkpoint in turn.
+    if name == "EpisodeRecorder":
+        from sb3_reptile.checkpoint import EpisodeRecorder
+
+        return EpisodeRecorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,12 +6,12 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import nn
 
 from sb3_reptile.envs.drift import DriftWrapper
+
+# Saved models and checkpoints name the class by this module
+from sb3_reptile.networks import MinAtarCnn as MinAtarCnn
 
 GAMES = ("breakout", "asterix", "freeway", "space_invaders", "seaquest")
 
@@ -112,33 +112,3 @@ class GamesInTurn(DriftWrapper):
         phase = self.phase
         obs, reward, terminated, truncated, info = super().step(action)
         return obs, reward, terminated, truncated or self.phase != phase, info
-
-
-class MinAtarCnn(BaseFeaturesExtractor):
-    """
-    The network of MinAtar's authors (arXiv:1903.03176): one convolution, one layer. SB3's own ``NatureCNN`` does not
-    take images smaller than 36 x 36.
-
-    ``DQN("CnnPolicy", env, policy_kwargs=dict(features_extractor_class=MinAtarCnn, net_arch=[]))``
-
-    :param observation_space: Images, channels first
-    :param features_dim: Width of the layer
-    """
-
-    def __init__(self, observation_space: spaces.Box, features_dim: int = 128) -> None:
-        super().__init__(observation_space, features_dim)
-        n_channels, height, width = observation_space.shape
-        self.layers = nn.Sequential(
-            nn.Conv2d(n_channels, 16, kernel_size=3),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(16 * (height - 2) * (width - 2), features_dim),
-            nn.ReLU(),
-        )
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """
-        :param observations: Shape (batch, channels, height, width)
-        :return: Shape (batch, features_dim)
-        """
-        return self.layers(observations)

@@ -1,1 +1,1 @@
-"""The RL Zoo plug: `python -m sb3_reptile.zoo`, and `registration` for those who call rl_zoo3 from Python."""
+"""The RL Zoo plug: ``python -m sb3_reptile.zoo``, and ``patches.register()`` for callers of rl_zoo3 from Python."""

@@ -5,10 +5,8 @@ import importlib
 import importlib.util
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 
@@ -32,7 +30,7 @@ USAGE += (
     f"\n`{PROGRAM} train` takes `--resume RUN` besides: the same command as before goes on from RUN's last checkpoint"
 )
 
-# What the names of environments hold that another package registers, that package, and the extra that installs it
+# Part of an environment's name: the package that registers such environments, and the extra that installs it
 EXTRAS = {
     "NoFrameskip": ("ale_py", "atari"),
     "ALE/": ("ale_py", "atari"),
@@ -43,8 +41,8 @@ EXTRAS = {
 
 def _with_extra(message: str) -> str:
     """
-    :param message: An error's, about an environment that is not there or cannot be made
-    :return: The same, with the extra that is missing if it is one of ours
+    :param message: Message of an error about an environment that is not registered or cannot be made
+    :return: The message; if one of our extras is missing, its name is appended
     """
     extras = [
         extra for part, (package, extra) in EXTRAS.items() if part in message and not importlib.util.find_spec(package)
@@ -53,15 +51,8 @@ def _with_extra(message: str) -> str:
     return f"{message} (needs the extra `{extras[0]}`: pip install 'sb3-reptile[{extras[0]}]')" if extras else message
 
 
-def _enjoy_with_us(command: list[str], **kwargs: Any) -> int:
-    """Runs what ``rl_zoo3.benchmark`` starts as ``python enjoy.py``, which is there only in a clone of the RL Zoo."""
-    if command[:2] == ["python", "enjoy.py"]:
-        command = [sys.executable, "-m", "sb3_reptile.zoo", "enjoy", *command[2:]]
-    return subprocess.run(command, **kwargs).returncode
-
-
 def _take_resumed_run() -> Path | None:
-    """The argument that the RL Zoo does not know, taken from the command line."""
+    """Remove ``--resume``, which the RL Zoo does not have, from the command line and return its value."""
     parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", type=Path, metavar="RUN")
     ours, sys.argv[1:] = parser.parse_known_args()
@@ -69,9 +60,10 @@ def _take_resumed_run() -> Path | None:
 
 
 def _run(command: str) -> None:
-    from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register
+    from sb3_reptile.zoo import patches
+    from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager
 
-    register()
+    patches.register()
     if command == "train":
         ReptileExperimentManager.resumed_run = _take_resumed_run()
     if command == "inspect":
@@ -83,16 +75,14 @@ def _run(command: str) -> None:
         getattr(importlib.import_module(f"rl_zoo3.{module}"), command)()
     else:
         if command == "benchmark":
-            subprocess.call = _enjoy_with_us  # type: ignore[assignment]
+            patches.patch_benchmark()
         elif command == "push_to_hub":
-            from sb3_reptile.zoo import hub
-
-            hub.prepare(ours=ALGO in sys.argv)
+            patches.patch_hub(ours=ALGO in sys.argv)
         runpy.run_module(f"rl_zoo3.{command}", run_name="__main__")
 
 
 def main() -> None:
-    """Hand the command line to the RL Zoo's command of that name."""
+    """Run the RL Zoo's command that the command line names."""
     command = sys.argv[1] if len(sys.argv) > 1 else None
     if command in ("-h", "--help"):
         print(USAGE)
@@ -102,7 +92,7 @@ def main() -> None:
         print(f"{USAGE}\n\nerror: {given}, use one of: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    sys.argv[0] = f"{PROGRAM} {command}"  # argparse takes the program's name in its messages from here
+    sys.argv[0] = f"{PROGRAM} {command}"  # argparse's messages begin with it
     try:
         _run(command)
     except (ImportError, gym.error.DependencyNotInstalled) as error:

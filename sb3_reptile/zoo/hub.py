@@ -1,4 +1,4 @@
-"""What rl_zoo3's `push_to_hub` needs: names that moved in the hub's library, our commands in the card, no network."""
+"""A client of the Hugging Face hub for ``push_to_hub``: our commands in the model card, and no network needed."""
 
 import importlib
 import sys
@@ -8,34 +8,37 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-# What a model card says of rl_zoo3, and what is true of an algorithm that rl_zoo3 does not know
+# Replacements in the model card of an algorithm that rl_zoo3 does not have
 COMMANDS = {"python -m rl_zoo3.": "sb3-reptile ", "pip install rl_zoo3": "pip install 'sb3-reptile[zoo]'"}
-
 
 # The package has a function of the same name, which hides the module
 metadata_module = importlib.import_module("huggingface_sb3.push_to_hub")
 
 
-def _generate_metadata(*args: Any) -> dict[str, Any]:
-    """What rl_zoo3 2.9 imports as ``generate_metadata``; later versions of the library have it by another name."""
+def generate_metadata(*args: Any) -> dict[str, Any]:
+    """
+    :param args: Those of huggingface_sb3's function
+    :return: The metadata of a model card, as the ``generate_metadata`` that rl_zoo3 2.9 imports returned it
+    """
     return metadata_module._generate_metadata(*args).to_dict()
 
 
 class Hub(huggingface_hub.HfApi):
     """
-    The hub, and what stands in for it where it cannot be reached or ``HF_HUB_OFFLINE=1`` keeps from trying: everything
-    is written to the local folder as usual, and stays there.
+    The hub's client. If the hub cannot be reached, or with ``HF_HUB_OFFLINE=1``, it writes everything to the local
+    folder as usual and uploads nothing.
     """
 
+    #: Whether the model card names our commands
     ours = False
     _reached = True
 
     def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
         try:
             return super().create_repo(repo_id, **kwargs)
-        except HfHubHTTPError:  # it was reached, and refused
+        except HfHubHTTPError:  # the hub was reached and refused
             raise
-        # Its bases are the errors of the HTTP library in use, which changes between versions of huggingface_hub
+        # The base classes are the errors of the HTTP library, which depends on the version of huggingface_hub
         except (OfflineModeIsEnabled, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
             self._reached = False
             print(f"The hub is not reached ({type(error).__name__}): the model and its card stay on this machine.")
@@ -58,15 +61,3 @@ class Hub(huggingface_hub.HfApi):
             return super().upload_folder(repo_id=repo_id, folder_path=folder_path, **kwargs)
         print(f"Nothing was uploaded. The model card is {card}")
         sys.exit()
-
-
-def prepare(ours: bool) -> None:
-    """
-    Before ``rl_zoo3.push_to_hub`` is imported.
-
-    :param ours: Whether the algorithm is one that rl_zoo3 does not know
-    """
-    if not hasattr(metadata_module, "generate_metadata"):
-        metadata_module.generate_metadata = _generate_metadata  # type: ignore[attr-defined]
-    Hub.ours = ours
-    huggingface_hub.HfApi = Hub  # type: ignore[misc]

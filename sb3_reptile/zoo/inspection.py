@@ -1,14 +1,22 @@
-"""`sb3-reptile inspect`: one picture of what replay is doing, from a saved replay buffer and what was logged."""
+"""`sb3-reptile inspect`: one figure of a replay buffer and the replay log, for the forms in which buffers are saved."""
 
 import argparse
 import csv
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_reptile.checkpoint.models import make_model
+from sb3_reptile.checkpoint.resuming import KIND as CHECKPOINT
+from sb3_reptile.checkpoint.resuming import checkpoints_in
 from sb3_reptile.figures import (
     BLUE,
     GREEN,
@@ -19,7 +27,12 @@ from sb3_reptile.figures import (
     label_axes,
 )
 from sb3_reptile.replay import DecayedSampling
-from sb3_reptile.zoo.registration import LOG_FILE, STEPS
+from sb3_reptile.replay.buffers import KIND as BUFFER
+from sb3_reptile.replay.storing import fill
+from sb3_reptile.storage import ForeignError, StorageError
+from sb3_reptile.storage.folder import MANIFEST, Folder
+from sb3_reptile.storage.values import from_json
+from sb3_reptile.zoo.experiment_manager import LOG_FILE, STEPS
 
 BUFFER_FILE = "replay_buffer.pkl"  # rl_zoo3's name for it
 QUARTERS = ["newest quarter of a batch", "second", "third", "oldest quarter"]
@@ -27,30 +40,37 @@ QUARTERS = ["newest quarter of a batch", "second", "third", "oldest quarter"]
 
 def inspect() -> None:
     """
-    The command, which takes its arguments from the command line and ends the process with code 1 if there is nothing to
-    draw.
+    Run the command. Its arguments are those of the command line; it exits with code 1 if there is nothing to draw.
     """
     parser = argparse.ArgumentParser(
-        description="Draw what replay is doing into one picture: the probability of a draw by age and the ages in the "
-        "replay buffer (of a run that was trained with --save-replay-buffer), effective sample size and TD error by "
-        "age (where they were logged). Saved replay buffers are pickles: inspect only those you trust."
+        description="Draw what replay is doing into one figure: the probability of a draw by age and the ages in the "
+        "replay buffer, effective sample size and TD error by age (where they were logged). The buffer is one saved by "
+        "buffer.save(), that of a checkpoint of ResumableCheckpoint, or a pickle (a run trained with "
+        "--save-replay-buffer). Loading a pickle executes code: inspect only pickles that you trust."
     )
-    parser.add_argument("path", type=Path, help="folder of a run, or a saved replay buffer (.pkl)")
-    parser.add_argument("-o", "--output", type=Path, help="file to draw to (default: replay.png in the run's folder)")
+    parser.add_argument(
+        "path",
+        type=Path,
+        help="folder of a run, of checkpoints, of one checkpoint or of a saved replay buffer, or a pickled one (.pkl)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="image file to write (default: replay.png in, or beside, PATH)"
+    )
     args = parser.parse_args()
 
-    folder = args.path if args.path.is_dir() else args.path.parent
-    buffer_path = folder / BUFFER_FILE if args.path.is_dir() else args.path
     if not args.path.exists():
         sys.exit(f"error: there is no {args.path}")
-    buffer = _load(buffer_path) if buffer_path.is_file() else None
-    logged = _read(folder / LOG_FILE) if args.path.is_dir() else {}
-    if buffer is None and "replay/effective_sample_size" not in logged:
+    saved = _find_buffer(args.path)
+    logged = _read(args.path / LOG_FILE)
+    if saved is None and "replay/effective_sample_size" not in logged:
         sys.exit(
-            f"error: {folder} holds neither {BUFFER_FILE} (train with --save-replay-buffer) nor a {LOG_FILE} in which "
-            "ReptileDQN logged what it replayed (train with sb3-reptile)"
+            f"error: {args.path} holds neither {BUFFER_FILE} (train with --save-replay-buffer), nor a checkpoint, nor "
+            f"a {LOG_FILE} in which ReptileDQN logged what it replayed (train with sb3-reptile)"
         )
-    output = args.output or folder / "replay.png"
+    buffer = None if saved is None else _load(saved)
+    # Saved folders stay as they are: a figure of one goes beside it
+    is_ours = (args.path / MANIFEST).exists()
+    output = args.output or (args.path if args.path.is_dir() and not is_ours else args.path.parent) / "replay.png"
     try:
         figure = _draw(buffer, logged, str(args.path))
     except RuntimeError as error:  # no episode has ended that hindsight replay could draw from
@@ -59,11 +79,35 @@ def inspect() -> None:
     print(f"Drawn to {output}")
 
 
+def _find_buffer(path: Path) -> Path | None:
+    """
+    :param path: What the user named
+    :return: The pickle or folder that holds its replay buffer, None if there is none
+    """
+    if not path.is_dir() or (path / MANIFEST).exists():
+        return path
+    if (path / BUFFER_FILE).is_file():
+        return path / BUFFER_FILE
+    folders = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
+    newest = [checkpoints[-1] for checkpoints in map(checkpoints_in, folders) if checkpoints]
+    return max(newest, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime_ns, default=None)
+
+
 def _load(path: Path) -> DecayedSampling:
-    try:
-        buffer = load_from_pkl(path)
-    except Exception as error:  # a pickle can fail with any
-        sys.exit(f"error: {path} is not a saved replay buffer: {error}")
+    """
+    :param path: A pickle, or a folder saved by this package
+    :return: The replay buffer in it; the process ends with a message if there is none that can be inspected
+    """
+    if path.is_dir():
+        try:
+            buffer = load_saved_buffer(path)
+        except (StorageError, OSError) as error:
+            sys.exit(f"error: {error}")
+    else:
+        try:
+            buffer = load_from_pkl(path)
+        except Exception as error:  # a pickle can fail with any
+            sys.exit(f"error: {path} is not a saved replay buffer: {error}")
     if not isinstance(buffer, DecayedSampling):
         sys.exit(f"error: {path} holds a {type(buffer).__name__}; only decayed replay buffers can be inspected")
     if buffer.size() == 0:
@@ -71,8 +115,82 @@ def _load(path: Path) -> DecayedSampling:
     return buffer
 
 
+def load_saved_buffer(path: Path) -> Any:
+    """
+    Load a replay buffer to look at, without its environment. Nothing in the folder is executed.
+
+    :param path: Folder written by ``buffer.save()``, or a checkpoint of ``ResumableCheckpoint``
+    :return: The buffer, on the CPU
+    :raises StorageError: if the folder is damaged or holds something else, or if the buffer needs a class or an
+        argument that the folder cannot hold
+    """
+    try:
+        folder = Folder(path, BUFFER)
+    except ForeignError:
+        return _buffer_of_checkpoint(Folder(path, CHECKPOINT))
+    with folder.understood():
+        name = folder.state["class"]
+        known = {cls.__name__: cls for cls in _subclasses(DecayedSampling)}
+        if name not in known:
+            raise ForeignError(
+                f"{path} holds a {name}, a class that is not imported: draw it from Python with {name}.load() and "
+                "sb3_reptile.figures"
+            )
+        return known[name].load(path, device="cpu")
+
+
+def _subclasses(cls: type[DecayedSampling]) -> Iterator[type[DecayedSampling]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+class _Spaces(gym.Env):
+    """
+    Stands in for the environment of a checkpoint, of which a replay buffer needs the spaces.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+def _buffer_of_checkpoint(folder: Folder) -> Any:
+    # The model makes its buffer: which class and arguments it takes depends on the algorithm. Its networks are not
+    # used, so those of the checkpoint, and the arguments that it could not hold, are replaced by defaults.
+    with folder.understood():
+        told = folder.state["hyperparameters"]
+        known = ("algorithm", "replay_buffer_class", "replay_buffer_kwargs")
+        kept = {name: value for name, value in told.items() if name in known or not _is_missing(value)}
+        of = folder.state["spaces"]
+        observation_space, action_space = from_json(of["observation_space"]), from_json(of["action_space"])
+        env = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * of["n_envs"])
+        kept |= {
+            "policy": "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy",
+            "policy_kwargs": {"$arguments": {}},
+            "tensorboard_log": None,
+            "verbose": 0,
+        }
+        with warnings.catch_warnings():
+            # SB3 warns of n_steps together with the buffer class that it selects for it
+            warnings.filterwarnings("ignore", message="`n_steps=")
+            buffer = make_model(kept, env, "cpu", {}).replay_buffer
+        fill(buffer, folder, folder.state["replay_buffer"])
+    return buffer
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, dict) and "$missing" in value
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """What was logged of replay, by name; NaN where it was not."""
+    """
+    :param path: Path of the training log
+    :return: Its columns on replay, by name, NaN where nothing was logged; empty if there is no log
+    """
     if not path.is_file():
         return {}
     with path.open(newline="") as file:

@@ -1,11 +1,11 @@
-"""What rl_zoo3's hyperparameter search tries for ReptileDQN: DQN's own search space, and what is replayed."""
+"""The hyperparameter search space of ReptileDQN in rl_zoo3: DQN's search space, and the options of replay."""
 
 from typing import Any
 
 import optuna
 from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_dqn_params
 
-# Parameters of a decay, by the age at which a transition counts half as much as a new one; a window ends at twice that
+# Arguments of each decay for the age at which it reaches 1/2; a window ends at twice that age
 DECAYS = {
     "exponential": lambda age: {"half_life": age},
     "linear": lambda age: {"decay": {"linear": {"horizon": 2 * age}}},
@@ -22,17 +22,17 @@ def sample_reptile_dqn_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Hyperparameters to try. The decay is sought by the age at which it reaches 1/2, as a fraction of the replay buffer,
-    on a log scale.
+    Sample hyperparameters. The age at which the decay reaches 1/2 is sampled as a fraction of the buffer size, on a log
+    scale.
 
     :param trial: The trial
     :param n_actions: Number of actions
     :param n_envs: Number of environments
-    :param additional_args: What rl_zoo3 tells its samplers
+    :param additional_args: Further arguments that rl_zoo3 passes to its samplers
     :return: Hyperparameters of ``ReptileDQN``
     """
-    # rl_zoo3 notes the hyperparameters of the file there. What does not change is a parameter of one value, so that
-    # convert_reptile_dqn_params() knows it.
+    # rl_zoo3 stores the hyperparameters of the file as attributes of the study. The buffer size is a parameter with a
+    # single value, so that convert_reptile_dqn_params() can read it from the trial.
     of_file = trial.study.user_attrs
     size = int(float(of_file.get("buffer_size", 1_000_000)))
     trial.suggest_int("buffer_size", size, size)
@@ -43,23 +43,23 @@ def sample_reptile_dqn_params(
     trial.suggest_categorical("priority", ["none", "td_error"])
     trial.suggest_float("alpha", 0, 1)
     trial.suggest_float("beta", 0, 1)
-    # There are no n-step returns for Dict observations
+    # N-step returns are not available with Dict observations
     trial.suggest_int("n_steps", 1, 1 if of_file.get("policy") == "MultiInputPolicy" else 5)
     trial.suggest_categorical("double_q", [False, True])
     trial.suggest_categorical("loss", ["huber", "mse"])
     ours = _reptile_params(trial.params)
-    # Show what it stands for
+    # For the reader of the study
     trial.set_user_attr("age_of_half_weight", trial.params["age_fraction"] * size)
     theirs = sample_dqn_params(trial, n_actions, n_envs, additional_args)
-    # The other options of the file's replay buffer stay
+    # Keep the other replay buffer options of the file
     ours["replay_buffer_kwargs"] = additional_args["her_kwargs"] | ours["replay_buffer_kwargs"]
     return theirs | ours
 
 
 def convert_reptile_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    :param sampled_params: Parameters of a trial, as the study keeps them
-    :return: The hyperparameters of ``ReptileDQN`` that they stand for
+    :param sampled_params: Parameters of a trial, as stored in the study
+    :return: The corresponding hyperparameters of ``ReptileDQN``
     """
     theirs = {name: value for name, value in sampled_params.items() if name not in OF_REPLAY + OF_LEARNER}
     return convert_offpolicy_params(theirs) | _reptile_params(sampled_params)
@@ -73,7 +73,7 @@ def _reptile_params(sampled: dict[str, Any]) -> dict[str, Any]:
         "decay": None,
         **DECAYS[sampled["decay"]](age),
     }
-    # Drawing by priority is a matter of sampling
+    # Priorities act on sampling only
     prioritized = sampled["priority"] == "td_error" and sampled["weighting"] == "sampling"
     hyperparams |= {"priority": "td_error" if prioritized else None, "alpha": sampled["alpha"], "beta": sampled["beta"]}
     return hyperparams

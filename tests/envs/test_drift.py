@@ -5,14 +5,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
-from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.envs import (
-    DiscreteActions,
-    DqnCnn,
     DriftingActions,
     DriftingPhysics,
     DriftingRewards,
@@ -329,66 +325,3 @@ def test_a_drifting_environment_can_be_made_again_from_its_spec():
         "gradual",
         False,
     )
-
-
-class Arm(Echo):
-    """Tells the action it was given, whatever its kind."""
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.given = action
-        return 0, 0.0, False, False, {}
-
-
-def all_actions(env):
-    actions = []
-    for number in range(env.action_space.n):
-        env.step(np.int64(number))
-        actions.append(env.unwrapped.given.tolist())
-    return actions
-
-
-def test_box_actions_are_numbered_from_end_to_end():
-    box = spaces.Box(np.array([-2, 0], dtype=np.float32), np.array([2, 1], dtype=np.float32))
-    assert all_actions(DiscreteActions(Arm(box), bins=2)) == [[-2, 0], [-2, 1], [2, 0], [2, 1]]
-    assert all_actions(DiscreteActions(Arm(box))) == [[a, b] for a in (-2, 0, 2) for b in (0, 0.5, 1)]
-    assert all_actions(DiscreteActions(Arm(box), bins=[5, 2])) == [[a, b] for a in (-2, -1, 0, 1, 2) for b in (0, 1)]
-    matrix = spaces.Box(-1, 1, (2, 2))
-    assert DiscreteActions(Arm(matrix), bins=2).action(0).tolist() == [[-1, -1], [-1, -1]]
-
-
-def test_multi_discrete_actions_are_numbered_as_they_are():
-    env = DiscreteActions(Arm(spaces.MultiDiscrete([2, 3], start=[0, 5])))
-    assert all_actions(env) == [[a, b] for a in (0, 1) for b in (5, 6, 7)]
-
-
-def test_discrete_actions_passes_check_env():
-    check_env(DiscreteActions(gym.make("Pendulum-v1"), bins=5))
-
-
-@pytest.mark.parametrize(
-    ("space", "bins", "message"),
-    [
-        (spaces.Box(-1, 1, (2,)), 1, "bins must be a whole number >= 2, or one for each of 2 dimensions, got 1"),
-        (spaces.Box(-1, 1, (2,)), [3], r"one for each of 2 dimensions, got \[3\]"),
-        (spaces.Box(-1, 1, (2,)), 2.5, "bins must be a whole number >= 2"),
-        (spaces.Box(-1, 1, (2,)), [3, 1], r"got \[3, 1\]"),
-        (spaces.Box(-1, np.inf, (2,)), 3, "needs actions with bounds, got Box"),
-        (spaces.Box(-1, 1, (20,)), 3, "bins=3 makes 3486784401 actions in 20 dimensions: use fewer"),
-        (spaces.Discrete(3), 3, "DiscreteActions needs Box or MultiDiscrete actions, got Discrete"),
-    ],
-)
-def test_what_cannot_be_numbered_is_refused(space, bins, message):
-    with pytest.raises(ValueError, match=message):
-        DiscreteActions(Arm(space), bins=bins)
-
-
-def test_the_first_dqn_s_network_takes_images_of_any_shape_and_has_its_size():
-    images = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-    assert sum(parameter.numel() for parameter in DqnCnn(images).parameters()) == 4_112 + 8_224 + 256 * (32 * 9 * 9 + 1)
-    for shape in ((4, 64, 64), (1, 20, 20), (3, 40, 61)):
-        n_channels, height, width = shape
-        env = FakeImageEnv(6, height, width, n_channels, discrete=True, channel_first=True)
-        model = DQN("CnnPolicy", env, policy_kwargs=dict(features_extractor_class=DqnCnn), buffer_size=20)
-        model.predict(np.zeros(shape, np.uint8))
-        assert model.q_net.q_net[0].in_features == 256

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env
 
-from sb3_reptile.envs.episode_recorder import EpisodeRecorder
+from sb3_reptile.checkpoint import EpisodeRecorder
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 
 N_ITEMS = {"men": 34, "women": 46, "all": 80}

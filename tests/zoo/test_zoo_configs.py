@@ -14,7 +14,8 @@ from stable_baselines3 import DQN, SAC, TD3
 
 from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.replay.decay import DEFAULT_DECAY, Exponential
-from sb3_reptile.zoo.registration import ALGO, register, zoo_configs
+from sb3_reptile.zoo.experiment_manager import ALGO, zoo_configs
+from sb3_reptile.zoo.patches import register
 
 ZOO = Path(rl_zoo3.train.__file__).parent / "hyperparams"
 FILES = {"dqn": DQN, "qrdqn": QRDQN, "reptile_dqn": ReptileDQN, "sac": SAC, "td3": TD3, "tqc": TQC}

@@ -1,0 +1,60 @@
+"""Every patch of rl_zoo3, of the libraries that it calls, and of ``subprocess`` that our commands need."""
+
+import subprocess
+import sys
+from typing import Any
+
+# First: its error names the extra if rl_zoo3 is missing
+from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager  # isort: split
+
+import rl_zoo3.train
+from rl_zoo3 import ALGOS
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+from sb3_reptile.reptile_dqn import ReptileDQN
+from sb3_reptile.zoo.search import convert_reptile_dqn_params, sample_reptile_dqn_params
+
+
+def register(algo: str = ALGO) -> None:
+    """
+    Register ReptileDQN with rl_zoo3 in this process: the algorithm, its hyperparameter search space, the drifting tasks
+    and an experiment manager that can resume runs.
+
+    :param algo: Name of the algorithm, the argument of ``--algo``
+    """
+    ALGOS[algo] = ReptileDQN
+    HYPERPARAMS_SAMPLER[algo] = sample_reptile_dqn_params
+    HYPERPARAMS_CONVERTER[algo] = convert_reptile_dqn_params
+    rl_zoo3.train.ExperimentManager = ReptileExperimentManager  # type: ignore[misc]
+
+
+def patch_benchmark() -> None:
+    """
+    Make ``rl_zoo3.benchmark`` evaluate agents with our ``enjoy``. It starts ``python enjoy.py``, which exists only in a
+    clone of the RL Zoo.
+    """
+    subprocess.call = _call_our_enjoy  # type: ignore[assignment]
+
+
+def _call_our_enjoy(command: list[str], **kwargs: Any) -> int:
+    if command[:2] == ["python", "enjoy.py"]:
+        command = [sys.executable, "-m", "sb3_reptile.zoo", "enjoy", *command[2:]]
+    return subprocess.run(command, **kwargs).returncode
+
+
+def patch_hub(ours: bool) -> None:
+    """
+    Make ``rl_zoo3.push_to_hub`` work with today's huggingface_sb3, and without a network. Call it before
+    ``rl_zoo3.push_to_hub`` is imported.
+
+    :param ours: Whether the algorithm is one that rl_zoo3 does not have, whose model card names our commands
+    """
+    import huggingface_hub
+
+    from sb3_reptile.zoo.hub import Hub, generate_metadata, metadata_module
+
+    # rl_zoo3 2.9 imports this name, which later versions of huggingface_sb3 do not have
+    if not hasattr(metadata_module, "generate_metadata"):
+        metadata_module.generate_metadata = generate_metadata  # type: ignore[attr-defined]
+    Hub.ours = ours
+    huggingface_hub.HfApi = Hub  # type: ignore[misc]

@@ -1,0 +1,52 @@
+"""The episode recorder: another copy of an environment repeats what it recorded."""
+
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_reptile.checkpoint import EpisodeRecorder
+from sb3_reptile.envs import DriftingPhysics
+
+
+def test_an_episode_too_long_to_be_remembered_is_not():
+    env = EpisodeRecorder(gym.make("Pendulum-v1"), max_steps=5)
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(np.zeros(1))
+    assert env.episode() is not None
+    env.step(np.zeros(1))
+    assert env.episode() is None
+    env.reset()
+    assert env.episode() is not None
+
+
+def drifting_pendulum():
+    return EpisodeRecorder(DriftingPhysics(gym.make("Pendulum-v1"), {"m": [1.0, 3.0]}, period=12))
+
+
+def test_another_copy_repeats_the_episode_and_its_drift():
+    env, copy = drifting_pendulum(), drifting_pendulum()
+    generator = np.random.default_rng(0)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.reset()
+        for _ in range(7):
+            env.step(generator.uniform(-2, 2, 1).astype(np.float32))
+    assert copy.repeat(env.episode())
+    action = np.ones(1, np.float32)
+    assert [str(env.step(action)) for _ in range(10)] == [str(copy.step(action)) for _ in range(10)]
+    # Another observation than the recorded one is noticed
+    assert not copy.repeat(env.episode() | {"actions": copy.episode()["actions"], "observation": ""})
+
+
+@pytest.mark.parametrize("first", ["sb3_reptile.envs", "sb3_reptile.envs.episode_recorder"])
+def test_the_former_import_paths_work_and_envs_alone_do_not_import_checkpoint(first):
+    code = (
+        f"import sys, {first} as former; assert 'sb3_reptile.checkpoint' not in sys.modules; "
+        "from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder; "
+        "assert former.EpisodeRecorder is EpisodeRecorder; assert not hasattr(former, 'Recorder')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
