@@ -6,6 +6,13 @@ from typing import Any, Literal
 
 from sb3_reptile.evaluation.plotting import Style, style_of
 
+# Records identify variants by the names of classes that there once were
+RECORDED_AS = {
+    "OracleDistribution": "OracleReplayBuffer",
+    "ForgettingDistribution": "DetectionReplayBuffer",
+    "OrdinaryClockDistribution": "OrdinaryClockReplayBuffer",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Method:
@@ -19,7 +26,7 @@ class Method:
     :param arguments: Arguments of that class besides the task's
     :param mean_age: Mean age of what is replayed from a large buffer (transitions), where it depends on nothing else
     :param published: Whether it was published by others, as it is
-    :param variant: A class of ``benchmarks/variants.py`` that its replay buffer is of
+    :param variant: The class in ``benchmarks/variants.py`` of its replay buffer's distribution
     :param reexplores: Whether it is trained with the callback ``ReExplore``
     :param styled_as: Whose colour and line it has in figures; its family's by default
     """
@@ -42,16 +49,20 @@ class Method:
     @property
     def set_up(self) -> list[Any]:
         """What identifies the method in the set-up of a record. It must not change, or records are left out."""
-        variant = {} if self.variant is None else {"replay_buffer_class": self.variant}
+        variant = {} if self.variant is None else {"replay_buffer_class": RECORDED_AS[self.variant]}
         return [self.algorithm, {**self.arguments, **variant}]
 
     def arguments_for_training(self) -> dict[str, Any]:
-        """The arguments with the variant of the replay buffer: the only place that imports ``variants``."""
+        """The arguments with the variant of the distribution: the only place that imports ``variants``."""
         if self.variant is None:
             return self.arguments
         import variants
 
-        return {**self.arguments, "replay_buffer_class": getattr(variants, self.variant)}
+        distribution = {"distribution_class": getattr(variants, self.variant)}
+        return {
+            **self.arguments,
+            "replay_buffer_kwargs": {**self.arguments.get("replay_buffer_kwargs", {}), **distribution},
+        }
 
 
 # ---- Families
@@ -137,7 +148,7 @@ def oracle(inner: Method) -> Method:
         f"oracle, {inner.label}",
         "oracle",
         arguments=inner.arguments,
-        variant="OracleReplayBuffer",
+        variant="OracleDistribution",
     )
 
 
@@ -177,8 +188,8 @@ SMALLER = {size: smaller(DEFAULT, size) for size in (3_000, 10_000)}
 # "auto" with one of its parts changed: at every alarm it forgets all that came before, for ever; the time spent in
 # another regime counts, too; it explores again at every alarm
 ABLATIONS = (
-    changed(AUTO, "forgets", variant="DetectionReplayBuffer"),
-    changed(AUTO, "ordinary clock", variant="OrdinaryClockReplayBuffer"),
+    changed(AUTO, "forgets", variant="ForgettingDistribution"),
+    changed(AUTO, "ordinary clock", variant="OrdinaryClockDistribution"),
     changed(AUTO, "reexplores", reexplores=True),
 )
 AUTO_OTHERS = tuple(auto(inner) for inner in (*map(exponential, (300, 1_000, 3_000)), PER_AGE, POWER_100))

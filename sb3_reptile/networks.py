@@ -5,6 +5,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_reptile.storage.values import register_former_name
+
 
 class DqnCnn(BaseFeaturesExtractor):
     """
@@ -68,3 +70,7 @@ class MinAtarCnn(BaseFeaturesExtractor):
         :return: Shape (batch, features_dim)
         """
         return self.layers(observations)
+
+
+register_former_name("sb3_reptile.envs.atari:DqnCnn", DqnCnn)
+register_former_name("sb3_reptile.envs.minatar:MinAtarCnn", MinAtarCnn)

@@ -22,7 +22,7 @@ from sb3_reptile.callbacks import (
 )
 from sb3_reptile.figures import draw_consistency
 from sb3_reptile.replay import Change
-from tests.test_reptile_dqn import assert_same_parameters, cartpole, small
+from tests.conftest import assert_same_parameters, cartpole, small
 
 DECAYED = dict(replay_buffer_class=DecayedReplayBuffer)
 AUTO = dict(**DECAYED, replay_buffer_kwargs=dict(half_life="auto"))

@@ -100,17 +100,18 @@ class DecayedSampling(DistributionQueries, SavedInFolder):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # By __mro__, as issubclass() of abstract classes must not be asked about a class that is still being made
         stores: type | None = None
         for base in cls.__mro__[1:]:
-            if issubclass(base, DecayedSampling) and stores is not None:
+            if DecayedSampling in base.__mro__ and stores is not None:
                 raise TypeError(
                     f"{cls.__name__} would not decay: {stores.__name__} comes before {base.__name__} among its bases, "
                     f"write class {cls.__name__}({base.__name__}, {stores.__name__})"
                 )
-            if issubclass(base, ReplayBuffer) and not issubclass(base, (DecayedSampling, *_MIXINS)):
+            if ReplayBuffer in base.__mro__ and DecayedSampling not in base.__mro__ and base not in _MIXINS:
                 stores = stores or base
         for storing, decayed in DecayedSampling.derive_from.items():
-            if issubclass(cls, storing) and not issubclass(cls, decayed):
+            if storing in cls.__mro__ and decayed not in cls.__mro__:
                 raise TypeError(f"{cls.__name__} would not relabel goals: derive it from {decayed.__name__}")
 
     def __init__(

@@ -19,6 +19,12 @@ FORMER_MODULES = {
     "scratch": "memmap",
     "finite": "bad_transitions",
 }
+# Classes that were in sb3_reptile.replay.buffers, and the modules that hold them now
+FORMER_BUFFERS = {
+    "DecayedHerReplayBuffer": "hindsight",
+    "DecayedReplayBufferSamples": "decayed_sampling",
+    "ReplayDiagnostics": "diagnostics",
+}
 
 
 def alias_former_modules() -> None:
@@ -26,6 +32,9 @@ def alias_former_modules() -> None:
     package = __name__.rpartition(".")[0]
     for former, present in FORMER_MODULES.items():
         sys.modules[f"{package}.{former}"] = importlib.import_module(f"{package}.{present}")
+    buffers = importlib.import_module(f"{package}.buffers")
+    for name, present in FORMER_BUFFERS.items():
+        setattr(buffers, name, getattr(importlib.import_module(f"{package}.{present}"), name))
 
 
 def take_over_attributes(buffer: "DecayedSampling") -> None:

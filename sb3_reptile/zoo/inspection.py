@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.checkpoint.models import make_model
 from sb3_reptile.checkpoint.resuming import KIND as CHECKPOINT
-from sb3_reptile.checkpoint.resuming import checkpoints_in
+from sb3_reptile.checkpoint.resuming import list_checkpoints
 from sb3_reptile.figures import (
     BLUE,
     GREEN,
@@ -27,8 +27,8 @@ from sb3_reptile.figures import (
     label_axes,
 )
 from sb3_reptile.replay import DecayedSampling
-from sb3_reptile.replay.buffers import KIND as BUFFER
-from sb3_reptile.replay.storing import fill
+from sb3_reptile.replay.persistence import KIND as BUFFER
+from sb3_reptile.replay.persistence import fill
 from sb3_reptile.storage import ForeignError, StorageError
 from sb3_reptile.storage.folder import MANIFEST, Folder
 from sb3_reptile.storage.values import from_json
@@ -89,7 +89,7 @@ def _find_buffer(path: Path) -> Path | None:
     if (path / BUFFER_FILE).is_file():
         return path / BUFFER_FILE
     folders = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
-    newest = [checkpoints[-1] for checkpoints in map(checkpoints_in, folders) if checkpoints]
+    newest = [checkpoints[-1] for checkpoints in map(list_checkpoints, folders) if checkpoints]
     return max(newest, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime_ns, default=None)
 
 

@@ -27,7 +27,7 @@ def test_a_window_has_the_mean_age_of_the_default():
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_can_be_built(method):
     model = learning.build(Run("cartpole", method, 0))
-    arguments = methods.METHODS[method].arguments
+    arguments = methods.METHODS[method].arguments_for_training()
     assert {name: getattr(model, name) for name in arguments} == arguments
 
 
@@ -44,6 +44,9 @@ def test_variants_of_auto_differ_from_it_as_they_should():
     import variants
     from gymnasium import spaces
 
+    from sb3_reptile import DecayedReplayBuffer
+    from sb3_reptile.replay import SamplingDistribution
+
     arguments = dict(buffer_size=3_000, observation_space=spaces.Box(-9, 9, (1,)), action_space=spaces.Discrete(2))
     arguments |= dict(device="cpu", decay={"exponential": {"half_life": 30}})
 
@@ -53,7 +56,7 @@ def test_variants_of_auto_differ_from_it_as_they_should():
             reward = np.array([1.0 if phase else -1.0])
             buffer.add(obs, next_obs, np.zeros(1), reward, np.zeros(1), [{"phase": phase}])
 
-    oracle = variants.OracleReplayBuffer(**arguments)
+    oracle = DecayedReplayBuffer(distribution_class=variants.OracleDistribution, **arguments)
     for phase in range(3):
         fill(oracle, phase, 100, 100 * phase)
     ages = np.concatenate([100 + np.arange(100)[::-1], np.full(100, 100), np.arange(100)[::-1]])
@@ -66,8 +69,8 @@ def test_variants_of_auto_differ_from_it_as_they_should():
 
     shares = []
     arguments["decay"] = {"exponential": {"half_life": 1_000}}
-    for name in ("DetectionReplayBuffer", "OrdinaryClockReplayBuffer", "DecayedReplayBuffer"):
-        buffer = getattr(variants, name)(half_life="auto", **arguments)
+    for distribution in (variants.ForgettingDistribution, variants.OrdinaryClockDistribution, SamplingDistribution):
+        buffer = DecayedReplayBuffer(half_life="auto", distribution_class=distribution, **arguments)
         for phase, start in ((0, 0), (1, 1_000), (0, 2_000)):
             fill(buffer, phase, 1_000, start)
         assert buffer.consistency.changes

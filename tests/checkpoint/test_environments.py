@@ -9,8 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_reptile.checkpoint import resume
-from sb3_reptile.envs import EpisodeRecorder
+from sb3_reptile.checkpoint import EpisodeRecorder, resume
 from sb3_reptile.storage import OtherSpacesError
 from tests.checkpoint.training import cartpole, resumable
 

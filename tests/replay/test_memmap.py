@@ -11,9 +11,9 @@ import pytest
 from gymnasium import spaces
 
 from sb3_reptile import DecayedReplayBuffer
-from tests import test_hindsight as hindsight
-from tests.replay.test_persistence import CASES, assert_same_batches, draw, prioritize
-from tests.test_replay_buffers import fill, make_buffer
+from tests.conftest import fill, make_buffer
+from tests.replay import hindsight
+from tests.replay.saving import CASES, assert_same_batches, draw, prioritize
 
 
 def test_on_disk_it_draws_what_it_draws_in_memory(tmp_path):

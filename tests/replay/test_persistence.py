@@ -7,10 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-import torch as th
-from gymnasium import spaces
 
-from sb3_reptile import DecayedDictReplayBuffer, DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import persistence
 from sb3_reptile.storage import (
     DamagedError,
@@ -21,43 +19,10 @@ from sb3_reptile.storage import (
     StorageError,
 )
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
-from tests import test_hindsight as hindsight
+from tests.conftest import fill, make_buffer
+from tests.replay import hindsight
+from tests.replay.saving import CASES, assert_same_batches, draw, prioritize
 from tests.storage.corruption import STRANGE, Trap, mutations, places, put, sealed
-from tests.test_replay_buffers import NO_TIMEOUTS, fill, make_buffer
-
-DICT = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (2,))})
-PRIORITIZED = dict(prioritized=True, beta=0.5)
-CASES = {
-    "plain": (DecayedReplayBuffer, dict(half_life=7.5, uniform_fraction=0.2)),
-    "uniform": (DecayedReplayBuffer, dict(half_life=float("inf"))),
-    "ere": (DecayedReplayBuffer, dict(decay={"ere": dict(minimum=4, cycle=5)}, combined=True)),
-    "priorities": (DecayedReplayBuffer, dict(half_life=9, **PRIORITIZED)),
-    "priorities, half-life below a row": (DecayedReplayBuffer, dict(half_life=0.3, **PRIORITIZED)),
-    "priorities, power law": (DecayedReplayBuffer, dict(decay="power_law", uniform_fraction=0.1, **PRIORITIZED)),
-    "random weights": (DecayedReplayBuffer, dict(initial_weights={"random": dict(seed=3)}, **PRIORITIZED)),
-    "memory optimised": (DecayedReplayBuffer, dict(optimize_memory_usage=True, **NO_TIMEOUTS, **PRIORITIZED)),
-    "in the loss": (DecayedReplayBuffer, dict(weighting="loss", decay={"linear": dict(horizon=30)})),
-    "dict": (DecayedDictReplayBuffer, dict(space=DICT, **PRIORITIZED)),
-    "n-step": (DecayedNStepReplayBuffer, dict(n_steps=3, gamma=0.9)),
-}
-
-
-def draw(buffer, size=64):
-    return buffer.sample(size)
-
-
-def assert_same_batches(one, other):
-    for ours, theirs in zip(one, other, strict=True):
-        if isinstance(ours, dict):
-            assert_same_batches(ours.values(), theirs.values())
-        elif ours is not None:
-            equal = th.equal if isinstance(ours, th.Tensor) else np.array_equal
-            assert equal(ours, theirs)
-
-
-def prioritize(buffer, batch):
-    if buffer.prioritized:
-        buffer.update_priorities(batch.indices, 0.5 + np.random.random(len(batch.indices)))
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -85,8 +50,8 @@ def test_a_loaded_buffer_goes_on_as_if_nothing_had_happened(case, n_steps, n_env
     for one, other in zip(*batches.values(), strict=True):
         assert_same_batches(one, other)
     assert loaded.sampling_probabilities() == pytest.approx(buffer.sampling_probabilities())
-    if buffer._weighted is not None:
-        assert np.array_equal(loaded._weighted.tree.nodes, buffer._weighted.tree.nodes)
+    if buffer.distribution._weighted is not None:
+        assert np.array_equal(loaded.distribution._weighted.tree.nodes, buffer.distribution._weighted.tree.nodes)
 
 
 @pytest.mark.parametrize("copy_info_dict", [False, True])

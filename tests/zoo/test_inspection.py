@@ -17,7 +17,7 @@ from sb3_reptile import (
     ReptileDQN,
 )
 from sb3_reptile.checkpoint import ResumableCheckpoint
-from sb3_reptile.checkpoint.resuming import checkpoints_in
+from sb3_reptile.checkpoint.resuming import list_checkpoints
 from sb3_reptile.replay import PowerLaw
 from sb3_reptile.storage import MissingArgumentError
 from sb3_reptile.zoo.inspection import load_saved_buffer
@@ -91,7 +91,7 @@ def test_a_saved_folder_and_a_checkpoint_give_the_buffer_of_the_model(model, tmp
     model = MODELS[model]()
     model.learn(72, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))
     model.replay_buffer.save(tmp_path / "buffer")
-    newest = checkpoints_in(tmp_path / "checkpoints")[-1]
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
     for folder in (tmp_path / "buffer", newest):
         buffer = load_saved_buffer(folder)
         assert type(buffer) is type(model.replay_buffer)
@@ -105,7 +105,7 @@ def test_folders_are_drawn_and_stay_as_they_are(here, tmp_path):
     model = MODELS["half-life"]()
     model.learn(72, callback=ResumableCheckpoint(30, run / "checkpoints", keep=3))
     model.replay_buffer.save(tmp_path / "buffer")
-    newest = checkpoints_in(run / "checkpoints")[-1]
+    newest = list_checkpoints(run / "checkpoints")[-1]
     files = sorted(newest.iterdir())
     pictures = []
     for folder, picture in [
@@ -175,7 +175,7 @@ def test_bad_folders_are_refused_in_one_line(here, tmp_path):
     model = MODELS["half-life"]()
     model.learn(40, callback=ResumableCheckpoint(100, tmp_path / "run" / "checkpoints"))
     model.replay_buffer.save(tmp_path / "buffer")
-    newest = checkpoints_in(tmp_path / "run" / "checkpoints")[-1]
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     for folder in (tmp_path / "buffer", newest):
         file = folder / "transitions-0.safetensors"
         good = file.read_bytes()

@@ -92,7 +92,7 @@ def live(buffer, world, n_transitions, **changed):
 
 def share_of_rows(buffer, first, last):
     """Share of the samples that are transitions number ``first`` to ``last - 1``."""
-    newest = buffer._added
+    newest = buffer.distribution.rows_added * buffer.n_envs
     ages = buffer.ages()
     inside = (ages < newest - first) & (ages >= newest - last) & (ages >= 0)
     return buffer.sampling_probabilities()[inside].sum()
@@ -188,7 +188,7 @@ def test_draws_and_weights_are_exactly_those_of_the_segments():
     consistency = buffer.consistency
     assert consistency.consistencies.min() < 0.5
     # Row by row, from the newest to the oldest
-    expected, clock, row = np.zeros((buffer.buffer_size, 2)), 0.0, buffer._added // 2 - 1
+    expected, clock, row = np.zeros((buffer.buffer_size, 2)), 0.0, buffer.distribution.rows_added - 1
     for first, c in zip(consistency.starts[::-1], consistency.consistencies[::-1], strict=True):
         start, length = round(clock), 0
         while row >= max(first, buffer._added // 2 - buffer.size()):
@@ -476,7 +476,7 @@ def test_pickles_from_before_there_were_settings_load(n_before):
     original = buffer.consistency
     for consistency in (original, loaded):
         buffer._consistency = consistency
-        buffer.pos, buffer._added = n_before, n_before
+        buffer.pos = buffer.distribution.rows_added = n_before
         live(buffer, World(seed=5), 1_000, sign=-1)
         live(buffer, World(seed=6), 500)
     assert loaded.changes

@@ -5,37 +5,12 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium import spaces
-from scipy import stats
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from tests.conftest import N_ROWS, NO_TIMEOUTS, assert_drawn_from, fill, identifier, make_buffer
 
-N_ROWS = 40
 FILLS = {"one row": 1, "partly filled": 17, "just full": N_ROWS, "wrapped": 7 * N_ROWS + 13}
-# Without time limits, which SB3 does not combine with memory optimisation
-NO_TIMEOUTS = dict(handle_timeout_termination=False)
-
-
-def identifier(step, env):
-    """The number that a transition carries as its reward."""
-    return 10 * step + env
-
-
-def make_buffer(buffer_class, n_envs=1, n_rows=N_ROWS, space=None, **kwargs):
-    space = spaces.Box(-np.inf, np.inf, (2,)) if space is None else space
-    return buffer_class(n_rows * n_envs, space, spaces.Discrete(3), device="cpu", n_envs=n_envs, **kwargs)
-
-
-def fill(buffer, n_steps, start=0):
-    """Add rows in which every field tells the step and the environment it comes from; no episode ever ends."""
-    envs = np.arange(buffer.n_envs)
-    for step in range(start, start + n_steps):
-        obs, next_obs = (np.stack([np.full(buffer.n_envs, t), envs], axis=1) for t in (step, step + 1))
-        if isinstance(buffer.observation_space, spaces.Dict):
-            obs, next_obs = {"x": obs}, {"x": next_obs}
-        done = np.zeros(buffer.n_envs)
-        infos = [{} for _ in envs]
-        buffer.add(obs, next_obs, (step + envs) % 3, identifier(step, envs), done, infos)
 
 
 def expected_frequencies(n_steps, n_rows, n_envs, half_life, uniform_fraction, memory_optimised):
@@ -51,21 +26,6 @@ def expected_frequencies(n_steps, n_rows, n_envs, half_life, uniform_fraction, m
         for step in steps
         for env in range(n_envs)
     }
-
-
-def assert_drawn_from(drawn, probabilities):
-    """Chi-square test; bins too rare for it are pooled, and what has probability 0 must not occur."""
-    identifiers, counts = np.unique(drawn, return_counts=True)
-    observed = dict(zip(identifiers.tolist(), counts.tolist(), strict=True))
-    assert set(observed) <= set(probabilities)
-    expected = np.array(list(probabilities.values())) * len(drawn)
-    counts = np.array([observed.get(i, 0) for i in probabilities])
-    rare = expected < 10
-    if rare.any():
-        expected = np.append(expected[~rare], expected[rare].sum())
-        counts = np.append(counts[~rare], counts[rare].sum())
-    if len(expected) > 1 and expected.min() > 0:
-        assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("half_life", [1, 7.5, 1000, 1e12])

@@ -6,7 +6,7 @@ import pytest
 from sb3_reptile.replay import kernels as kernels_module
 from sb3_reptile.replay.kernels import VECTORISED, kernels
 from sb3_reptile.replay.sum_tree import SumTree
-from tests.test_replay_buffers import assert_drawn_from
+from tests.conftest import assert_drawn_from
 
 COMPILED = kernels()
 

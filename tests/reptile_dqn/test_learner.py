@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.reptile_dqn.reptile_dqn import LOSSES
-from tests.test_reptile_dqn import INF, Written, assert_same_parameters, cartpole, small
+from tests.conftest import INF, Written, assert_same_parameters, cartpole, small
 
 TINY = dict(policy_kwargs=dict(net_arch=[16]))
 

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3 import DQN
 
 from sb3_reptile import ReptileDQN
-from tests.test_reptile_dqn import small
+from tests.conftest import small
 
 
 @pytest.fixture(scope="module")

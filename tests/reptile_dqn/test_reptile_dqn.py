@@ -18,26 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.envs import DiscreteActions
 from sb3_reptile.replay.decay import Exponential, PowerLaw, make_decay
-
-INF = float("inf")
-
-
-def cartpole(n_envs=1, normalize=False):
-    env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=0)
-    return VecNormalize(env) if normalize else env
-
-
-def small(**kwargs):
-    return {"learning_starts": 50, "buffer_size": 2_000, "train_freq": 4, "seed": 0, "device": "cpu"} | kwargs
-
-
-def assert_same_parameters(ours, theirs):
-    ours, theirs = ours.get_parameters(), theirs.get_parameters()
-    for key, parameter in theirs["policy"].items():
-        assert th.equal(ours["policy"][key], parameter), key
-    for index, state in theirs["policy.optimizer"]["state"].items():
-        for key, value in state.items():
-            assert th.equal(ours["policy.optimizer"]["state"][index][key], value)
+from tests.conftest import INF, Written, assert_same_parameters, cartpole, small
 
 
 def differ(ours, theirs):
@@ -206,17 +187,6 @@ def test_vec_envs(vec_env, normalize, n_envs):
     assert model.num_timesteps == 416
     assert model.replay_buffer.size() == 416 // n_envs
     env.close()
-
-
-class Written(ReptileDQN):
-    """Keeps what it hands to the logger's outputs."""
-
-    def dump_logs(self):
-        dump, self.written = self.logger.dump, getattr(self, "written", [])
-        self.logger.dump = lambda step: self.written.append(dict(self.logger.name_to_value))
-        super().dump_logs()
-        del self.logger.dump
-        dump(step=self.num_timesteps)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])

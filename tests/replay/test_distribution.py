@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import EmphasizingRecent, Exponential, Linear, PowerLaw, Window
-from tests.test_replay_buffers import assert_drawn_from
+from tests.conftest import assert_drawn_from
 
 N_ROWS = 24
 FILLS = {"one row": 1, "partly filled": 11, "just full": N_ROWS, "wrapped": 5 * N_ROWS + 7}

@@ -13,8 +13,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
-from tests import test_hindsight as hindsight
-from tests.test_replay_buffers import make_buffer
+from tests.conftest import make_buffer
+from tests.replay import hindsight
 
 NAN, INF = float("nan"), float("inf")
 DICT = spaces.Dict({"image": spaces.Box(0, 255, (3,), np.uint8), "x": spaces.Box(-INF, INF, (2,))})
@@ -62,11 +62,12 @@ def test_large_numbers_are_numbers():
 def test_bad_transitions_are_skipped_and_counted():
     buffer = make_buffer(DecayedReplayBuffer, n_envs=2, on_bad_transition="skip", initial_weights="info")
     add(buffer, 3)
-    with pytest.warns(UserWarning, match=r"reward of environment 1 is nan at its step 4: not stored, as 2 transit"):
+    skipped = r"reward of environment 1 is nan at its step 4: not stored, 2 transitions skipped"
+    with pytest.warns(UserWarning, match=skipped):
         add(buffer, env=1, reward=NAN)
     for _ in range(8):
         add(buffer, obs=INF)  # said already
-    with pytest.warns(UserWarning, match=r"at its step 13: not stored, as 20 transitions"):
+    with pytest.warns(UserWarning, match=r"at its step 13: not stored, 20 transitions skipped"):
         add(buffer, obs=INF)
     add(buffer, 2)
     assert buffer.size() == 5
