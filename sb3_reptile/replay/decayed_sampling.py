@@ -1,6 +1,7 @@
 """The mixin that gives a replay buffer a distribution to draw from."""
 
 import os
+from abc import ABCMeta
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -49,7 +50,31 @@ class DecayedReplayBufferSamples(NamedTuple):
     weights: th.Tensor
 
 
-class DecayedSampling(DistributionQueries, SavedInFolder):
+class _BasesChecked(ABCMeta):
+    """
+    Refuses classes that would silently not decay. In a metaclass, as an abstract class that ``__init_subclass__``
+    refuses is left half made, and confuses ``issubclass()`` for all others.
+    """
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(name, bases, namespace, **kwargs)
+        if not any(isinstance(base, _BasesChecked) for base in bases):
+            return  # DecayedSampling itself
+        stores: type | None = None
+        for base in cls.__mro__[1:]:
+            if issubclass(base, DecayedSampling) and stores is not None:
+                raise TypeError(
+                    f"{name} would not decay: {stores.__name__} comes before {base.__name__} among its bases, "
+                    f"write class {name}({base.__name__}, {stores.__name__})"
+                )
+            if issubclass(base, ReplayBuffer) and not issubclass(base, (DecayedSampling, *_MIXINS)):
+                stores = stores or base
+        for storing, decayed in DecayedSampling.derive_from.items():
+            if issubclass(cls, storing) and not issubclass(cls, decayed):
+                raise TypeError(f"{name} would not relabel goals: derive it from {decayed.__name__}")
+
+
+class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecked):
     """
     Mixin for replay buffers: the probability that a transition is drawn falls with its age, and is proportional to an
     initial weight or priority.
@@ -97,22 +122,6 @@ class DecayedSampling(DistributionQueries, SavedInFolder):
     derive_from: ClassVar[dict[type[ReplayBuffer], type[ReplayBuffer]]] = {}
     #: The observations on disk, if they are not in memory
     _scratch: ScratchFiles | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # By __mro__, as issubclass() of abstract classes must not be asked about a class that is still being made
-        stores: type | None = None
-        for base in cls.__mro__[1:]:
-            if DecayedSampling in base.__mro__ and stores is not None:
-                raise TypeError(
-                    f"{cls.__name__} would not decay: {stores.__name__} comes before {base.__name__} among its bases, "
-                    f"write class {cls.__name__}({base.__name__}, {stores.__name__})"
-                )
-            if ReplayBuffer in base.__mro__ and DecayedSampling not in base.__mro__ and base not in _MIXINS:
-                stores = stores or base
-        for storing, decayed in DecayedSampling.derive_from.items():
-            if storing in cls.__mro__ and decayed not in cls.__mro__:
-                raise TypeError(f"{cls.__name__} would not relabel goals: derive it from {decayed.__name__}")
 
     def __init__(
         self,

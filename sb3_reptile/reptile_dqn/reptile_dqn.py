@@ -9,8 +9,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import FloatSchedule, polyak_update
 from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
+from sb3_reptile.reptile_dqn.learners import ClosedFormLearner, why_not_closed_form
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
@@ -28,6 +30,7 @@ OPTIONS = {
     "priority": (None, "td_error"),
     "loss": tuple(LOSSES),
     "double_q": (False, True),
+    "learner": ("auto", "eager", "fast"),
 }
 # Added to absolute TD errors, so that none becomes impossible to draw (Schaul et al. 2016, section 3.3)
 SMALLEST_TD_ERROR = 1e-6
@@ -98,6 +101,11 @@ class ReptileDQN(DQN):
     :param pretrained: Parameters to start from instead of random ones: the path of a saved DQN or ReptileDQN, such a
         model, or a state dict of its policy or ``q_net``. A warning names parameters that do not fit, such as the last
         layer with another number of actions; they start from scratch.
+    :param learner: How updates are computed: ``"eager"``, by PyTorch's autograd and optimizer; ``"auto"``, in closed
+        form where that applies (an MlpPolicy with ReLU on vectors, Adam, on the CPU), with the same results bit for
+        bit; or ``"fast"``, the closed form with the fused kernel of Adam, which rounds differently, and targets
+        computed once for draws that repeat. Where the closed form does not apply, all of them are ``"eager"``. With
+        ``verbose=1`` it prints which is used, and why.
     :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
     :raises ValueError: if an argument has a value that is not allowed
     """
@@ -139,6 +147,7 @@ class ReptileDQN(DQN):
         loss: Literal["huber", "mse"] = "huber",
         double_q: bool = False,
         pretrained: Pretrained | None = None,
+        learner: Literal["auto", "eager", "fast"] = "auto",
     ) -> None:
         self.half_life = half_life
         self.weighting = weighting
@@ -148,6 +157,9 @@ class ReptileDQN(DQN):
         self.loss = loss
         self.double_q = double_q
         self.pretrained = pretrained
+        self.learner = learner
+        self._closed_form: ClosedFormLearner | None = None
+        self._said_of_learner = ""
         self._last_batch: tuple[Any, th.Tensor] | None = None
         self._check_options()  # before anything is built
         try:
@@ -297,10 +309,26 @@ class ReptileDQN(DQN):
         if self.priority is not None:
             buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
 
+        closed_form = self._attached_closed_form()
+        if closed_form is None:
+            losses, batch, td_errors = self._train_eagerly(gradient_steps, batch_size)
+        else:
+            losses, batch, td_errors = closed_form.train(gradient_steps, batch_size)
+
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", np.mean(losses))
+        # For dump_logs(), which is called less often
+        self._last_batch = batch, td_errors
+
+    def _train_eagerly(self, gradient_steps: int, batch_size: int) -> tuple[list[float], Any, th.Tensor]:
+        """The training loop with PyTorch's autograd and optimizer."""
+        buffer = self.replay_buffer
+        assert buffer is not None
         losses, parameters = [], list(self.policy.parameters())
         for _ in range(gradient_steps):
             # Draw, by age and priority or uniformly
-            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
+            batch: Any = buffer.sample(batch_size, env=self._vec_normalize_env)
             # TD targets and values
             targets = self._td_targets(batch)
             values = th.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
@@ -313,15 +341,59 @@ class ReptileDQN(DQN):
             th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             self.policy.optimizer.step()
             # Large TD errors have priority next time
+            td_errors = (targets - values).detach()
             if self.priority is not None:
-                td_errors = (targets - values).detach().abs().flatten().double().cpu().numpy()
-                buffer.update_priorities(batch.indices, (td_errors + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[attr-defined]
+                self.update_priorities(batch.indices, td_errors)
+        return losses, batch, td_errors.abs().flatten()
 
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", np.mean(losses))
-        # For dump_logs(), which is called less often
-        self._last_batch = batch, (targets - values).detach().abs().flatten()
+    def update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
+        """
+        Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``.
+
+        :param indices: Numbers of the transitions
+        :param td_errors: Their TD errors, shape (n, 1)
+        """
+        sizes = td_errors.abs().flatten().double().cpu().numpy()
+        self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
+
+    def _attached_closed_form(self) -> ClosedFormLearner | None:
+        """The closed form of the present parameters and optimizer state, None where autograd is used."""
+        if self.learner == "eager":
+            return None
+        if self._closed_form is None or not self._closed_form.is_attached():
+            reason = why_not_closed_form(self)
+            self._closed_form = ClosedFormLearner(self) if reason is None else None
+            said = "Updates are computed in closed form" if reason is None else f"Updates use autograd: {reason}"
+            if self.verbose >= 1 and said != self._said_of_learner:
+                print(said)
+            self._said_of_learner = said
+        return self._closed_form
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        closed_form = self._closed_form
+        is_own = type(self).predict is DQN.predict and "predict" not in vars(self)
+        is_warm_up = self.num_timesteps < learning_starts
+        if closed_form is None or is_warm_up or not (is_own and closed_form.holds_parameters()):
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        # The same random draws and actions as predict(), which checks and converts more
+        if np.random.rand() < self.exploration_rate:
+            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
+        else:
+            actions = closed_form.greedy_actions(self._last_obs)  # type: ignore[arg-type]
+        return actions, actions
+
+    def _on_step(self) -> None:
+        self._n_calls += 1
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
+            if self._closed_form is not None and self._closed_form.holds_parameters():
+                self._closed_form.update_target(self.tau)
+            else:
+                polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def _td_targets(self, batch: Any) -> th.Tensor:
         """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers."""
@@ -364,7 +436,7 @@ class ReptileDQN(DQN):
             self.logger.record(key, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch", "pretrained"]
+        return [*super()._excluded_save_params(), "_last_batch", "pretrained", "_closed_form"]
 
     def learn(
         self: SelfReptileDQN,

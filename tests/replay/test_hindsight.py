@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_reptile.replay import DecayedHerReplayBuffer, DecayedSampling
+from sb3_reptile.replay import DecayedHerReplayBuffer, DecayedReplayBuffer, DecayedSampling
 from tests.replay.hindsight import (
     ALGORITHMS,
     DECAYS,
@@ -369,13 +369,16 @@ def test_an_episode_that_was_cut_off_on_loading_can_be_drawn(tmp_path):
 
 
 def test_a_mixin_that_would_not_relabel_goals_is_refused():
-    with pytest.raises(TypeError, match="Wrong would not relabel goals: derive it from DecayedHerReplayBuffer"):
+    wrong = "Wrong would not relabel goals: derive it from DecayedHerReplayBuffer"
+    with pytest.raises(TypeError, match=wrong) as error:
 
         class Wrong(DecayedSampling, HerReplayBuffer):
             """Draws by age, but would return transitions with their own goals only."""
 
-    # A refused class must not change what Python knows of the others
-    assert issubclass(DecayedHerReplayBuffer, DecayedSampling)
+    # A refused class, alive as long as its error, must not change what Python knows of the others
+    assert not issubclass(DecayedReplayBuffer, HerReplayBuffer)
+    assert issubclass(DecayedReplayBuffer, DecayedSampling)
+    assert error.tb is not None
 
 
 def test_a_wrong_order_of_bases_is_refused_when_the_class_is_made():

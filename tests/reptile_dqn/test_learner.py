@@ -29,7 +29,10 @@ def trained(steps=300, **kwargs):
 def everything(model):
     """All that the buffer holds, as one batch."""
     buffer = model.replay_buffer
-    return buffer._batch(np.arange(buffer.size() * buffer.n_envs), None, buffer._n_rows())
+    indices, distribution = np.arange(buffer.size() * buffer.n_envs), buffer.distribution
+    is_loss = buffer.weighting == "loss"
+    weights = distribution.loss_weights(indices) if is_loss else distribution.importance_weights(indices)
+    return buffer._batch(indices, weights, None)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

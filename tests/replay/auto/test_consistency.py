@@ -191,7 +191,7 @@ def test_draws_and_weights_are_exactly_those_of_the_segments():
     expected, clock, row = np.zeros((buffer.buffer_size, 2)), 0.0, buffer.distribution.rows_added - 1
     for first, c in zip(consistency.starts[::-1], consistency.consistencies[::-1], strict=True):
         start, length = round(clock), 0
-        while row >= max(first, buffer._added // 2 - buffer.size()):
+        while row >= max(first, buffer.distribution.rows_added - buffer.size()):
             expected[row % buffer.buffer_size] = c * max(0.2, 1 - 2 * (start + length) / 900)
             row, length = row - 1, length + 1
         clock += c * length

@@ -1,0 +1,258 @@
+"""Which learner is taken, and that the closed form trains as autograd does, bit for bit, over whole runs."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_reptile import DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from tests.conftest import INF, assert_same_parameters, small
+
+ZOO = dict(train_freq=64, gradient_steps=32, batch_size=64, target_update_interval=10, learning_rate=2.3e-3)
+
+
+def train(algorithm, n_envs=1, normalize=False, steps=500, **kwargs):
+    env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=0)
+    if normalize:
+        env = VecNormalize(env)
+    return algorithm("MlpPolicy", env, **small(**kwargs)).learn(steps)
+
+
+def is_closed_form(model):
+    return model._closed_form is not None
+
+
+def random_configurations(n):
+    random = np.random.default_rng(0)
+    for _ in range(n):
+        widths = random.choice([3, 8, 16, 17, 33, 64], size=random.integers(1, 4)).tolist()
+        yield dict(
+            policy_kwargs=dict(net_arch=widths),
+            batch_size=int(random.choice([2, 16, 31, 32, 64])),
+            train_freq=int(random.choice([1, 4, 32])),
+            gradient_steps=int(random.choice([1, 3, -1])),
+            tau=float(random.choice([1.0, 0.05])),
+            target_update_interval=int(random.choice([1, 10, 200])),
+            max_grad_norm=float(random.choice([0.01, 1.0, 10.0])),
+            learning_rate=random.choice([1e-3, LinearSchedule(1e-3, 1e-4, 1.0)]),
+            n_steps=int(random.choice([1, 3])),
+            n_envs=int(random.choice([1, 3])),
+            normalize=bool(random.choice([False, True])),
+        )
+
+
+@pytest.mark.parametrize("kwargs", list(random_configurations(12)))
+def test_training_is_that_of_dqn_bit_for_bit(kwargs):
+    ours = train(ReptileDQN, half_life=INF, **kwargs)
+    assert is_closed_form(ours)
+    assert_same_parameters(ours, train(DQN, **kwargs))
+
+
+OPTIONS = {
+    "default decay": {},
+    "mse": dict(loss="mse"),
+    "double Q": dict(double_q=True),
+    "double Q, n-step": dict(double_q=True, n_steps=3),
+    "loss weights": dict(weighting="loss", half_life=100),
+    "priorities": dict(priority="td_error"),
+    "priorities, half-life": dict(priority="td_error", half_life=100, double_q=True),
+    "importance weights": dict(replay_buffer_kwargs=dict(beta=0.7)),
+    "auto": dict(half_life="auto"),
+    "ere": dict(replay_buffer_kwargs=dict(decay={"ere": dict(minimum=50, cycle=7)})),
+    "combined": dict(replay_buffer_kwargs=dict(combined=True)),
+    "initial weights": dict(replay_buffer_kwargs=dict(initial_weights={"random": dict(seed=1)})),
+}
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_training_is_that_of_the_eager_learner_bit_for_bit(name, n_threads):
+    before = th.get_num_threads()
+    th.set_num_threads(n_threads)
+    try:
+        models = [train(ReptileDQN, **ZOO, **OPTIONS[name], learner=learner) for learner in ("auto", "eager")]
+    finally:
+        th.set_num_threads(before)
+    assert [is_closed_form(model) for model in models] == [True, False]
+    assert_same_parameters(*models)
+    ours, theirs = (model.logger.name_to_value for model in models)
+    assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+    indices = np.arange(100)
+    assert th.equal(models[0].td_errors(indices), models[1].td_errors(indices))
+
+
+def test_the_fast_learner_differs_by_rounding_only_at_first():
+    exact, fast = (train(ReptileDQN, **ZOO, learner=learner, steps=65) for learner in ("auto", "fast"))
+    ours, theirs = fast.policy.q_net.state_dict(), exact.policy.q_net.state_dict()
+    differences = [(ours[key] - theirs[key]).abs().max().item() for key in theirs]
+    assert 0 < max(differences) < 1e-3
+
+
+def continue_both(change, steps=200, **kwargs):
+    """Train two models, change both, and train on: they must stay equal."""
+    models = []
+    for learner in ("auto", "eager"):
+        model = train(ReptileDQN, **ZOO, learner=learner, **kwargs)
+        model = change(model) or model
+        models.append(model.learn(steps, reset_num_timesteps=False))
+    assert is_closed_form(models[0])
+    assert_same_parameters(*models)
+
+
+def replace_data(model):
+    for parameter in model.policy.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def reload_optimizer(model):
+    model.policy.optimizer.load_state_dict(copy.deepcopy(model.policy.optimizer.state_dict()))
+
+
+def move(model):
+    model.policy.to(th.float64)
+    model.policy.to(th.float32)
+
+
+def set_parameters(model):
+    parameters = model.get_parameters()
+    parameters["policy"] = {key: 0.9 * value for key, value in parameters["policy"].items()}
+    model.set_parameters(parameters)
+
+
+def fresh_optimizer(model):
+    model.policy.optimizer = th.optim.Adam(model.policy.q_net.parameters(), lr=1e-3)
+
+
+def lower_clipping(model):
+    model.max_grad_norm = 0.01
+
+
+CHANGES = [replace_data, reload_optimizer, move, set_parameters, fresh_optimizer, lower_clipping]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_is_replaced_in_mid_training_is_noticed(change):
+    continue_both(change)
+
+
+def test_a_saved_model_goes_on_and_is_loaded_by_dqn(tmp_path):
+    def reload(model):
+        model.save(tmp_path / "model")
+        loaded = ReptileDQN.load(tmp_path / "model", env=model.get_env())
+        assert_same_parameters(loaded, model)
+        assert_same_parameters(DQN.load(tmp_path / "model"), model)
+        loaded.replay_buffer = model.replay_buffer
+        loaded._last_obs = None
+        np.random.seed(0)
+        loaded.set_random_seed(0)
+        return loaded
+
+    continue_both(reload)
+
+
+def test_a_resumed_checkpoint_goes_on_bit_for_bit(tmp_path):
+    straight = train(ReptileDQN, **ZOO, steps=512)
+    model = train(ReptileDQN, **ZOO, steps=1)
+    env = make_vec_env("CartPole-v1", n_envs=1, seed=0)
+    model = ReptileDQN("MlpPolicy", env, **small(**ZOO))
+    model.learn(256, callback=ResumableCheckpoint(256, tmp_path / "run"))
+    resumed = resume(tmp_path / "run", make_vec_env("CartPole-v1", n_envs=1, seed=0), device="cpu")
+    resumed.learn(512 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert is_closed_form(resumed)
+    assert_same_parameters(resumed, straight)
+
+
+def test_a_copied_model_trains_by_itself():
+    model = train(ReptileDQN, **ZOO)
+    before = copy.deepcopy(model.policy.state_dict())
+    policy = copy.deepcopy(model.policy)
+    model.learn(128, reset_num_timesteps=False)
+    for key, value in policy.state_dict().items():
+        assert th.equal(value, before[key]), key
+    assert is_closed_form(model)
+
+
+class OwnTargets(ReptileDQN):
+    def _td_targets(self, batch):
+        return super()._td_targets(batch) * 0
+
+
+def hooked(model):
+    model.policy.q_net.q_net[0].register_forward_hook(lambda module, inputs, output: None)
+
+
+def frozen(model):
+    next(model.policy.q_net.parameters()).requires_grad_(False)
+
+
+REASONS = {
+    "overrides _td_targets": (OwnTargets, {}, None),
+    "overrides _td_targets, on the instance": (ReptileDQN, {}, lambda model: setattr(model, "_td_targets", None)),
+    "has hooks": (ReptileDQN, {}, hooked),
+    "is frozen": (ReptileDQN, {}, frozen),
+    "other layers": (ReptileDQN, dict(policy_kwargs=dict(activation_fn=nn.Tanh)), None),
+    "the optimizer is RMSprop": (ReptileDQN, dict(policy_kwargs=dict(optimizer_class=th.optim.RMSprop)), None),
+    "weight_decay=0.1": (ReptileDQN, dict(policy_kwargs=dict(optimizer_kwargs=dict(weight_decay=0.1))), None),
+    "fused=True": (ReptileDQN, dict(policy_kwargs=dict(optimizer_kwargs=dict(fused=True))), None),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_the_eager_learner_is_taken_where_the_closed_form_does_not_apply(reason, capsys):
+    algorithm, kwargs, change = REASONS[reason]
+    model = algorithm("MlpPolicy", gym.make("CartPole-v1"), **small(**ZOO, **kwargs, verbose=1))
+    if change is not None:
+        change(model)
+    assert model._attached_closed_form() is None
+    said = capsys.readouterr().out
+    assert "Updates use autograd: " in said
+    assert reason.split(",")[0] in said
+
+
+@pytest.mark.parametrize("change", [hooked, lambda model: setattr(model, "_td_targets", None)], ids=["hook", "method"])
+def test_the_closed_form_ends_when_something_is_hooked_in(change):
+    model = train(ReptileDQN, **ZOO)
+    assert model._attached_closed_form() is not None
+    change(model)
+    assert model._attached_closed_form() is None
+
+
+def test_it_says_once_which_learner_it_takes(capsys):
+    train(ReptileDQN, **ZOO, verbose=1)
+    assert capsys.readouterr().out.count("Updates are computed in closed form") == 1
+
+
+def test_unknown_learners_are_refused():
+    with pytest.raises(ValueError, match="learner must be 'auto' or 'eager' or 'fast', got 'slow'"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", learner="slow")
+
+
+def test_actions_in_collection_are_those_of_predict():
+    model = train(ReptileDQN, **ZOO, n_envs=5)
+    model.exploration_rate = 0.5
+    for seed in range(20):
+        model._last_obs = np.random.default_rng(seed).normal(size=(5, 4)).astype(np.float32)
+        found = []
+        for draw in (lambda: model._sample_action(0, n_envs=5)[0], lambda: model.predict(model._last_obs)[0]):
+            model.set_random_seed(seed)
+            found.append(draw())
+        assert np.array_equal(*found)
+        assert found[0].dtype == found[1].dtype
+
+
+def test_a_plain_buffer_of_sb3_is_learned_from_too():
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    with pytest.warns(UserWarning, match="does not decay"):
+        model = train(ReptileDQN, **ZOO, replay_buffer_class=ReplayBuffer)
+    assert is_closed_form(model)
+    assert_same_parameters(model, train(DQN, **ZOO))
+    assert not isinstance(model.replay_buffer, DecayedReplayBuffer)
