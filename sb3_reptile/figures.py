@@ -1,4 +1,4 @@
-"""Pictures of what is replayed, drawn on matplotlib axes. Who wants them, and where they go, is decided elsewhere."""
+"""Figures of a replay buffer on matplotlib axes. Callers create the axes and save the figures."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ import numpy as np
 
 from sb3_reptile.replay import Change, DecayedSampling
 
-# Okabe & Ito's palette, which colour-blind readers can tell apart
+# Okabe & Ito's palette, for color-blind readers
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999"
 
 
 def label_axes(axes: Any, xlabel: str, ylabel: str) -> None:
     """
     :param axes: matplotlib axes
-    :param xlabel: What is drawn from left to right, with its unit
-    :param ylabel: What is drawn upwards
+    :param xlabel: Label of the x axis, with its unit
+    :param ylabel: Label of the y axis
     """
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _by_age(buffer: DecayedSampling) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every age that is stored, how many transitions are of it, and the probability that a draw is."""
+    """Return the distinct ages stored, the number of transitions of each, and the probability of drawing each age."""
     ages, probabilities = buffer.ages().ravel(), buffer.sampling_probabilities().ravel()
     stored = ages >= 0
     distinct, index = np.unique(ages[stored], return_inverse=True)
@@ -30,7 +30,7 @@ def _by_age(buffer: DecayedSampling) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def draw_probability_by_age(axes: Any, buffer: DecayedSampling) -> None:
     """
-    The probability that a draw is of at most some age, and what it would be with uniform replay. O(size)
+    Draw the cumulative probability of a draw by age, and that of uniform replay. O(size)
 
     :param axes: matplotlib axes
     :param buffer: The replay buffer
@@ -46,11 +46,11 @@ def draw_probability_by_age(axes: Any, buffer: DecayedSampling) -> None:
 
 def draw_stored_and_replayed(axes: Any, buffer: DecayedSampling, n_bins: int = 20) -> None:
     """
-    Of each span of ages, the share of the transitions that are stored and of those that are drawn. O(size)
+    Draw the share of the stored and of the drawn transitions in each interval of ages. O(size)
 
     :param axes: matplotlib axes
     :param buffer: The replay buffer
-    :param n_bins: Number of spans
+    :param n_bins: Number of intervals
     :raises ValueError: if it is empty
     """
     ages, counts, probabilities = _by_age(buffer)
@@ -69,22 +69,22 @@ def draw_consistency(
     axes: Any, history: list[tuple[int, np.ndarray, np.ndarray]], changes: list[Change], true_changes: list[int]
 ) -> Any:
     """
-    How true what was stored at each time was held to be at each later time: a row of the picture is a moment of
-    training, from top to bottom, and from left to right in it is what had been stored until then.
+    Draw the consistency of each segment over the course of training. Each row of the image is a time of training, from
+    top to bottom; from left to right it shows what was stored up to then.
 
     :param axes: matplotlib axes
-    :param history: What :class:`sb3_reptile.callbacks.ConsistencyHistory` keeps
-    :param changes: The changes that were noticed
-    :param true_changes: When the world did change, in transitions, as far as known
+    :param history: History recorded by :class:`sb3_reptile.callbacks.ConsistencyHistory`
+    :param changes: The changes detected
+    :param true_changes: Times of the true changes, in transitions, as far as known
     :return: The image, for a color bar
     """
     n = len(history)
     last = history[-1][0]
     picture = np.full((n, n), np.nan)
-    for index, (added, firsts, consistencies) in enumerate(history):
+    for index, (added, starts, consistencies) in enumerate(history):
         stored = (np.arange(n) + 0.5) * last / n
-        kept = (stored >= firsts[0]) & (stored < added)
-        picture[index, kept] = consistencies[np.searchsorted(firsts, stored[kept], side="right") - 1]
+        kept = (stored >= starts[0]) & (stored < added)
+        picture[index, kept] = consistencies[np.searchsorted(starts, stored[kept], side="right") - 1]
     image = axes.imshow(
         picture, extent=(0, last, last, 0), cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
     )

@@ -1,4 +1,4 @@
-"""A wrapper that can bring another copy of an environment to the same point of the same episode."""
+"""A wrapper that records an episode and repeats it in another copy of the environment."""
 
 from collections.abc import Iterator
 from typing import Any, SupportsFloat
@@ -16,15 +16,15 @@ from sb3_reptile.storage.values import from_json, to_json
 
 class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
     """
-    Remembers how the present episode came about: the random state before its reset, what drift wrappers' clocks showed
-    then, and the actions since. Another copy of the environment that repeats this is at the same point, if all its
-    chance comes from ``np_random`` or its spaces, and nothing else lasts from one episode to the next.
+    Record what determines the current episode: the random state and the clocks of drift wrappers before its reset, and
+    the actions since. Repeating these brings another copy of the environment to the same state, provided that all
+    randomness comes from ``np_random`` or the spaces, and that no other state persists across episodes.
 
-    :class:`~sb3_reptile.checkpoint.ResumableCheckpoint` puts it around every environment of a ``DummyVecEnv``. In a
-    ``SubprocVecEnv`` it must be there from the beginning, as the outermost wrapper.
+    :class:`~sb3_reptile.checkpoint.ResumableCheckpoint` wraps every environment of a ``DummyVecEnv`` in it. In a
+    ``SubprocVecEnv``, wrap the environments when you create them, with this wrapper outermost.
 
     :param env: Environment to wrap
-    :param max_steps: Episodes that get longer than this are not remembered
+    :param max_steps: Longer episodes are not recorded
     """
 
     def __init__(self, env: gym.Env, max_steps: int = 100_000) -> None:
@@ -36,7 +36,7 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         self._obs: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._start = self._how_it_starts(seed, options)
+        self._start = self._initial_state(seed, options)
         self._actions = []
         self._obs, info = self.env.reset(seed=seed, options=options)
         return self._obs, info
@@ -49,7 +49,7 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         self._obs, reward, terminated, truncated, info = self.env.step(action)
         return self._obs, reward, terminated, truncated, info
 
-    def _how_it_starts(self, seed: int | None, options: Any) -> dict[str, Any] | None:
+    def _initial_state(self, seed: int | None, options: Any) -> dict[str, Any] | None:
         clocks = [layer.steps_taken for layer in layers(self.env) if isinstance(layer, DriftWrapper)]
         states = [generator.bit_generator.state for generator in self._generators()]
         start = {"seed": seed, "options": options, "clocks": clocks, "random_states": states}
@@ -59,7 +59,7 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
             return None
 
     def _generators(self) -> Iterator[np.random.Generator]:
-        """What the environment inside draws from: its own, and those of spaces that it may sample."""
+        """The random generators of the environment and of its spaces, which it may sample."""
         if isinstance(self.unwrapped, gym.Env):
             yield self.unwrapped.np_random
         todo = [value for value in vars(self.unwrapped).values() if isinstance(value, spaces.Space)]
@@ -70,18 +70,18 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
 
     def begin_with(self, seed: int | None, obs: Any) -> None:
         """
-        For an environment that was reset before it was wrapped.
+        Start recording in an environment that was reset before it was wrapped.
 
-        :param seed: The seed that it was reset with
-        :param obs: The observation that it returned
+        :param seed: Seed of that reset
+        :param obs: Observation from that reset
         """
         if seed is not None:
-            self._start = self._how_it_starts(seed, None)
+            self._start = self._initial_state(seed, None)
             self._obs = obs
 
     def episode(self) -> dict[str, Any] | None:
         """
-        :return: What ``repeat`` takes, as JSON; None if the episode is not known from its beginning
+        :return: The episode as JSON, for ``repeat``; None if it was not recorded from its beginning
         """
         if self._start is None:
             return None
@@ -90,10 +90,10 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
 
     def repeat(self, episode: dict[str, Any]) -> bool:
         """
-        Take all steps of an episode again.
+        Repeat all steps of an episode.
 
-        :param episode: What ``episode()`` returned of another copy
-        :return: Whether it led to the same observation
+        :param episode: Return value of ``episode()`` of another copy
+        :return: Whether the last observation is the same
         """
         start = from_json(episode["start"])
         drifting = [layer for layer in layers(self.env) if isinstance(layer, DriftWrapper)]

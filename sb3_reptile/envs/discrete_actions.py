@@ -1,4 +1,4 @@
-"""Discrete actions for environments that have others, so that value-based agents can act in them."""
+"""Discrete actions for environments with continuous or multi-discrete ones, for value-based agents."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from gymnasium import spaces
 
 class DiscreteActions(gym.ActionWrapper):
     """
-    Number the actions of an environment, one number for each combination.
+    Turn an action space into a Discrete one with one action for each combination of values.
 
-    A Box is covered by evenly spaced values in each dimension, both ends among them: ``bins=2`` is bang-bang control,
-    an odd number has the middle too. (Gymnasium's own ``DiscretizeAction`` takes the middles of intervals, which leaves
-    the ends out.) A MultiDiscrete space is numbered as it is.
+    In each dimension of a Box, the values are evenly spaced and include both bounds: ``bins=2`` is bang-bang control,
+    an odd number includes the middle. (Gymnasium's ``DiscretizeAction`` uses the middles of intervals, which excludes
+    the bounds.) The combinations of a MultiDiscrete space are numbered.
 
     :param env: Environment with bounded Box actions, or MultiDiscrete ones
-    :param bins: Values in each dimension of a Box, >= 2; one number for all dimensions, or one for each
-    :raises ValueError: if the actions are of another kind or unbounded, or ``bins`` does not fit them
+    :param bins: Number of values in each dimension of a Box, >= 2: one number for all dimensions, or one for each
+    :raises ValueError: if the action space is another one or unbounded, or ``bins`` does not fit it
     """
 
     def __init__(self, env: gym.Env, bins: int | Sequence[int] = 3) -> None:
@@ -53,8 +53,8 @@ class DiscreteActions(gym.ActionWrapper):
 
     def action(self, action: Any) -> np.ndarray:
         """
-        :param action: Number of an action
-        :return: What the environment understands
+        :param action: Number of the action
+        :return: The corresponding action of the wrapped environment
         """
         space = self.env.action_space
         choice = np.unravel_index(int(action), self._counts)

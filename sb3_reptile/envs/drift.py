@@ -1,4 +1,4 @@
-"""Wrappers that make any task drift. Their clock counts every step ever taken, not those of an episode."""
+"""Wrappers that make any task drift. Their clock counts the steps of all episodes."""
 
 import inspect
 import math
@@ -14,25 +14,24 @@ from gymnasium.utils import RecordConstructorArgs
 
 class DriftWrapper(gym.Wrapper):
     """
-    What the wrappers below have in common: a clock, and the phase it shows. For a drift of your own, override one of
-    ``drift_env``, ``drift_action`` and ``drift_reward``, and use ``phase`` or ``now`` in it.
+    Base class of the wrappers below: a clock and the phase that follows from it. For a drift of your own, override one
+    of ``drift_env``, ``drift_action`` and ``drift_reward``, and use ``phase`` or ``now`` in it.
 
-    A phase lasts ``period`` steps, over all episodes. ``info["phase"]`` of every step tells the phase it was taken in,
-    that of ``reset`` the phase of the next step. It counts on when the first values recur; where one drift is wrapped
-    in another, theirs add up: a change of either raises the number.
+    A phase lasts ``period`` steps, over all episodes. ``info["phase"]`` is the phase in which the step was taken; from
+    ``reset``, it is the phase of the next step. The number keeps increasing when the first values recur. The phases of
+    nested drift wrappers add up: a change of either increases the number.
 
-    The clock ``steps_taken`` starts at 0 in a new environment, and nothing sets it back, ``reset(seed=...)`` neither:
-    what can be repeated is a new environment with the same seed and the same actions. Each copy in a vectorised
-    environment has its own, and so has an environment for evaluation: ``set_wrapper_attr("steps_taken", 30_000)`` sets
-    it.
+    The clock ``steps_taken`` starts at 0 in a new environment and is never reset, not even by ``reset(seed=...)``. A
+    new environment with the same seed and the same actions repeats everything. Each copy in a vectorized environment
+    has its own clock, and so has an evaluation environment: set it by ``set_wrapper_attr("steps_taken", 30_000)``.
 
     :param env: Environment to wrap
     :param period: Length of a phase in steps
     :param n_phases: Number of phases after which the first recurs, or the last stays
-    :param kind: ``"abrupt"``: a phase keeps its value to the end; ``"gradual"``: its value moves to that of the next
-        phase in equal small steps
+    :param kind: ``"abrupt"``: the value is constant within a phase; ``"gradual"``: it moves linearly to the value of
+        the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
-    :raises ValueError: if ``period`` is not a whole number >= 1, or ``kind`` another word
+    :raises ValueError: if ``period`` is not a whole number >= 1, or ``kind`` is neither ``"abrupt"`` nor ``"gradual"``
     """
 
     def __init__(
@@ -53,39 +52,39 @@ class DriftWrapper(gym.Wrapper):
 
     @property
     def phase(self) -> int:
-        """Phase of the next step, this wrapper's alone."""
+        """Phase of the next step, of this wrapper alone."""
         return int(min(self.steps_taken // self.period, self._last_phase))
 
     @property
     def progress(self) -> float:
-        """How far a gradual drift has come towards the next phase, in [0, 1)."""
+        """Fraction of the phase that has passed, in [0, 1); 0 for an abrupt drift and in a last phase that stays."""
         if self.kind == "abrupt" or self.phase == self._last_phase:
             return 0.0
         return self.steps_taken % self.period / self.period
 
     def now(self, values: Sequence[float]) -> float:
         """
-        :param values: One for each phase
+        :param values: One value per phase
         :return: The value at the next step
         """
         value, following = values[self.phase % self.n_phases], values[(self.phase + 1) % self.n_phases]
-        # Not the formula for both: an abrupt value is to be the given one, bit for bit
+        # Without progress, return the given value bit for bit
         return value + self.progress * (following - value) if self.progress else value
 
     def drift_env(self) -> None:
-        """Change the environment inside; called before every step and every reset."""
+        """Change the wrapped environment. Called before every step and every reset."""
 
     def drift_action(self, action: Any) -> Any:
         """
-        :param action: What the agent chose
-        :return: What the environment is given
+        :param action: Action of the agent
+        :return: Action passed to the environment
         """
         return action
 
     def drift_reward(self, reward: SupportsFloat) -> SupportsFloat:
         """
-        :param reward: What the environment gave
-        :return: What the agent gets
+        :param reward: Reward of the environment
+        :return: Reward returned to the agent
         """
         return reward
 
@@ -111,17 +110,18 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
     Change the meaning of the actions every ``period`` steps. Without ``permutations`` they rotate: in phase ``k``
     action ``a`` does what ``(a + k) % n`` does in the wrapped environment. With two actions, the controls swap.
 
-    ``info["phase"]`` of every step tells the phase it was taken in. More on it, and on the clock, in ``DriftWrapper``.
+    ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
     :param env: Environment with a Discrete action space
     :param period: Steps between two changes, over all episodes
-    :param permutations: For each phase a list that tells what the actions do: ``[[0, 1, 2, 3], [0, 3, 2, 1]]`` swaps
-        the second and the fourth action in every other phase. Rotation by default
-    :param kind: ``"abrupt"``, or ``"gradual"``: from step to step it becomes more likely that an action has its
-        meaning of the next phase already
+    :param permutations: For each phase the list of the actions that are passed on instead of 0, 1, ...:
+        ``[[0, 1, 2, 3], [0, 3, 2, 1]]`` swaps the second and the fourth action in every other phase. Rotation by
+        default
+    :param kind: ``"abrupt"``, or ``"gradual"``: an action has its meaning of the next phase with a probability that
+        increases linearly within the phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
-    :raises ValueError: if the action space is not Discrete, ``permutations`` are none of its actions, ``period`` is not
-        a whole number >= 1, or ``kind`` another word
+    :raises ValueError: if the action space is not Discrete, ``permutations`` are not permutations of its actions, or
+        ``period`` or ``kind`` is invalid
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
-            # The environment draws from default_rng(seed), or the like: not the same numbers
+            # Another stream than that of the environment, which is often seeded by default_rng(seed)
             self._rng = np.random.default_rng([seed, 1])
         return super().reset(seed=seed, options=options)
 
@@ -165,18 +165,18 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
 
 class DriftingActions(DriftWrapper, RecordConstructorArgs):
     """
-    Multiply continuous actions by another factor every ``period`` steps, for motors that wear or are wired the wrong
-    way round: with the factors 1 and -1 they turn backwards in every other phase.
+    Multiply continuous actions by a factor that changes every ``period`` steps, as for motors that wear or are wired
+    the wrong way round: with the factors 1 and -1 they turn backwards in every other phase.
 
-    ``info["phase"]`` of every step tells the phase it was taken in. More on it, and on the clock, in ``DriftWrapper``.
+    ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
-    :param env: Environment with a Box action space; what would be outside of it is clipped
-    :param factors: What actions are multiplied by in each phase
+    :param env: Environment with a Box action space, to which actions are clipped after the multiplication
+    :param factors: Factor of each phase
     :param period: Steps between two changes, over all episodes
-    :param kind: ``"abrupt"``, or ``"gradual"``: the factor moves to that of the next phase in equal small steps
+    :param kind: ``"abrupt"``, or ``"gradual"``: the factor moves linearly to that of the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
-    :raises ValueError: if the actions are no Box, ``factors`` are not numbers and at least one, ``period`` is not a
-        whole number >= 1, or ``kind`` another word
+    :raises ValueError: if the action space is not a Box, ``factors`` is not a list of one or more numbers, or
+        ``period`` or ``kind`` is invalid
     """
 
     def __init__(
@@ -196,19 +196,19 @@ class DriftingActions(DriftWrapper, RecordConstructorArgs):
 
 class DriftingRewards(DriftWrapper, RecordConstructorArgs):
     """
-    Multiply the rewards by another factor every ``period`` steps, and add another offset to them: with the factors 1
-    and -1 what was good becomes bad.
+    Multiply rewards by a factor and add an offset, both of which change every ``period`` steps: with the factors 1 and
+    -1 the sign of the rewards changes.
 
-    ``info["phase"]`` of every step tells the phase it was taken in. More on it, and on the clock, in ``DriftWrapper``.
+    ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
     :param env: Environment to wrap
-    :param factors: What rewards are multiplied by in each phase
+    :param factors: Factor of each phase
     :param period: Steps between two changes, over all episodes
-    :param offsets: What is added after that in each phase, as many as ``factors``; nothing by default
-    :param kind: ``"abrupt"``, or ``"gradual"``: factor and offset move to those of the next phase in equal small steps
+    :param offsets: Offset of each phase, added after the multiplication, as many as ``factors``; 0 by default
+    :param kind: ``"abrupt"``, or ``"gradual"``: factor and offset move linearly to those of the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
-    :raises ValueError: if there are not as many ``offsets`` as ``factors``, numbers and at least one, ``period`` is not
-        a whole number >= 1, or ``kind`` another word
+    :raises ValueError: if ``factors`` or ``offsets`` is not a list of one or more numbers, their lengths differ, or
+        ``period`` or ``kind`` is invalid
     """
 
     def __init__(
@@ -237,21 +237,21 @@ class DriftingPhysics(DriftWrapper, RecordConstructorArgs):
     Set attributes of the environment (``env.unwrapped``) to other values every ``period`` steps: lengths, masses,
     forces.
 
-    A change takes effect at once, in mid-episode, if the environment looks at the attribute in each step. What CartPole
-    and LunarLander compute from it only once (``total_mass`` and ``polemass_length``, the gravity of the world) is
-    computed again; do the like for other environments in ``after_change``.
+    A change takes effect immediately, within an episode, if the environment reads the attribute in each step. CartPole
+    and LunarLander compute other values from it only once (``total_mass`` and ``polemass_length``, the gravity of the
+    world): these are recomputed. For other environments, recompute such values in ``after_change``.
 
-    ``info["phase"]`` of every step tells the phase it was taken in. More on it, and on the clock, in ``DriftWrapper``.
+    ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
     :param env: Environment to wrap
-    :param parameters: For each attribute its values, one for each phase:
+    :param parameters: Values of each attribute, one per phase:
         ``{"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}``
     :param period: Steps between two changes, over all episodes
-    :param kind: ``"abrupt"``, or ``"gradual"``: the values move to those of the next phase in equal small steps
+    :param kind: ``"abrupt"``, or ``"gradual"``: the values move linearly to those of the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
-    :param after_change: Called with ``env.unwrapped`` whenever attributes have changed
-    :raises ValueError: if the environment has no such attribute, or it is not a number or is computed from others, the
-        values are not numbers, as many for each, ``period`` is not a whole number >= 1, or ``kind`` another word
+    :param after_change: Called with ``env.unwrapped`` after each change of attributes
+    :raises ValueError: if an attribute does not exist, is not a number or is computed from others, if the values are
+        not lists of numbers of the same length, or if ``period`` or ``kind`` is invalid
     """
 
     def __init__(
@@ -270,11 +270,12 @@ class DriftingPhysics(DriftWrapper, RecordConstructorArgs):
         self.parameters = parameters
         self.after_change = after_change
         names = [cls.__name__ for cls in type(env.unwrapped).__mro__]
-        self._recompute = [function for name, function in COMPUTED_ONCE.items() if name in names]
+        self._recompute = [function for name, function in RECOMPUTE.items() if name in names]
         for name in parameters:
             if not _is_number(getattr(env.unwrapped, name, None)):
                 raise ValueError(
-                    f"parameters: {names[0]} has no number {name!r}; it has {', '.join(_numbers_of(env.unwrapped))}"
+                    f"parameters: {names[0]} has no number {name!r}; "
+                    f"it has {', '.join(_numeric_attributes(env.unwrapped))}"
                 )
         self._values: dict[str, float] = {}
         self.drift_env()
@@ -299,7 +300,7 @@ class DriftingPhysics(DriftWrapper, RecordConstructorArgs):
 def layers(env: gym.Env) -> Iterator[gym.Env]:
     """
     :param env: An environment in any number of wrappers
-    :return: From the outermost wrapper to the bare environment
+    :return: The wrappers, from the outermost to the innermost, then the environment
     """
     yield env
     while isinstance(env, gym.Wrapper):
@@ -316,8 +317,8 @@ def _recompute_lunar_lander(env: Any) -> None:
     env.world.gravity = (0, env.gravity)
 
 
-# What environments compute from their attributes in the constructor or in `reset`, by the name of the class
-COMPUTED_ONCE: dict[str, Callable[[Any], None]] = {
+# By class name, a function that recomputes what an environment computes only in its constructor or in `reset`
+RECOMPUTE: dict[str, Callable[[Any], None]] = {
     "CartPoleEnv": _recompute_cartpole,
     "LunarLander": _recompute_lunar_lander,
 }
@@ -325,8 +326,9 @@ COMPUTED_ONCE: dict[str, Callable[[Any], None]] = {
 
 def _n_phases(values_by_name: Mapping[str, Sequence[float]]) -> int:
     """
-    :return: How many values each name has
-    :raises ValueError: if these are not as many numbers for each
+    :param values_by_name: Lists of values, one value per phase
+    :return: Number of phases
+    :raises ValueError: if the lists do not hold numbers, or their lengths differ
     """
     counts = set()
     for name, values in values_by_name.items():
@@ -342,8 +344,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _numbers_of(env: gym.Env) -> list[str]:
-    # Statically: some properties of gym.Env draw a seed when they are looked at
+def _numeric_attributes(env: gym.Env) -> list[str]:
+    # Statically: reading some properties of gym.Env draws a seed
     return [name for name in dir(env) if name[0] != "_" and _is_number(inspect.getattr_static(env, name))]
 
 

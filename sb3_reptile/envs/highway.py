@@ -7,13 +7,13 @@ from highway_env.envs.highway_env import HighwayEnvFast
 
 class Highway(HighwayEnvFast):
     """
-    ``highway-fast-v0`` of highway-env: three lanes and other cars; rewards for speed and for keeping to the right, less
-    for a collision, which ends the episode.
+    ``highway-fast-v0`` of highway-env: three lanes and other cars. Speed and keeping to the right are rewarded; a
+    collision is penalized and ends the episode.
 
-    ``density`` (an attribute; 1 is that of ``highway-fast-v0``) is for :class:`DriftingPhysics` to move; it counts from
-    the next episode on.
+    :class:`DriftingPhysics` can change the attribute ``density``, the density of traffic relative to
+    ``highway-fast-v0``. A change takes effect in the next episode.
 
-    :param config: What differs from ``highway-fast-v0``, as in highway-env
+    :param config: Settings that differ from those of ``highway-fast-v0``, as in highway-env
     :param render_mode: ``"rgb_array"``, ``"human"`` or ``None``
     """
 

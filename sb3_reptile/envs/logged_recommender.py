@@ -1,4 +1,4 @@
-"""A recommender's task out of a shop's log: its visitors, and how often they clicked on what (extra ``logs``)."""
+"""A recommender made from a shop's log of its visitors and their clicks (extra ``logs``)."""
 
 import csv
 import importlib.util
@@ -19,36 +19,36 @@ USER_FEATURES = [f"user_feature_{number}" for number in range(4)]
 
 class LoggedRecommender(gym.Env, RecordConstructorArgs):
     """
-    The visitors of a fashion shop as it logged them for a week: the Open Bandit Dataset (Saito et al.,
-    arXiv:2008.07146). An action is the item that a visitor is shown, a reward of 1 a click, and the observation the
-    visitor's four features, hashed by the shop and one-hot here. Time stands still at ``day``, an attribute that
-    :class:`DaysInTurn` moves.
+    The visitors of a fashion shop, logged for a week: the Open Bandit Dataset (Saito et al., arXiv:2008.07146). An
+    action is the item that a visitor is shown, the reward is 1 for a click, and the observation is the visitor's four
+    features, hashed by the shop and one-hot here. Time is the attribute ``day``, which is constant unless
+    :class:`DaysInTurn` changes it.
 
-    *Real* are the visitors and the clicks that are counted. *Estimated* is the probability of a click on an item, from
-    all times that it was shown within ``window`` hours around the visitor::
+    The visitors and the counts of clicks are *real*. The probability of a click on an item is *estimated* from all
+    impressions within ``window`` hours around the visitor::
 
         (clicks + smoothing * mean) / (times shown + smoothing)
 
-    with the mean over all items and the whole log. A click is drawn with this probability. The log is the one in which
-    items were shown at random, so but for the smoothing this is the replay estimate (Li et al., arXiv:1003.5956) of
-    showing this item and no other. It depends on the item and the time alone: clicks are too rare for more.
+    where ``mean`` is taken over all items and the whole log. A click is drawn with this probability. Items were shown
+    at random in this log, so apart from the smoothing this is the replay estimate (Li et al., arXiv:1003.5956) of
+    always showing this item. It depends on the item and the time only: clicks are too rare for a model with user
+    features.
 
-    What is learned is therefore the log and not the shop. The 38 to 46 clicks on 10,000 impressions do not tell items
-    apart, let alone days: were they dealt out by chance, the best item would lead by about as much. The remedies are
-    ``smoothing``, which says so and leaves little to learn, and the whole data set at ``path``.
+    An agent therefore learns the log, not the shop. With 38 to 46 clicks on 10,000 impressions, differences between
+    items or days are not significant: if the clicks were assigned at random, the best item would lead by about as much.
+    A large ``smoothing`` reflects this but leaves little to learn; the whole data set can be given as ``path``.
 
-    ``info`` tells the probabilities of a click: ``click_rate`` of the item that was shown, ``oracle_click_rate`` of the
-    best one now, ``random_click_rate`` of one drawn at random, so that regret can be drawn.
+    ``info`` holds click probabilities, from which regret can be computed: ``click_rate`` of the item shown,
+    ``oracle_click_rate`` of the best item now, and ``random_click_rate`` of an item drawn at random.
 
     :param campaign: ``"men"`` with 34 items, ``"women"`` with 46, or ``"all"`` with 80
-    :param window: Length of the time in hours whose impressions count, half of it before the visitor
-    :param smoothing: Impressions with the mean click rate that are added to those of each item
-    :param day: Days since the log began: 2.5 is half way through the visitors of the third day. After the last day
-        comes the first
+    :param window: Length in hours of the time window around the visitor whose impressions are used
+    :param smoothing: Number of impressions with the mean click rate that are added to those of each item
+    :param day: Time in days: 2.5 is half way through the visitors of the third day. The first day follows the last
     :param path: Folder of the log, ``open_bandit_dataset/random`` of the whole data set; by default the sample of
         10,000 impressions for each campaign in the package obp
-    :raises ImportError: without ``path`` and the extra ``logs``
-    :raises ValueError: if ``campaign`` is another word, or a number is outside its range
+    :raises ImportError: if neither ``path`` is given nor the extra ``logs`` is installed
+    :raises ValueError: if ``campaign`` is unknown, or a number is outside its range
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 -- as Gymnasium has it
@@ -76,7 +76,7 @@ class LoggedRecommender(gym.Env, RecordConstructorArgs):
         times, self._items, self._clicks, users = _read(_folder(path) / campaign / f"{campaign}.csv")
         self._hours = (times - times[0]) / np.timedelta64(1, "h")
         self._mean = self._clicks.mean()
-        # The rows at which the days begin, and the end
+        # The first row of each day, and the number of rows
         self._days = [*np.unique(times.astype("datetime64[D]"), return_index=True)[1], len(times)]
         #: Number of days in the log
         self.n_days = len(self._days) - 1
@@ -114,7 +114,7 @@ class LoggedRecommender(gym.Env, RecordConstructorArgs):
         return self._next_visitor(), float(clicked), False, False, info
 
     def _next_visitor(self) -> np.ndarray:
-        # `DaysInTurn` sets the day before a step, so that visitors come one step late: one of thousands in a day
+        # `DaysInTurn` sets the day before a step, so visitors appear one step late: negligible among thousands in a day
         number, part = divmod(self.day, 1)
         today = int(number) % self.n_days
         first, end = self._days[today : today + 2]
@@ -124,20 +124,20 @@ class LoggedRecommender(gym.Env, RecordConstructorArgs):
 
 class DaysInTurn(DriftWrapper, RecordConstructorArgs):
     """
-    The days of a log one after another, each a phase; after the last comes the first. A day lasts ``period`` steps,
-    however many visitors it logged. They come in the order of time; where they are fewer than steps, each stays for
-    several, as if there were more like them.
+    Play the days of a log in order, one day per phase; the first day follows the last. A day lasts ``period`` steps,
+    whatever its number of visitors. Visitors appear in chronological order; if there are fewer of them than steps, each
+    is repeated for several steps.
 
-    ``info["phase"]`` of every step tells the phase it was taken in. More on it, and on the clock, in ``DriftWrapper``.
+    ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
     :param env: The log
-    :param period: Length of a day in steps, over all episodes. In obp's sample, a day has about 1,430 visitors
+    :param period: Length of a day in steps, over all episodes. A day of obp's sample has about 1,430 visitors
     :raises ValueError: if ``period`` is not a whole number >= 1
     """
 
     def __init__(self, env: LoggedRecommender, period: int = 10_000) -> None:
         RecordConstructorArgs.__init__(self, period=period)
-        # A log of one day begins again too: with a single phase, time would stand still
+        # At least two phases: with a single one, the time of a log of one day would not pass
         super().__init__(env, period, max(2, env.n_days), kind="gradual")
         self._log = env
 
@@ -148,7 +148,7 @@ class DaysInTurn(DriftWrapper, RecordConstructorArgs):
 def _folder(path: str | None) -> Path:
     if path is not None:
         return Path(path)
-    # Not `import obp`: its files are all it takes; its own reader of them fails with pandas 2
+    # Not `import obp`: only its data files are needed, and its reader fails with pandas 2
     obp = importlib.util.find_spec("obp")
     if obp is None or obp.origin is None:
         raise ImportError("LoggedRecommender needs the extra `logs`: pip install 'sb3-reptile[logs]'")
@@ -157,7 +157,8 @@ def _folder(path: str | None) -> Path:
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
-    :return: Times, items, clicks, and users, shape (n, 4), in order of time
+    :param path: CSV file of a campaign
+    :return: Times, items, clicks and users, shape (n, 4), in chronological order
     """
     with path.open(newline="") as file:
         rows = [
@@ -166,7 +167,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         ]
     rows.sort(key=lambda row: row[0])
     times, items, clicks, users = zip(*rows, strict=True)
-    # Without the time zone, which NumPy does not take: it is the same in all of the log
+    # NumPy does not parse time zones; that of the log is the same everywhere
     naive = [time.partition("+")[0] for time in times]
     return np.array(naive, "datetime64[us]"), np.array(items), np.array(clicks), np.array(users)
 

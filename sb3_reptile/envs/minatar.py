@@ -1,4 +1,4 @@
-"""MinAtar's games one after another as one task (extra ``minatar``), and a network small enough for their images."""
+"""MinAtar's games as one task that switches between them (extra ``minatar``)."""
 
 import colorsys
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ GAMES = ("breakout", "asterix", "freeway", "space_invaders", "seaquest")
 
 class MinAtarGames(gym.Env):
     """
-    MinAtar's games (Young & Tian, arXiv:1903.03176) behind the same spaces, one of them at a time: six actions, of
-    which a game ignores those it has no use for, and images of 10 x 10 with the channels of the game that has most of
-    them; those that a game does not have are 0. A channel shows one kind of thing: 255 where there is one, 0 elsewhere.
+    MinAtar's games (Young & Tian, arXiv:1903.03176) with common spaces, one game at a time. There are six actions; a
+    game ignores those that it does not use. Images are 10 x 10 with the largest number of channels of the games; unused
+    channels are 0. A channel shows one type of object: 255 where there is one, 0 elsewhere.
 
-    :param games: The games, of ``GAMES``
-    :param sticky_action_prob: Probability that the action before is repeated instead of the chosen one
-    :param difficulty_ramping: Whether games become faster as an episode goes on
+    :param games: Names of games, from ``GAMES``
+    :param sticky_action_prob: Probability that the previous action is repeated instead of the chosen one
+    :param difficulty_ramping: Whether games become faster during an episode
     :param render_mode: ``"rgb_array"``, or ``None``
     :raises ImportError: without the extra ``minatar``
     :raises ValueError: if ``games`` is not a list of names of ``GAMES``
@@ -66,7 +66,7 @@ class MinAtarGames(gym.Env):
                 game.seed(int(self.np_random.integers(2**32)))
         self._game = self._games[options["game"]] if options and "game" in options else self._game
         self._game.reset()
-        self._game.last_action = 0  # MinAtar would repeat the last action of the episode before
+        self._game.last_action = 0  # otherwise MinAtar could repeat the last action of the previous episode
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -80,7 +80,7 @@ class MinAtarGames(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """
-        :return: A picture of 160 x 160, a colour for each channel
+        :return: An image of 160 x 160, with one color for each channel
         """
         if self.render_mode is None:
             return None
@@ -94,8 +94,8 @@ class MinAtarGames(gym.Env):
 
 class GamesInTurn(DriftWrapper):
     """
-    Another game in each phase. The episode under way at its end is cut short (truncated), so that every game is played
-    for exactly ``period`` steps at a time.
+    Switch to the next game in each phase. At the end of a phase the episode is truncated, so that each game is played
+    for exactly ``period`` steps.
 
     :param env: The games
     :param period: Steps between two changes, over all episodes

@@ -1,4 +1,4 @@
-"""The environments of ns_gym (extra ``drift``) as ordinary Gymnasium environments whose drift does not start anew."""
+"""An adapter that makes environments of ns_gym (extra ``drift``) drift across episodes."""
 
 from typing import Any
 
@@ -9,17 +9,16 @@ from sb3_reptile.envs.drift import layers
 
 class NsGymTask(gym.Wrapper):
     """
-    An environment of ns_gym whose parameters go on changing from episode to episode. As ns_gym has it, its clock and
-    its parameters go back to the start in every episode, and observations come with notifications, in a dictionary.
-    Here its schedulers are given the number of steps ever taken, observations are those of the environment inside, and
-    rewards are numbers.
+    An environment of ns_gym whose parameters keep changing across episodes. ns_gym resets its clock and its parameters
+    in every episode, and returns dictionaries of the observation and notifications. This adapter passes the number of
+    steps of all episodes to the schedulers, and returns the environment's observations and rewards that are floats.
 
-    ``info["phase"]`` is the number of steps so far that changed a parameter, the step itself included: a parameter that
-    changes in every step makes every step a phase. ``reset(seed=...)`` seeds ns_gym's update functions; parameters and
-    clock stay what they are.
+    ``info["phase"]`` is the number of steps so far that changed a parameter, including the present step: if a parameter
+    changes in every step, every step is a phase. ``reset(seed=...)`` seeds ns_gym's update functions and keeps the
+    parameters and the clock.
 
     :param env: Environment wrapped in one of ``ns_gym.wrappers``
-    :raises ValueError: if it is not
+    :raises ValueError: if the environment is not wrapped in one of them
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -42,5 +41,5 @@ class NsGymTask(gym.Wrapper):
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.steps_taken += 1
         self.phase += any(info["Ground Truth Delta Change"].values())
-        reward = float(getattr(reward, "reward", reward))  # a number, or with scalar_reward=False an object of ns_gym
+        reward = float(getattr(reward, "reward", reward))  # an object of ns_gym with scalar_reward=False
         return obs["state"], reward, terminated, truncated, {**info, "phase": self.phase}

@@ -1,4 +1,4 @@
-"""A recommender's task: users come one after another, are shown items, and click or do not."""
+"""A simulated recommender: each episode is a user, who is shown items and may click on them."""
 
 from typing import Any
 
@@ -10,24 +10,25 @@ from gymnasium.utils import RecordConstructorArgs
 
 class Recommender(gym.Env, RecordConstructorArgs):
     """
-    An episode is a user, an action the item that is shown, and a reward of 1 a click.
+    An episode is a user, an action is the item that is shown, and the reward is 1 for a click.
 
-    Items have features, users have interests in them: those of one of a few groups, and something of their own. The
-    probability of a click is ``1 / (1 + exp(3 - 8 interest))`` with the cosine of the item's features and the user's
-    interests, less 5 % for each of the last ``memory`` times that the item was shown. The observation is what was shown
-    and what was clicked in the last ``memory`` steps, so who the user is has to be found out by trying.
+    Items have feature vectors. A user's interest vector is the sum of that of a group and an individual part. The
+    probability of a click is ``1 / (1 + exp(3 - 8 interest))``, where ``interest`` is the cosine of the item's features
+    and the user's interests; it is reduced by 5 % for each time that the item was shown in the last ``memory`` steps.
+    The observation is the items shown and the clicks in the last ``memory`` steps: the agent must infer the user's
+    interests from them.
 
-    The groups' interests lie between those of two moods of the public. ``mood`` (an attribute, 0 to 1) is for
-    :class:`DriftingPhysics` to move. Items, groups and moods are the same for every seed of the episodes.
+    The groups' interests are interpolated between two sets, the moods of the public. :class:`DriftingPhysics` can
+    change the attribute ``mood``, from 0 to 1. Items, groups and moods do not depend on the seed of the episodes.
 
-    ``info`` tells the probabilities of a click: ``click_rate`` of the item that was shown, ``oracle_click_rate`` of the
-    best one for this user now, ``random_click_rate`` of one drawn at random, so that regret can be drawn.
+    ``info`` holds click probabilities, from which regret can be computed: ``click_rate`` of the item shown,
+    ``oracle_click_rate`` of the best item for this user now, and ``random_click_rate`` of an item drawn at random.
 
     :param n_items: Number of items
     :param n_groups: Number of groups of users
-    :param n_features: Length of the items' features
-    :param memory: Steps that the observation tells of, and that an item shown is remembered
-    :param own_taste: How much of a user's interests is of their own: 0 nothing, 1 as much as the group's
+    :param n_features: Length of the feature vectors
+    :param memory: Number of steps in the observation, and for which an item shown reduces its click probability
+    :param own_taste: Length of the individual part of a user's interests relative to the group's
     :param mood: The mood of the public, in [0, 1]
     :param world: Seed of items, groups and moods
     :raises ValueError: if a number is outside its range
@@ -95,7 +96,7 @@ class Recommender(gym.Env, RecordConstructorArgs):
 
     def click_rates(self) -> np.ndarray:
         """
-        :return: Probability that the user would click on each item now, shape (n_items,)
+        :return: Probability of a click on each item now, shape (n_items,)
         """
         before, after = self._moods[:, self._group]
         interests = _unit(_unit((1 - self.mood) * before + self.mood * after) + self.own_taste * self._own)
@@ -121,5 +122,5 @@ class Recommender(gym.Env, RecordConstructorArgs):
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Of length 1 along the last axis."""
+    """Normalize to length 1 along the last axis."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""A robot that looks for something in one of four rooms, made with MiniGrid (extra ``minigrid``)."""
+"""A robot that searches four rooms for a goal, made with MiniGrid (extra ``minigrid``)."""
 
 from typing import Any
 
@@ -13,20 +13,21 @@ from minigrid.minigrid_env import MiniGridEnv
 
 SIZE = 9
 MIDDLE = SIZE // 2
-# The middle of each room, and the doors, which have no leaves
+# The center of each room, and the openings between rooms
 ROOMS = ((2, 2), (6, 2), (2, 6), (6, 6))
 DOORS = ((MIDDLE, 1), (MIDDLE, 7), (1, MIDDLE), (7, MIDDLE))
 
 
 class Rooms(MiniGridEnv):
     """
-    Four rooms of 3 x 3 fields, with doors along the outer walls. The robot starts anywhere and is to come to the middle
-    of the room ``goal_room``. As in MiniGrid, the reward is ``1 - 0.9 * steps / max_steps`` where it does.
+    Four rooms of 3 x 3 cells, with openings along the outer walls. The robot starts in a random cell; its goal is the
+    center of the room ``goal_room``. As in MiniGrid, the reward for reaching it is ``1 - 0.9 * steps / max_steps``.
 
-    ``goal_room`` (an attribute, 0 to 3) is for :class:`DriftingPhysics` to change; it counts from the next episode on.
+    :class:`DriftingPhysics` can change the attribute ``goal_room``, from 0 to 3. A change takes effect in the next
+    episode.
 
-    :param goal_room: Where to
-    :param max_steps: Steps after which an episode is cut short
+    :param goal_room: Number of the room with the goal
+    :param max_steps: Time limit of an episode
     :param render_mode: ``"rgb_array"``, ``"human"`` or ``None``
     """
 
@@ -34,7 +35,7 @@ class Rooms(MiniGridEnv):
         self.goal_room = goal_room
         mission = MissionSpace(mission_func=lambda: "get to the goal")
         super().__init__(mission, grid_size=SIZE, max_steps=max_steps, render_mode=render_mode)
-        # Turn left, turn right, go; there is nothing to take or to open
+        # Turn left, turn right, move forward; there are no objects to pick up or to open
         self.action_space = spaces.Discrete(3)
 
     def _gen_grid(self, width: int, height: int) -> None:
@@ -51,8 +52,8 @@ class Rooms(MiniGridEnv):
 
 class RobotView(gym.ObservationWrapper):
     """
-    What a robot that knows the way it went knows: where it is and which way it looks, and where in the 7 x 7 fields
-    before it there are walls and a goal. Zeros and ones, shape (2 * size + 4 + 98,).
+    Observations of a robot with odometry: its position and direction, and the walls and the goal within the 7 x 7 cells
+    in front of it. One-hot and binary, shape (2 * size + 4 + 98,).
 
     :param env: A MiniGrid environment
     """
@@ -68,8 +69,8 @@ class RobotView(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> np.ndarray:
         """
-        :param observation: MiniGrid's
-        :return: Where the robot is and what it sees
+        :param observation: Observation of MiniGrid
+        :return: Position, direction, walls and goal in view
         """
         inside: Any = self.env.unwrapped
         kinds = observation["image"][:, :, 0]

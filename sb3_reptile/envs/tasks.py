@@ -1,8 +1,8 @@
 """
-The drifting tasks, registered with Gymnasium: well-known environments, and the values that drift in them.
+The drifting tasks, registered with Gymnasium: well-known environments and the values that drift in them.
 
-``period``, ``kind`` and ``recurring`` are those of ``DriftWrapper``, ``parameters`` those of ``DriftingPhysics``; all
-other arguments are the environment's.
+``period``, ``kind`` and ``recurring`` are arguments of ``DriftWrapper``, ``parameters`` is one of ``DriftingPhysics``;
+all other arguments are passed to the environment.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 def cartpole_actions(
     period: int = 15_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
-    """CartPole whose two actions swap."""
+    """CartPole in which the two actions swap."""
     return PermutedActions(CartPoleEnv(**env_kwargs), period, kind=kind, recurring=recurring)
 
 
@@ -43,7 +43,7 @@ def cartpole_physics(
     parameters: Parameters = CARTPOLE,
     **env_kwargs: Any,
 ) -> DriftingPhysics:
-    """CartPole whose pole becomes four times as long and whose force halves."""
+    """CartPole in which the pole becomes four times as long and the force halves."""
     return DriftingPhysics(CartPoleEnv(**env_kwargs), parameters, period, kind, recurring)
 
 
@@ -65,7 +65,7 @@ def pendulum(
     factors: Sequence[float] = (1.0, -1.0),
     **env_kwargs: Any,
 ) -> DriftingActions:
-    """Pendulum, whose actions are continuous, with a motor that turns backwards."""
+    """Pendulum, which has continuous actions, with a motor that starts to turn backwards."""
     return DriftingActions(PendulumEnv(**env_kwargs), factors, period, kind, recurring)
 
 
@@ -77,11 +77,11 @@ def lunar_lander(
     **env_kwargs: Any,
 ) -> DriftingPhysics:
     """
-    LunarLander whose moon becomes lighter and windy (extra ``box2d``).
+    LunarLander in which gravity decreases and wind sets in (extra ``box2d``).
 
     :raises ImportError: without the extra ``box2d``
     """
-    # The environment draws the wind of an episode in `reset`, so that it must be switched on in calm phases too
+    # The environment draws the wind of an episode in `reset`: wind must be enabled in calm phases too
     env = _lunar_lander("DriftingLunarLander-v0", enable_wind=True, **env_kwargs)
     return DriftingPhysics(env, parameters, period, kind, recurring)
 
@@ -90,7 +90,7 @@ def lunar_lander_engines(
     period: int = 30_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """
-    LunarLander whose side engines swap (extra ``box2d``).
+    LunarLander in which the side engines swap (extra ``box2d``).
 
     :raises ImportError: without the extra ``box2d``
     """
@@ -110,7 +110,7 @@ def cartpole_walk(
     period: int = 500, walks: Mapping[str, Mapping[str, float]] = CARTPOLE_WALK, **env_kwargs: Any
 ) -> NsGymTask:
     """
-    CartPole whose pole length wanders, in ns_gym's wrapper (extra ``drift``): many small changes that never recur.
+    CartPole in which the length of the pole follows a random walk, in ns_gym's wrapper (extra ``drift``).
 
     :param period: Steps between two changes, over all episodes
     :param walks: For each parameter the arguments of ns_gym's ``BoundedRandomWalk``
@@ -135,13 +135,13 @@ def recommender(
     parameters: Parameters = MOODS,
     **env_kwargs: Any,
 ) -> DriftingPhysics:
-    """A recommender whose users' interests follow the mood of the public, to which there are two."""
+    """A recommender whose users' interests drift between two sets of interests."""
     return DriftingPhysics(Recommender(**env_kwargs), parameters, period, kind, recurring)
 
 
 def fashion_shop(period: int = 10_000, **env_kwargs: Any) -> DaysInTurn:
     """
-    A fashion shop's log of a week, day after day (extra ``logs``).
+    A fashion shop's log of a week, one day per phase (extra ``logs``).
 
     :raises ImportError: without the extra ``logs``
     """
@@ -186,7 +186,7 @@ def minatar(
     period: int = 100_000, recurring: bool = True, games: Sequence[str] = GAMES, **env_kwargs: Any
 ) -> GamesInTurn:
     """
-    MinAtar's games one after another (extra ``minatar``); with one game nothing drifts.
+    MinAtar's games, one per phase (extra ``minatar``). With one game there is no drift.
 
     :param games: The games, in order
     :raises ImportError: without the extra ``minatar``
@@ -194,7 +194,7 @@ def minatar(
     return GamesInTurn(MinAtarGames(games, **env_kwargs), period, recurring)
 
 
-# What makes each task, and the steps after which an episode is cut short, as where nothing drifts
+# For each task, the function that makes it and its time limit, that of the environment without drift
 TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingCartPoleActions-v0": (cartpole_actions, 500),
     "DriftingCartPolePhysics-v0": (cartpole_physics, 500),
@@ -206,7 +206,7 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingRecommender-v0": (recommender, 50),
     "DriftingFashionShop-v0": (fashion_shop, 50),
     "DriftingMinAtar-v0": (minatar, None),
-    # Both end their episodes themselves
+    # These two have time limits of their own
     "DriftingRooms-v0": (rooms, None),
     "DriftingHighway-v0": (highway, None),
 }

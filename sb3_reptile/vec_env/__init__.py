@@ -1,4 +1,4 @@
-"""Environments with several agents for SB3: one policy for all of them, or a learner for each."""
+"""Multi-agent environments for SB3: one policy shared by all agents, or one learner per agent."""
 
 from sb3_reptile.vec_env.one_agent import OneAgent
 from sb3_reptile.vec_env.parallel_env import AgentsVecEnv, parallel_env_to_vec_env

@@ -1,4 +1,4 @@
-"""A parallel environment as one of its agents sees it, for learners that each have a policy of their own."""
+"""A parallel environment from the view of one agent, for agents with separate learners."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 class OneAgent(gym.Env):
     """
-    A PettingZoo parallel environment as one of its agents sees it. The others act by policies of their own, and are
-    part of its environment: when they learn, it drifts.
+    A PettingZoo parallel environment from the view of one agent. The other agents act by policies of their own and are
+    part of this agent's environment: when they learn, it drifts.
 
-    The episode is over when it is for this agent. Others that leave before are asked for no more actions.
+    The episode ends when it ends for this agent. Other agents may leave earlier.
 
     :param parallel_env: The environment; nothing else may step it
     :param agent: Name of the agent
-    :param policies: By name, what the other agents act by: a model, or anything with SB3's ``predict``. One that is
-        missing, or ``None``, takes random actions. They can be replaced at any time: ``env.policies = {...}``
-    :param deterministic: Whether the policies are to act deterministically
-    :raises ValueError: if it is no parallel environment, or if a name is none of its agents'
+    :param policies: Policies of the other agents by name: models, or any objects with SB3's ``predict``. An agent
+        without a policy, or with ``None``, takes random actions. They can be replaced at any time:
+        ``env.policies = {...}``
+    :param deterministic: Whether the policies act deterministically
+    :raises ValueError: if it is not a parallel environment, or if a name is not one of its agents
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class OneAgent(gym.Env):
         self.action_space = parallel_env.action_space(agent)
         self.metadata = getattr(parallel_env, "metadata", self.metadata)
         self.render_mode = getattr(parallel_env, "render_mode", None)
-        # Copies: spaces can be one object for all agents, and a learner seeds the one that it draws from
+        # Copies: the agents can share one space object, and a learner seeds the space that it samples from
         self._random_actions = {
             name: deepcopy(parallel_env.action_space(name)) for name in parallel_env.possible_agents if name != agent
         }
@@ -57,14 +58,14 @@ class OneAgent(gym.Env):
 
     @property
     def policies(self) -> Mapping[str, PolicyPredictor | None]:
-        """What the other agents act by."""
+        """Policies of the other agents, by name."""
         return self._policies
 
     @policies.setter
     def policies(self, policies: Mapping[str, PolicyPredictor | None]) -> None:
         self._check_names("policies", policies)
         self._policies = policies
-        # Of recurrent policies; that of one says nothing to another
+        # States of recurrent policies; a state is of no use to another policy
         self._states: dict[str, Any] = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -117,5 +118,5 @@ class OneAgent(gym.Env):
 
 
 def _scalar(action: Any) -> Any:
-    """Discrete actions that ``predict`` gave as arrays without dimensions, in which some environments write."""
+    """Convert 0-dimensional arrays from ``predict`` to scalars: some environments write into the actions they get."""
     return action[()] if isinstance(action, np.ndarray) else action

@@ -1,4 +1,4 @@
-"""PettingZoo's parallel environments as SB3's ``VecEnv``, with an agent in each of its places. No learner here."""
+"""PettingZoo's parallel environments as SB3's ``VecEnv``, in which each agent is one of the environments."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PARALLEL_ENV = ("possible_agents", "observation_space", "action_space", "reset",
 
 class AgentsVecEnv(VecEnv):
     """
-    Parallel environments as one ``VecEnv``: the agents of the first, in the order of its ``possible_agents``, then
-    those of the second, and so on. :func:`parallel_env_to_vec_env` makes it.
+    Parallel environments as one ``VecEnv``: the agents of the first environment, in the order of its
+    ``possible_agents``, then those of the second, and so on. Create it with :func:`parallel_env_to_vec_env`.
 
-    As in SB3's ``DummyVecEnv`` an environment is reset when its episode is over, ``info["terminal_observation"]`` is
-    what was seen last, and ``info["TimeLimit.truncated"]`` tells a time limit from a terminal state, for each agent by
-    itself. ``info["agent"]`` is the agent's name.
+    As in SB3's ``DummyVecEnv``, an environment is reset at the end of an episode, ``info["terminal_observation"]`` is
+    the last observation, and ``info["TimeLimit.truncated"]`` distinguishes time limits from terminal states, separately
+    for each agent. ``info["agent"]`` is the agent's name.
 
-    ``get_attr``, ``set_attr`` and ``env_is_wrapped`` look into PettingZoo's wrappers. There is one image of an
-    environment, and ``env_method`` calls its method once, however many agents it has.
+    ``get_attr``, ``set_attr`` and ``env_is_wrapped`` search PettingZoo's wrappers. ``render`` returns one image per
+    environment, and ``env_method`` calls a method once per environment, whatever its number of agents.
 
-    :param parallel_envs: Environments with the same agents, whose spaces are all the same
+    :param parallel_envs: Environments with the same agents, all of which have the same spaces
     """
 
     def __init__(self, parallel_envs: Sequence[ParallelEnv]) -> None:
@@ -48,9 +48,9 @@ class AgentsVecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """
-        :param seed: Seed of the first environment at the next reset, the others get ``seed + 1``, ``seed + 2``, ...;
-            random if ``None``
-        :return: For each agent the seed of its environment
+        :param seed: Seed of the first environment at the next reset; the others get ``seed + 1``, ``seed + 2``, ...
+            Random if ``None``
+        :return: Seed of each agent's environment
         """
         seeds = super().seed(seed)
         self._seeds = [seeds[slot // len(self.agents)] for slot in range(self.num_envs)]
@@ -114,7 +114,7 @@ class AgentsVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method once of each environment that one of the agents is in; for each agent what it returned."""
+        """Call a method once per environment of the given agents; return the result of each agent's environment."""
         envs = self._envs_of(indices)
         results = {
             id(env): getattr(_layer_with(method_name, env), method_name)(*method_args, **method_kwargs)
@@ -123,11 +123,11 @@ class AgentsVecEnv(VecEnv):
         return [results[id(env)] for env in envs]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Check if the environments are in a given wrapper, which is one of PettingZoo's (see base class)."""
+        """Check if the environments are wrapped in one of PettingZoo's wrappers (see base class)."""
         return [any(isinstance(layer, wrapper_class) for layer in _layers(env)) for env in self._envs_of(indices)]
 
     def _reset_one(self, index: int, **kwargs: Any) -> list[Any]:
-        """Reset one of the environments; return what each of its agents sees."""
+        """Reset one of the environments; return the observation of each of its agents."""
         observations, infos = self.parallel_envs[index].reset(**kwargs)
         if not set(self.agents) <= set(observations):
             raise ValueError(
@@ -139,7 +139,7 @@ class AgentsVecEnv(VecEnv):
         return [observations[agent] for agent in self.agents]
 
     def _stack(self, seen: Sequence[Any]) -> VecEnvObs:
-        """What the agents see, in new arrays of shape (num_envs, ...)."""
+        """Stack the agents' observations in new arrays of shape (num_envs, ...)."""
         arrays: dict[Any, np.ndarray] = {
             key: np.empty((self.num_envs, *self._shapes[key]), self._dtypes[key]) for key in self._keys
         }
@@ -154,13 +154,13 @@ class AgentsVecEnv(VecEnv):
 
 def parallel_env_to_vec_env(parallel_env: ParallelEnv | Sequence[ParallelEnv]) -> AgentsVecEnv:
     """
-    Make a ``VecEnv`` in which all agents share one policy: it acts for each of them, on what that one sees, and learns
-    from all of them.
+    Make a ``VecEnv`` in which all agents share one policy, which gets the observations of each agent and learns from
+    the transitions of all agents.
 
     ``ReptileDQN("MlpPolicy", parallel_env_to_vec_env([simple_spread_v3.parallel_env() for _ in range(4)]))``
 
-    :param parallel_env: A PettingZoo parallel environment, or a list of several that are alike
-    :return: All agents of all environments, ``num_envs`` of them
+    :param parallel_env: A PettingZoo parallel environment, or a list of several with the same agents
+    :return: The vectorized environment, whose ``num_envs`` is the number of agents in all environments
     :raises ValueError: if something else is given, or if the agents do not all have the same spaces
     """
     envs = list(parallel_env) if isinstance(parallel_env, Sequence) else [parallel_env]
@@ -191,8 +191,8 @@ def parallel_env_to_vec_env(parallel_env: ParallelEnv | Sequence[ParallelEnv]) -
 
 def check_parallel_env(env: Any) -> None:
     """
-    :param env: What should be a PettingZoo parallel environment
-    :raises ValueError: if it is another kind of environment, or none
+    :param env: The environment to check
+    :raises ValueError: if it is not a PettingZoo parallel environment
     """
     if hasattr(env, "agent_iter"):
         what_to_do = (
@@ -212,7 +212,7 @@ def check_parallel_env(env: Any) -> None:
 
 
 def _layers(env: ParallelEnv) -> Iterator[Any]:
-    """From the outermost of PettingZoo's wrappers to the bare environment."""
+    """Iterate over PettingZoo's wrappers, from the outermost to the environment inside."""
     layer: Any = env
     while layer is not None:
         yield layer
@@ -221,5 +221,5 @@ def _layers(env: ParallelEnv) -> Iterator[Any]:
 
 
 def _layer_with(name: str, env: ParallelEnv) -> Any:
-    """The outermost layer that has the attribute itself; if there is none, the outermost."""
+    """Return the outermost layer that has the attribute, not counting forwarded ones; the outermost if none has."""
     return next((layer for layer in _layers(env) if name in vars(layer) or hasattr(type(layer), name)), env)

@@ -73,7 +73,7 @@ def inspect() -> None:
     output = args.output or (args.path if args.path.is_dir() and not is_ours else args.path.parent) / "replay.png"
     try:
         figure = _draw(buffer, logged, str(args.path))
-    except RuntimeError as error:  # no episode has ended that hindsight replay could draw from
+    except RuntimeError as error:  # hindsight replay cannot draw before an episode has ended
         sys.exit(f"error: {error}")
     figure.savefig(output, dpi=100)
     print(f"Drawn to {output}")
@@ -106,7 +106,7 @@ def _load(path: Path) -> DecayedSampling:
     else:
         try:
             buffer = load_from_pkl(path)
-        except Exception as error:  # a pickle can fail with any
+        except Exception as error:  # loading a pickle can raise any exception
             sys.exit(f"error: {path} is not a saved replay buffer: {error}")
     if not isinstance(buffer, DecayedSampling):
         sys.exit(f"error: {path} holds a {type(buffer).__name__}; only decayed replay buffers can be inspected")
@@ -162,12 +162,12 @@ def _buffer_of_checkpoint(folder: Folder) -> Any:
     # The model makes its buffer: which class and arguments it takes depends on the algorithm. Its networks are not
     # used, so those of the checkpoint, and the arguments that it could not hold, are replaced by defaults.
     with folder.understood():
-        told = folder.state["hyperparameters"]
+        arguments = folder.state["hyperparameters"]
         known = ("algorithm", "replay_buffer_class", "replay_buffer_kwargs")
-        kept = {name: value for name, value in told.items() if name in known or not _is_missing(value)}
-        of = folder.state["spaces"]
-        observation_space, action_space = from_json(of["observation_space"]), from_json(of["action_space"])
-        env = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * of["n_envs"])
+        kept = {name: value for name, value in arguments.items() if name in known or not _is_missing(value)}
+        saved = folder.state["spaces"]
+        observation_space, action_space = from_json(saved["observation_space"]), from_json(saved["action_space"])
+        env = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * saved["n_envs"])
         kept |= {
             "policy": "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy",
             "policy_kwargs": {"$arguments": {}},
