@@ -9,10 +9,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, polyak_update
-from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
@@ -20,7 +18,7 @@ from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
-from sb3_reptile.reptile_dqn.learners import ClosedFormLearner, why_not_closed_form
+from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
@@ -36,7 +34,7 @@ OPTIONS = {
 SMALLEST_TD_ERROR = 1e-6
 
 
-class ReptileDQN(DQN):
+class ReptileDQN(ClosedFormDQN):
     """
     DQN with decayed experience replay ("Reptile: Recurrent Experience Replay Technique"; not the meta-learning
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
@@ -158,8 +156,6 @@ class ReptileDQN(DQN):
         self.double_q = double_q
         self.pretrained = pretrained
         self.learner = learner
-        self._closed_form: ClosedFormLearner | None = None
-        self._said_of_learner = ""
         self._last_batch: tuple[Any, th.Tensor] | None = None
         self._check_options()  # before anything is built
         try:
@@ -356,45 +352,6 @@ class ReptileDQN(DQN):
         sizes = td_errors.abs().flatten().double().cpu().numpy()
         self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
 
-    def _attached_closed_form(self) -> ClosedFormLearner | None:
-        """The closed form of the present parameters and optimizer state, None where autograd is used."""
-        if self.learner == "eager":
-            return None
-        if self._closed_form is None or not self._closed_form.is_attached():
-            reason = why_not_closed_form(self)
-            self._closed_form = ClosedFormLearner(self) if reason is None else None
-            said = "Updates are computed in closed form" if reason is None else f"Updates use autograd: {reason}"
-            if self.verbose >= 1 and said != self._said_of_learner:
-                print(said)
-            self._said_of_learner = said
-        return self._closed_form
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        closed_form = self._closed_form
-        is_own = type(self).predict is DQN.predict and "predict" not in vars(self)
-        is_warm_up = self.num_timesteps < learning_starts
-        if closed_form is None or is_warm_up or not (is_own and closed_form.holds_parameters()):
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        # The same random draws and actions as predict(), which checks and converts more
-        if np.random.rand() < self.exploration_rate:
-            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
-        else:
-            actions = closed_form.greedy_actions(self._last_obs)  # type: ignore[arg-type]
-        return actions, actions
-
-    def _on_step(self) -> None:
-        self._n_calls += 1
-        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
-            if self._closed_form is not None and self._closed_form.holds_parameters():
-                self._closed_form.update_target(self.tau)
-            else:
-                polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
-                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
-        self.logger.record("rollout/exploration_rate", self.exploration_rate)
-
     def _td_targets(self, batch: Any) -> th.Tensor:
         """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers."""
         discounts = batch.discounts if batch.discounts is not None else self.gamma
@@ -436,7 +393,7 @@ class ReptileDQN(DQN):
             self.logger.record(key, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch", "pretrained", "_closed_form"]
+        return [*super()._excluded_save_params(), "_last_batch", "pretrained"]
 
     def learn(
         self: SelfReptileDQN,

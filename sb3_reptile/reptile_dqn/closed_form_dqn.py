@@ -1,0 +1,64 @@
+"""SB3's DQN with the loops around its updates: acting, and updating the target network, on flat parameters."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.dqn.dqn import DQN
+
+from sb3_reptile.reptile_dqn.learners import ClosedFormLearner, why_not_closed_form
+
+
+class ClosedFormDQN(DQN):
+    """
+    The parts of :class:`~sb3_reptile.reptile_dqn.ReptileDQN` that use the closed form of its Q-network where that
+    applies, and otherwise do what SB3 does. Actions, random draws and parameters are the same.
+    """
+
+    learner: str
+    _closed_form: ClosedFormLearner | None = None
+    _said_of_learner: str = ""
+
+    def _attached_closed_form(self) -> ClosedFormLearner | None:
+        """The closed form of the present parameters and optimizer state, None where autograd is used."""
+        if self.learner == "eager":
+            return None
+        if self._closed_form is None or not self._closed_form.is_attached():
+            model: Any = self
+            reason = why_not_closed_form(model)
+            self._closed_form = ClosedFormLearner(model) if reason is None else None
+            said = "Updates are computed in closed form" if reason is None else f"Updates use autograd: {reason}"
+            if self.verbose >= 1 and said != self._said_of_learner:
+                print(said)
+            self._said_of_learner = said
+        return self._closed_form
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        closed_form = self._closed_form
+        is_own = type(self).predict is DQN.predict and "predict" not in vars(self)
+        is_warm_up = self.num_timesteps < learning_starts
+        if closed_form is None or is_warm_up or not (is_own and closed_form.holds_parameters()):
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        # The same random draws and actions as predict(), which checks and converts more
+        if np.random.rand() < self.exploration_rate:
+            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
+        else:
+            actions = closed_form.greedy_actions(self._last_obs)  # type: ignore[arg-type]
+        return actions, actions
+
+    def _on_step(self) -> None:
+        self._n_calls += 1
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
+            if self._closed_form is not None and self._closed_form.holds_parameters():
+                self._closed_form.update_target(self.tau)
+            else:
+                polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_closed_form", "_said_of_learner"]
