@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,25 +33,30 @@ RESULTS = Path(__file__).parent / "results"
 
 REFERENCE = "SB3 DQN"
 SBX = "SBX DQN"
-DECAY = "ReptileDQN, half-life 1,000"
-AUTO = 'ReptileDQN, half_life="auto"'
+EXACT = "ReptileDQN"
+FAST = 'ReptileDQN, learner="fast"'
+EAGER = 'ReptileDQN, learner="eager"'
+PRIORITIES: dict[str, Any] = {"priority": "td_error"}
 FUSED: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
 
 # Keyword arguments besides those of the task; policy_kwargs are added to the task's
 METHODS: dict[str, dict[str, Any]] = {
     REFERENCE: {},
     SBX: {},
+    EXACT: {},
+    FAST: {"learner": "fast"},
+    EAGER: {"learner": "eager"},
     "ReptileDQN, no decay": {"half_life": float("inf")},
-    DECAY: {"half_life": 1_000},
-    'ReptileDQN, half-life 1,000, weighting="loss"': {"half_life": 1_000, "weighting": "loss"},
-    'ReptileDQN, half-life 1,000, priority="td_error"': {"half_life": 1_000, "priority": "td_error"},
-    AUTO: {"half_life": "auto"},
+    'ReptileDQN, weighting="loss"': {"half_life": 1_000, "weighting": "loss"},
+    "ReptileDQN, priorities": PRIORITIES,
+    'ReptileDQN, priorities, learner="fast"': {**PRIORITIES, "learner": "fast"},
+    "ReptileDQN, double Q": {"double_q": True},
+    "ReptileDQN, 10-step returns": {"n_steps": 10},
+    'ReptileDQN, half_life="auto"': {"half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
-    "ReptileDQN, half-life 1,000, fused Adam": {"half_life": 1_000, "policy_kwargs": FUSED},
-    "ReptileDQN, half-life 1,000, fused Adam, compiled networks": {"half_life": 1_000, "policy_kwargs": FUSED},
 }
-# With one thread all methods are measured, with more only these
-WITH_MORE_THREADS = [REFERENCE, SBX, DECAY, AUTO, "ReptileDQN, half-life 1,000, fused Adam"]
+# Those of a task that are not compared in all respects
+MAIN_METHODS = [REFERENCE, SBX, EXACT, FAST, EAGER]
 
 PACKAGES = ["torch", "stable_baselines3", "sbx_rl", "jax", "numpy"]
 FIELDS = ["task", "threads", "round", "method", "steps", "updates", "seconds", "log_seconds", "environment"]
@@ -70,6 +75,8 @@ class Task:
     :param steps: Steps of a turn
     :param about: What it is, for the tables
     :param sbx_every: In every how many rounds SBX has a turn
+    :param methods: What is compared
+    :param threads: Numbers of threads to measure with
     """
 
     make_env: Callable[[], Any]
@@ -79,6 +86,14 @@ class Task:
     steps: int
     about: str
     sbx_every: int = 1
+    methods: Sequence[str] = tuple(MAIN_METHODS)
+    threads: Sequence[int] = (1, 2)
+
+
+def eight_cartpoles() -> Any:
+    from stable_baselines3.common.env_util import make_vec_env
+
+    return make_vec_env("CartPole-v1", n_envs=8)
 
 
 def fake_images() -> Any:
@@ -114,6 +129,25 @@ TASKS = {
         warm_up=6 * 256,
         steps=256,
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
+        methods=tuple(METHODS),
+        threads=(1,),
+    ),
+    "CartPole-v1, defaults": Task(
+        lambda: "CartPole-v1",
+        "MlpPolicy",
+        {},
+        warm_up=600,
+        steps=200,
+        about="SB3's defaults, batch 32, an update every 4 steps",
+        threads=(1,),
+    ),
+    "CartPole-v1, 8 environments": Task(
+        eight_cartpoles,
+        "MlpPolicy",
+        CARTPOLE,
+        warm_up=16 * 256,
+        steps=2_048,
+        about="the RL Zoo's hyperparameters with 8 environments, 128 updates every 2,048 steps",
     ),
     "images": Task(
         fake_images,
@@ -153,9 +187,6 @@ def make_model(task: Task, method: str) -> Any:
     settings = {**task.settings, **METHODS[method]}
     settings["policy_kwargs"] = {**task.settings.get("policy_kwargs", {}), **METHODS[method].get("policy_kwargs", {})}
     model = algorithm(task.policy, task.make_env(), seed=0, device="cpu", **settings)
-    if method.endswith("compiled networks"):
-        model.q_net.compile()
-        model.q_net_target.compile()
     return model
 
 
@@ -256,10 +287,9 @@ def run(path: Path, rounds: int) -> None:
     if not with_sbx:
         print("sbx-rl is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
     plan = []
-    for name in TASKS:
-        for threads in (1, 2):
-            chosen = METHODS if threads == 1 else WITH_MORE_THREADS
-            plan.append((name, threads, [method for method in chosen if with_sbx or method != SBX]))
+    for name, task in TASKS.items():
+        chosen = [method for method in task.methods if with_sbx or method != SBX]
+        plan += [(name, threads, chosen) for threads in task.threads]
     total = rounds * sum(len(methods) for _, _, methods in plan)
     with path.open("w", newline="") as file, tqdm(total=total, unit="turn") as bar:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -332,13 +362,11 @@ def markdown(records: list[Record]) -> str:
         "The last column is the share of the time that goes into ReptileDQN's logging of what is replayed, with SB3's",
         "default `log_interval=4` (episodes): the shorter the episodes, the larger.",
         "",
-        "Fused Adam is `policy_kwargs=dict(optimizer_kwargs=dict(fused=True))`; compiled networks are",
-        "`q_net.compile()` and `q_net_target.compile()`, before `learn()`.",
+        'ReptileDQN trains the same bits as with `learner="eager"`, without autograd; `learner="fast"` may round',
+        "differently. Fused Adam is `policy_kwargs=dict(optimizer_kwargs=dict(fused=True))`.",
         "",
         "SBX's DQN does not clip gradients, and draws the batches of all updates between two rollouts at once. It",
         "updates within `jax.lax.scan`, where XLA's convolutions are slow on CPUs.",
-        "",
-        "With more than one thread, not all of them are measured.",
         "",
         f"{records[0]['environment']}.",
         "",

@@ -87,8 +87,12 @@ def why_not_closed_form(model: "ReptileDQN") -> str | None:
     for network in networks:
         if type(network) is not QNetwork or type(network.features_extractor) is not FlattenExtractor:
             return f"the network is {type(network).__name__} with {type(network.features_extractor).__name__}"
-        if layers_of(network) is None:
+        layers = layers_of(network)
+        if layers is None:
             return "the network has other layers than nn.Linear and nn.ReLU"
+        # Of a batch of one, autograd multiplies the gradient of such a layer in another order
+        if model.batch_size == 1 and any(layer.in_features == 1 for layer in layers[1:]):
+            return "a hidden layer has one unit and batch_size is 1"
     if has_hooks(policy.modules()):
         return "a module of the network has hooks"
     parameters = [*policy.q_net.parameters(), *policy.q_net_target.parameters()]

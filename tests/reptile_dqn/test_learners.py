@@ -198,6 +198,7 @@ REASONS = {
     "overrides _td_targets, on the instance": (ReptileDQN, {}, lambda model: setattr(model, "_td_targets", None)),
     "has hooks": (ReptileDQN, {}, hooked),
     "is frozen": (ReptileDQN, {}, frozen),
+    "a hidden layer has one unit": (ReptileDQN, dict(policy_kwargs=dict(net_arch=[8, 1]), batch_size=1), None),
     "other layers": (ReptileDQN, dict(policy_kwargs=dict(activation_fn=nn.Tanh)), None),
     "the optimizer is RMSprop": (ReptileDQN, dict(policy_kwargs=dict(optimizer_class=th.optim.RMSprop)), None),
     "weight_decay=0.1": (ReptileDQN, dict(policy_kwargs=dict(optimizer_kwargs=dict(weight_decay=0.1))), None),
@@ -208,7 +209,7 @@ REASONS = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_the_eager_learner_is_taken_where_the_closed_form_does_not_apply(reason, capsys):
     algorithm, kwargs, change = REASONS[reason]
-    model = algorithm("MlpPolicy", gym.make("CartPole-v1"), **small(**ZOO, **kwargs, verbose=1))
+    model = algorithm("MlpPolicy", gym.make("CartPole-v1"), **small(**ZOO | kwargs, verbose=1))
     if change is not None:
         change(model)
     assert model._attached_closed_form() is None
