@@ -10,6 +10,7 @@ from torch import nn
 # Bytes: every parameter begins at a multiple of it, as a tensor of its own would, so that vectorized loops treat its
 # elements in the same groups
 ALIGNMENT = 64
+SMALLEST_NORMAL = th.finfo(th.float32).tiny
 
 
 class FlatParameters:
@@ -175,7 +176,10 @@ class ClosedForm:
             return
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        th.sqrt(square, out=self._denominator)
+        # Roots of zero and subnormal numbers are slow, and eps, if it is not tiny, is the same to the last bit beside
+        # the root of the smallest normal number
+        root_of = th.clamp_min(square, SMALLEST_NORMAL, out=self._denominator) if eps >= 1e-10 else square
+        th.sqrt(root_of, out=self._denominator)
         self._denominator.div_((1 - beta2**self.step) ** 0.5).add_(eps)
         self.values.flat.addcdiv_(mean, self._denominator, value=-lr / (1 - beta1**self.step))
 
