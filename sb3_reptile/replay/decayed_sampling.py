@@ -286,8 +286,10 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     def _batch(self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None) -> DecayedReplayBufferSamples:
         if self._scratch is not None:
             self._scratch.touched(len(indices))
-        fetched = self._fetch(indices, env)
-        return DecayedReplayBufferSamples._make((*fetched, indices, self.to_torch(weights, copy=False)))
+        tensor = th.from_numpy(weights)
+        if self.device.type != "cpu":
+            tensor = tensor.to(self.device)
+        return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, tensor))
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """

@@ -189,7 +189,7 @@ class SamplingDistribution(Ring):
         :raises ValueError: if there is none that can be drawn
         :raises NothingToDrawError: if no eligible transition has a sampling weight above 0
         """
-        n_rows = self.checked_n_drawable()
+        n_rows = self.n_drawable() or self.checked_n_drawable()
         indices = self._draw(n_rows, size) if eligible is None else self._draw_eligible(n_rows, size, eligible)
         if self.combined and size > 0:
             newest = (self.rows_added - 1) % self.n_rows
