@@ -58,15 +58,21 @@ def layers_of(network: QNetwork) -> list[nn.Linear] | None:
     return linear if is_mlp else None
 
 
-def has_hooks(modules: Iterable[nn.Module]) -> bool:
+def why_not_as_they_are(modules: Iterable[nn.Module], parameters: Iterable[nn.Parameter]) -> str | None:
     """
-    :param modules: Modules
-    :return: Whether something is called before or after any of them
+    :param modules: Modules of the networks
+    :param parameters: Their parameters
+    :return: What the closed form would pass over: hooks, or parameters that are not trained; None if there is nothing
     """
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
-    )
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return "a module of the network has hooks"
+    for parameter in parameters:
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            return "a parameter has hooks"
+        if not parameter.requires_grad:
+            return "a parameter is frozen"
+    return None
 
 
 def why_not_closed_form(model: "ReptileDQN") -> str | None:
@@ -93,14 +99,10 @@ def why_not_closed_form(model: "ReptileDQN") -> str | None:
         # Of a batch of one, autograd multiplies the gradient of such a layer in another order
         if model.batch_size == 1 and any(layer.in_features == 1 for layer in layers[1:]):
             return "a hidden layer has one unit and batch_size is 1"
-    if has_hooks(policy.modules()):
-        return "a module of the network has hooks"
-    parameters = [*policy.q_net.parameters(), *policy.q_net_target.parameters()]
-    if any(p.dtype != th.float32 or p.device.type != "cpu" or not p.requires_grad for p in parameters):
-        return "a parameter is frozen, not float32 or not on the CPU"
-    if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in parameters):
-        return "a parameter has hooks"
-    return _why_not_adam(optimizer, parameters[: len(parameters) // 2])
+    trained = list(policy.q_net.parameters())
+    if any(p.dtype != th.float32 or p.device.type != "cpu" for p in (*trained, *policy.q_net_target.parameters())):
+        return "a parameter is not float32 or not on the CPU"
+    return why_not_as_they_are(policy.modules(), trained) or _why_not_adam(optimizer, trained)
 
 
 def _why_not_adam(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]) -> str | None:
@@ -118,7 +120,8 @@ def _why_not_adam(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter])
             return f"the optimizer has {name}={settings[name]}"
     if not isinstance(settings["lr"], float) or not all(isinstance(beta, float) for beta in settings["betas"]):
         return "the optimizer's settings are tensors"
-    if len({float(optimizer.state[p]["step"]) for p in parameters if p in optimizer.state}) > 1:
+    states = [optimizer.state.get(parameter) for parameter in parameters]
+    if len({float(state["step"]) if state else 0.0 for state in states}) > 1:
         return "the parameters have had different numbers of updates"
     return None
 
@@ -140,7 +143,8 @@ class ClosedFormLearner:
         self.parameters = list(model.policy.q_net.parameters())
         self.target_parameters = list(model.policy.q_net_target.parameters())
         self._modules = list(self.policy.modules())
-        self._adam_options = self._present_adam_options()
+        self._layers = self._present_layers()
+        self._options = self._present_options()
         self.is_fast = model.learner == "fast"
         self.network = ClosedForm(self.parameters, model.max_grad_norm, fused=self.is_fast)
         self.target = FlatParameters(self.target_parameters, adopt=True)
@@ -160,8 +164,13 @@ class ClosedFormLearner:
             self.optimizer.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
         self._steps = [self.optimizer.state[parameter]["step"] for parameter in self.parameters]
 
-    def _present_adam_options(self) -> list[Any]:
-        return [self.optimizer.param_groups[0].get(name) for name in ADAM]
+    def _present_layers(self) -> list[nn.Module]:
+        return [*self.policy.q_net.q_net, *self.policy.q_net_target.q_net]
+
+    def _present_options(self) -> list[Any]:
+        """Options that were looked at when the learner was made."""
+        of_adam = [group.get(name) for group in self.optimizer.param_groups for name in ADAM]
+        return [self.model.learner, self.model.max_grad_norm, *of_adam]
 
     def is_attached(self) -> bool:
         """
@@ -177,9 +186,9 @@ class ClosedFormLearner:
         return (
             self.holds_parameters()
             and not STEPS & vars(self.model).keys()
-            and not has_hooks(self._modules)
-            and self._present_adam_options() == self._adam_options
-            and network.max_grad_norm == self.model.max_grad_norm
+            and why_not_as_they_are(self._modules, self.parameters) is None
+            and self._present_layers() == self._layers
+            and self._present_options() == self._options
             and network.means.hold([state["exp_avg"] for state in states])  # type: ignore[index]
             and network.squares.hold([state["exp_avg_sq"] for state in states])  # type: ignore[index]
         )
@@ -204,13 +213,10 @@ class ClosedFormLearner:
         :param observations: Observations of all environments, shape (n_envs, ...)
         :return: Their greedy actions, int64, shape (n_envs,), as ``policy.predict()`` returns them
         """
-        hidden = self._flatten(th.as_tensor(observations))
+        flat = self._flatten(th.as_tensor(observations))
         views = self.network.values.views
-        for k in range(0, len(views), 2):
-            hidden = th.addmm(views[k + 1], hidden, views[k].t())
-            if k < len(views) - 2:
-                hidden.relu_()
-        return hidden.argmax(dim=1).numpy()
+        outputs = [bias.new_empty(len(flat), len(bias)) for bias in views[1::2]]
+        return forward(views, flat, outputs).argmax(dim=1).numpy()
 
     def _flatten(self, observations: th.Tensor) -> th.Tensor:
         q_net = self.model.q_net
@@ -280,7 +286,7 @@ class ClosedFormLearner:
             losses.append(loss)
         indices: Any = getattr(batch, "indices", None)
         if model.priority is not None:
-            model.update_priorities(indices, errors)
+            model._update_priorities(indices, errors)
         last_weights = th.ones_like(errors) if weights is None else weights[part]
         return LastBatch(None if indices is None else indices[part], last_weights), errors
 

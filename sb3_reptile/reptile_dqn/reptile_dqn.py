@@ -339,16 +339,11 @@ class ReptileDQN(ClosedFormDQN):
             # Large TD errors have priority next time
             td_errors = (targets - values).detach()
             if self.priority is not None:
-                self.update_priorities(batch.indices, td_errors)
+                self._update_priorities(batch.indices, td_errors)
         return losses, batch, td_errors.abs().flatten()
 
-    def update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
-        """
-        Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``.
-
-        :param indices: Numbers of the transitions
-        :param td_errors: Their TD errors, shape (n, 1)
-        """
+    def _update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
+        """Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``."""
         sizes = td_errors.abs().flatten().double().cpu().numpy()
         self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
 

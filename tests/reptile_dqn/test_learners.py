@@ -135,7 +135,11 @@ def lower_clipping(model):
     model.max_grad_norm = 0.01
 
 
-CHANGES = [replace_data, reload_optimizer, move, set_parameters, fresh_optimizer, lower_clipping]
+def copied(model):
+    return copy.deepcopy(model)
+
+
+CHANGES = [replace_data, reload_optimizer, move, set_parameters, fresh_optimizer, lower_clipping, copied]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -218,7 +222,23 @@ def test_the_eager_learner_is_taken_where_the_closed_form_does_not_apply(reason,
     assert reason.split(",")[0] in said
 
 
-@pytest.mark.parametrize("change", [hooked, lambda model: setattr(model, "_td_targets", None)], ids=["hook", "method"])
+def own_targets(model):
+    model._td_targets = None
+
+
+def gradient_hooked(model):
+    next(model.policy.q_net.parameters()).register_hook(lambda gradient: None)
+
+
+def layer_replaced(model):
+    model.policy.q_net.q_net[1] = nn.Tanh()
+
+
+def group_added(model):
+    model.policy.optimizer.add_param_group({"params": [nn.Parameter(th.zeros(3))]})
+
+
+@pytest.mark.parametrize("change", [hooked, own_targets, frozen, gradient_hooked, layer_replaced, group_added])
 def test_the_closed_form_ends_when_something_is_hooked_in(change):
     model = train(ReptileDQN, **ZOO)
     assert model._attached_closed_form() is not None
