@@ -403,6 +403,8 @@ BAD_ARGUMENTS = [
     (dict(decay={"ere": {"minimum": 0}}), ValueError, "minimum must be >= 1"),
     (dict(decay={"ere": {"cycle": 2.5}}), ValueError, "cycle must be a whole number >= 1, got 2.5"),
     (dict(decay=3), TypeError, "a decay must be a function of an array of ages, got 3; see the known decays"),
+    (dict(half_life=300, decay="power_law"), ValueError, "half_life=300 is an exponential decay and decay='power_law' an"),
+    (dict(half_life=math.inf, decay={"window": {"size": 9}}), ValueError, "give one of them, and leave the other at None"),
     (dict(decay=lambda age: age + 1), ValueError, "decay rises from 1 at age 0 to 2 at age 1"),
     (dict(decay=lambda age: 1 - age / 10), ValueError, r"decay gave -0.1 at age 11"),
     (dict(decay=lambda age: np.where(age > 4, np.nan, 1)), ValueError, "decay gave nan at age 5"),

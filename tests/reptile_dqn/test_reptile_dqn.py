@@ -16,6 +16,7 @@ from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMu
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.envs import DiscreteActions
 from sb3_reptile.replay.decay import Exponential, PowerLaw, make_decay
 from tests.conftest import INF, Written, assert_same_parameters, cartpole, small
@@ -151,6 +152,41 @@ def test_bad_half_lives_are_refused(half_life, error):
 def test_half_life_in_the_buffer_kwargs_goes_first():
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30)))
     assert model.half_life == model.replay_buffer.half_life == 30
+
+
+def test_a_loaded_model_takes_another_half_life_wherever_it_was_given_before(tmp_path):
+    ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30))).save(tmp_path / "model")
+    assert ReptileDQN.load(tmp_path / "model").replay_buffer.half_life == 30
+    for given in (dict(half_life=7), dict(replay_buffer_kwargs=dict(half_life=7))):
+        loaded = ReptileDQN.load(tmp_path / "model", **given)
+        assert loaded.half_life == loaded.replay_buffer.half_life == 7
+
+
+def test_the_weighting_in_the_buffer_kwargs_is_the_one_that_the_model_tells(tmp_path):
+    kwargs = dict(weighting="loss")
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=kwargs)).learn(100)
+    assert model.weighting == model.replay_buffer.weighting == "loss"
+    assert kwargs == dict(weighting="loss")
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small())
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert other.weighting == other.replay_buffer.weighting == "sampling"
+
+
+def test_a_half_life_together_with_another_decay_is_refused():
+    with pytest.raises(ValueError, match="half_life=300 is an exponential decay and decay='power_law' another one"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=300, replay_buffer_kwargs=dict(decay="power_law")))
+    auto = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life="auto", replay_buffer_kwargs=dict(decay="power_law")))
+    assert auto.replay_buffer.decay == PowerLaw()
+
+
+def test_a_scheduled_half_life_does_not_stand_beside_a_decay(tmp_path):
+    decay = {"exponential": {"half_life": 30}}
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(decay=decay)))
+    model.learn(100, callback=HalfLifeSchedule(lambda progress: 500.0))
+    assert model.replay_buffer.half_life == 500
+    model.save(tmp_path / "model")
+    assert ReptileDQN.load(tmp_path / "model").replay_buffer.half_life == 30
 
 
 @pytest.mark.parametrize("decay", ["power_law", {"exponential": {"half_life": 30}}])
