@@ -16,6 +16,7 @@ from sb3_reptile.replay.decay import Custom
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.former_pickles import take_over_attributes
+from sb3_reptile.replay.functions import warn_if_not_picklable
 from sb3_reptile.replay.initial_weights import RandomWeights, check_weights, spell_initial_weights
 from sb3_reptile.replay.log import replay_log
 from sb3_reptile.replay.memmap import ScratchFiles, enlarge
@@ -163,6 +164,11 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
                 "observation is that of two transitions: use 'raise', or optimize_memory_usage=False"
             )
         self._initial_weights = options.made_initial_weights
+        warn_if_not_picklable(
+            decay=options.made_decay,
+            initial_weights=options.made_initial_weights,
+            distribution_class=options.made_distribution_class,
+        )
         self._bad_transitions = BadTransitions(
             on_bad_transition, self.observation_space, self.rewards.dtype, self.n_envs
         )

@@ -1,9 +1,12 @@
 """Initial weights: the sampling weights of new transitions. Decay and priorities multiply them."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from sb3_reptile.replay.functions import pickled_function, unpickled_function
 
 #: Weights and priorities outside this range are refused: their products with a decay must stay within double precision.
 SMALLEST, LARGEST = 1e-50, 1e50
@@ -54,6 +57,30 @@ class RandomWeights:
         return 1 - self.generator.random(len(infos))
 
 
+class FunctionWeights:
+    """
+    Initial weights by a function of the user's.
+
+    :param function: Takes the arguments of ``add()`` and returns a weight for each environment
+    """
+
+    def __init__(self, function: InitialWeights) -> None:
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        return _unpickled_weights, (pickled_function(self.function),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FunctionWeights":
+        return FunctionWeights(copy.deepcopy(self.function, memo))
+
+    def __call__(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> Any:
+        return self.function(obs, next_obs, action, reward, done, infos)
+
+
+def _unpickled_weights(pickled: Any) -> FunctionWeights:
+    return FunctionWeights(unpickled_function(pickled))
+
+
 def info_weights(
     obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
 ) -> list[Any]:
@@ -80,7 +107,7 @@ def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
             raise ValueError(f"initial_weights 'random' takes seed, got {arguments!r}")
         return RandomWeights(**arguments)
     if callable(initial_weights):
-        return initial_weights
+        return FunctionWeights(initial_weights)
     raise ValueError(
         f"unknown initial_weights {initial_weights!r}; known: 'uniform', 'random', {{'random': {{'seed': 0}}}}, "
         "'info', or a function of (obs, next_obs, action, reward, done, infos)"
@@ -98,4 +125,4 @@ def spell_initial_weights(weights: InitialWeights | None) -> Any:
         return "info"
     if type(weights) is RandomWeights:
         return {"random": {"seed": weights.seed}}
-    return weights
+    return weights.function if isinstance(weights, FunctionWeights) else weights
