@@ -46,11 +46,16 @@ class RandomWeights:
     """
     Draws each initial weight uniformly from (0, 1], by a random generator of its own.
 
-    :param seed: Seed of the generator
+    :param seed: Seed of the generator; ``None`` derives it from NumPy's global generator, which a model's ``seed=`` sets
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
+        if seed is None:
+            # A copy, so that the global generator draws what it would have drawn
+            of_model = np.random.RandomState()
+            of_model.set_state(np.random.get_state())
+            seed = int(of_model.randint(2**32, dtype=np.uint64))
         self.generator = np.random.default_rng(seed)
 
     def __call__(self, obs: Any, next_obs: Any, action: Any, reward: np.ndarray, done: Any, infos: Any) -> np.ndarray:

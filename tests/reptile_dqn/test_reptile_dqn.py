@@ -176,7 +176,8 @@ def test_the_weighting_in_the_buffer_kwargs_is_the_one_that_the_model_tells(tmp_
 def test_a_half_life_together_with_another_decay_is_refused():
     with pytest.raises(ValueError, match="half_life=300 is an exponential decay and decay='power_law' another one"):
         ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=300, replay_buffer_kwargs=dict(decay="power_law")))
-    auto = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life="auto", replay_buffer_kwargs=dict(decay="power_law")))
+    kwargs = small(half_life="auto", replay_buffer_kwargs=dict(decay="power_law"))
+    auto = ReptileDQN("MlpPolicy", "CartPole-v1", **kwargs)
     assert auto.replay_buffer.decay == PowerLaw()
 
 
@@ -385,3 +386,11 @@ def test_it_follows_a_change_that_uniform_replay_does_not():
     # 400 steps since the change: decayed replay has forgotten what came before, uniform replay averages 400 to 600
     assert margin_of_the_better_arm(40) > 0.8
     assert margin_of_the_better_arm(INF) < 0
+
+
+def test_random_initial_weights_follow_the_seed_of_the_model():
+    options = dict(replay_buffer_kwargs=dict(initial_weights="random"))
+    first, second = (ReptileDQN("MlpPolicy", "CartPole-v1", **small(**options)).learn(200) for _ in range(2))
+    assert_same_parameters(first, second)
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(seed=1, **options)).learn(200)
+    assert differ(first, other)

@@ -58,7 +58,7 @@ def hashed(numbers: np.ndarray, length: int) -> np.ndarray:
     :return: Shape (k, length), each number -1 or 1, float64
     """
     # One output of SplitMix64 for each sign (Steele, Lea & Flood, Fast splittable pseudorandom number generators, 2014)
-    mixed = numbers.astype(np.uint64)[:, None] * np.uint64(length) + np.arange(1, length + 1, dtype=np.uint64)
+    mixed: Any = numbers.astype(np.uint64)[:, None] * np.uint64(length) + np.arange(1, length + 1, dtype=np.uint64)
     mixed *= np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -142,6 +142,10 @@ class Embedding:
         return flat if self.projection is None else multiply(flat, self.projection)
 
 
+def _n_members(space: spaces.MultiDiscrete) -> int:
+    return math.prod(space.nvec.reshape(-1).tolist())  # of Python's integers, which do not overflow
+
+
 class Actions:
     """
     Splits actions into a group and numbers. Only transitions of the same group are compared. Of very many discrete
@@ -156,8 +160,8 @@ class Actions:
         if isinstance(space, spaces.Discrete):
             is_hashed = int(space.n) > settings.max_categories
             self.n_groups, self.length = (1, settings.projected_features) if is_hashed else (int(space.n), 0)
-        elif isinstance(space, spaces.MultiDiscrete) and math.prod(space.nvec.reshape(-1).tolist()) <= settings.max_groups:
-            self.n_groups, self.length = int(np.prod(space.nvec)), 0
+        elif isinstance(space, spaces.MultiDiscrete) and _n_members(space) <= settings.max_groups:
+            self.n_groups, self.length = _n_members(space), 0
         else:
             self.n_groups, self.length = 1, int(np.prod(space.shape or (1,)))
 
@@ -175,7 +179,7 @@ class Actions:
         if self.length == 0:
             assert isinstance(self.space, spaces.MultiDiscrete)
             columns: Any = tuple((actions.reshape(n, -1).astype(np.int64) - self.space.start.reshape(-1)).T)
-            groups = np.ravel_multi_index(columns, self.space.nvec.reshape(-1))  # type: ignore[arg-type]
+            groups = np.ravel_multi_index(columns, self.space.nvec.reshape(-1))
             return np.asarray(groups, dtype=np.int64), np.empty((n, 0))
         return np.zeros(n, dtype=np.int64), actions.reshape(n, -1).astype(np.float64)
 
