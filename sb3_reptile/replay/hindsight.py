@@ -15,6 +15,7 @@ from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import NothingToDrawError
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import BufferState, objects_of, restore_storage, state_of_storage
+from sb3_reptile.replay.weight_users import check_learner
 from sb3_reptile.storage.values import from_json, register_former_name, to_json
 
 
@@ -53,6 +54,7 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
         :return: The transitions, first those with their own goals, then the relabelled
         :raises RuntimeError: if no episode has ended yet, or none with a sampling weight above 0
         """
+        check_learner(self)
         try:
             indices, weights = self.distribution.draw(batch_size, self._eligible())
         except NothingToDrawError:

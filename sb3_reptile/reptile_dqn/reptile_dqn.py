@@ -14,12 +14,19 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
-from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from sb3_reptile.replay import (
+    DecayedDictReplayBuffer,
+    DecayedNStepReplayBuffer,
+    DecayedReplayBuffer,
+    DecayedSampling,
+    use_weights,
+)
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
+from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
@@ -34,7 +41,7 @@ OPTIONS = {
 SMALLEST_TD_ERROR = 1e-6
 
 
-class ReptileDQN(ClosedFormDQN):
+class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     """
     DQN with decayed experience replay ("Reptile: Recurrent Experience Replay Technique"; not the meta-learning
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
@@ -306,6 +313,8 @@ class ReptileDQN(ClosedFormDQN):
         self._update_learning_rate(self.policy.optimizer)
         buffer = self.replay_buffer
         assert buffer is not None
+        if isinstance(buffer, DecayedSampling):
+            use_weights(buffer)
         if self.priority is not None:
             buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
 
