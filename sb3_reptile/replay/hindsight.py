@@ -96,9 +96,28 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
 
     def can_be_sampled(self) -> bool:
         """
-        :return: Whether an episode has ended
+        :return: Whether an episode has ended, and one of its transitions has a sampling weight above 0
         """
-        return bool((self.ep_length > 0).any())
+        if not (self.ep_length > 0).any():
+            return False
+        try:
+            self.distribution.diagnostics(self._eligible())
+        except NothingToDrawError:
+            return False
+        return True
+
+    def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
+        """
+        Certain transitions with their own goals, without a draw.
+
+        :param indices: Numbers of stored transitions, int64, shape (n,)
+        :param env: Associated VecEnv to normalize the observations and rewards
+        :return: The transitions; their weights are 1
+        """
+        if self._scratch is not None:
+            self._scratch.touched(len(indices))
+        fields = self._get_real_samples(*np.divmod(indices, self.n_envs), env)
+        return DecayedReplayBufferSamples(*fields, indices, th.ones((len(indices), 1), device=self.device))
 
     def _arguments(self) -> dict[str, Any]:
         return {

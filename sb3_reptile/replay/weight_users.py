@@ -49,7 +49,8 @@ def _warn_of_learner(buffer: "DecayedSampling") -> bool:
     if not is_used and buffer.beta > 0:
         warnings.warn(
             f"beta={buffer.beta} acts through batch.weights, which SB3's and sb3-contrib's algorithms ignore: use "
-            "beta=0, or ReptileDQN; a learner of your own that uses the weights calls sb3_reptile.replay.use_weights(buffer)",
+            "beta=0, or ReptileDQN; a learner of your own that uses the weights calls "
+            "sb3_reptile.replay.use_weights(buffer)",
             stacklevel=4,
         )
         return True

@@ -374,7 +374,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
 
     def td_errors(self, indices: np.ndarray) -> th.Tensor:
         """
-        The TD errors of stored transitions under the present networks; nothing is trained.
+        The TD errors of stored transitions under the present networks; nothing is trained. With hindsight replay, those
+        with the goals that were pursued.
 
         :param indices: Numbers of transitions in the replay buffer
         :return: ``target - value``, shape (len(indices), 1)
@@ -388,7 +389,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         """
         Write log data.
         """
-        if self._last_batch is not None and isinstance(self.replay_buffer, DecayedSampling):
+        is_decayed = isinstance(self.replay_buffer, DecayedSampling)
+        if self._last_batch is not None and is_decayed and self.replay_buffer.can_be_sampled():  # type: ignore[union-attr]
             self._log_replay(*self._last_batch)
         super().dump_logs()
 
