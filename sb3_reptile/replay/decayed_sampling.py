@@ -216,9 +216,15 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :param reward: Rewards
         :param done: Whether an episode ended
         :param infos: Additional information, one dict for each environment
-        :raises ValueError: if an initial weight is not a finite number > 0, or, with ``on_bad_transition="raise"``, a
-            reward or a float of an observation is not finite; nothing is stored then
+        :raises ValueError: if the actions are those of another number of environments, an initial weight is not a
+            finite number > 0, or, with ``on_bad_transition="raise"``, a reward or a float of an observation is not
+            finite; nothing is stored then
         """
+        if np.size(action) != self.n_envs * self.action_dim:
+            raise ValueError(
+                f"the replay buffer was made for {self.n_envs} environments with actions of {self.action_dim} numbers, "
+                f"got actions of shape {np.shape(action)}: use a buffer made for these environments"
+            )
         if not self._bad_transitions.accepts(obs, next_obs, reward):
             self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
             self._leave_gap(np.asarray(done))

@@ -24,7 +24,9 @@ from sb3_reptile.replay import (
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
+from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS, fitted
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
+from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
 
@@ -209,12 +211,15 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
+        if "exploration_schedule" in vars(self) and "beta_schedule" not in vars(self):
+            self._decay_what_dqn_saved()
         kwargs = dict(self.replay_buffer_kwargs)
         # What the user says of the buffer overrides the model's options, which then tell the same
         for name in ("half_life", "weighting"):
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         self._check_options()
+        check_discrete_spaces(self.observation_space, self.action_space)
         if self.replay_buffer_class is None:
             self._select_replay_buffer_class()
         assert self.replay_buffer_class is not None
@@ -264,6 +269,17 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         else:
             self.replay_buffer_class = DecayedReplayBuffer
 
+    def _decay_what_dqn_saved(self) -> None:
+        """The attributes were loaded from a file of SB3's DQN, which names the buffer class that it had selected."""
+        decayed = DECAYED_COUNTERPARTS.get(self.replay_buffer_class)  # type: ignore[arg-type]
+        if decayed is not None:
+            self.replay_buffer_class = decayed
+            warnings.warn(
+                f"the model was saved by DQN: its replay decays from now on ({decayed.__name__}, "
+                f"half_life={self.half_life}); load it with half_life=float('inf') for uniform replay",
+                stacklevel=4,
+            )
+
     def _warn_of_buffer_without_decay(self, buffer_class: type) -> None:
         warnings.warn(
             f"`half_life={self.half_life}` is ignored because `{buffer_class.__name__}` does not "
@@ -277,21 +293,33 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         truncate_last_traj: bool = True,
     ) -> None:
         """
-        Load a replay buffer from a pickle file. Its transitions keep their ages; it adopts the model's half-life and
-        weighting.
+        Load a replay buffer from a pickle file. Its transitions keep their ages; it adopts the model's half-life,
+        weighting and n-step returns. The transitions of a buffer of another kind, SB3's own for instance, are taken
+        into the model's in their order, with a warning.
 
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer`` with online sampling:
             If set to ``True``, we assume that the last trajectory in the replay buffer was finished
             (and truncate it).
             If set to ``False``, we assume that we continue the same trajectory (same episode).
-        :raises ValueError: if the buffer has no priorities and the model needs them; the model keeps its own then
+        :raises ValueError: if the buffer was made for other spaces or another number of environments, or has no
+            priorities and the model needs them; the model keeps its own then
         """
         present = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
+        assert present is not None
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            assert self.replay_buffer is not None
+            self.replay_buffer = fitted(self.replay_buffer, present, path)
+            self._hand_options_to_buffer(path)
+        except BaseException:
+            self.replay_buffer = present
+            raise
+
+    def _hand_options_to_buffer(self, path: Any) -> None:
+        """Let a loaded buffer replay as the model's options say."""
         buffer = self.replay_buffer
         if self.priority is not None and not getattr(buffer, "prioritized", False):
-            self.replay_buffer = present
             raise ValueError(
                 f"priority={self.priority!r} needs a replay buffer with priorities, {path} has none: "
                 "load the model with priority=None, or begin with an empty buffer"

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_reptile.replay import DecayedSampling
 from sb3_reptile.replay.episodes import end_running_episodes
+from sb3_reptile.replay.taking_over import check_fits
 
 
 class WholeEpisodes(OffPolicyAlgorithm):
@@ -30,6 +31,10 @@ class WholeEpisodes(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.replay_buffer is not None:
+            check_fits(
+                self.replay_buffer, self.observation_space, self.action_space, self.n_envs, "model.replay_buffer"
+            )
         # The conditions under which SB3 resets the environments
         if (reset_num_timesteps or self._last_obs is None) and isinstance(self.replay_buffer, DecayedSampling):
             end_running_episodes(self.replay_buffer)
