@@ -121,11 +121,6 @@ class SamplingDistribution(Ring):
         if self.has_segments:
             self.age_sampler.rows_added = self.rows_added  # type: ignore[attr-defined]
 
-    @property
-    def n_updated(self) -> int:
-        """Number of priorities that were set so far."""
-        return self._updated
-
     def set_segments(self, starts: np.ndarray, consistencies: np.ndarray, last_change: int | None) -> None:
         """
         :param starts: Number of the first row of each segment, counted since the buffer was empty, increasing

@@ -55,7 +55,7 @@ def _warn_of_learner(buffer: "DecayedSampling") -> bool:
         )
         return True
     distribution = buffer.distribution
-    if buffer.prioritized and distribution.n_updated == 0 and distribution.drawn >= PATIENCE:
+    if buffer.prioritized and distribution._updated == 0 and distribution.drawn >= PATIENCE:
         warnings.warn(
             f"prioritized=True has had no effect so far: {distribution.drawn:,} transitions were drawn, and "
             "update_priorities() was never called. SB3's and sb3-contrib's algorithms do not call it; use "
@@ -63,4 +63,4 @@ def _warn_of_learner(buffer: "DecayedSampling") -> bool:
             stacklevel=4,
         )
         return True
-    return not buffer.prioritized or distribution.n_updated > 0
+    return not buffer.prioritized or distribution._updated > 0

@@ -24,9 +24,10 @@ from sb3_reptile.replay import (
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
-from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS, fitted
+from sb3_reptile.replay.taking_over import fitted
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
+from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
 
@@ -211,8 +212,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
-        if "exploration_schedule" in vars(self) and "beta_schedule" not in vars(self):
-            self._decay_what_dqn_saved()
+        if was_saved_by_dqn(self):
+            decay_what_dqn_saved(self)
         kwargs = dict(self.replay_buffer_kwargs)
         # What the user says of the buffer overrides the model's options, which then tell the same
         for name in ("half_life", "weighting"):
@@ -269,17 +270,6 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         else:
             self.replay_buffer_class = DecayedReplayBuffer
 
-    def _decay_what_dqn_saved(self) -> None:
-        """The attributes were loaded from a file of SB3's DQN, which names the buffer class that it had selected."""
-        decayed = DECAYED_COUNTERPARTS.get(self.replay_buffer_class)  # type: ignore[arg-type]
-        if decayed is not None:
-            self.replay_buffer_class = decayed
-            warnings.warn(
-                f"the model was saved by DQN: its replay decays from now on ({decayed.__name__}, "
-                f"half_life={self.half_life}); load it with half_life=float('inf') for uniform replay",
-                stacklevel=4,
-            )
-
     def _warn_of_buffer_without_decay(self, buffer_class: type) -> None:
         warnings.warn(
             f"`half_life={self.half_life}` is ignored because `{buffer_class.__name__}` does not "
@@ -311,28 +301,10 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             super().load_replay_buffer(path, truncate_last_traj)
             assert self.replay_buffer is not None
             self.replay_buffer = fitted(self.replay_buffer, present, path)
-            self._hand_options_to_buffer(path)
+            hand_options_to_buffer(self, path)
         except BaseException:
             self.replay_buffer = present
             raise
-
-    def _hand_options_to_buffer(self, path: Any) -> None:
-        """Let a loaded buffer replay as the model's options say."""
-        buffer = self.replay_buffer
-        if self.priority is not None and not getattr(buffer, "prioritized", False):
-            raise ValueError(
-                f"priority={self.priority!r} needs a replay buffer with priorities, {path} has none: "
-                "load the model with priority=None, or begin with an empty buffer"
-            )
-        if not isinstance(buffer, DecayedSampling):
-            self._warn_of_buffer_without_decay(type(buffer))
-            return
-        if not buffer.prioritized:
-            buffer.weighting = self.weighting
-        takes_number = buffer.takes_half_life and buffer.consistency is None
-        is_number = self.half_life is not None and self.half_life != "auto"
-        if is_number and "decay" not in self.replay_buffer_kwargs and takes_number:
-            buffer.half_life = self.half_life  # type: ignore[assignment]
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         # Switch to train mode (this affects batch norm / dropout)
