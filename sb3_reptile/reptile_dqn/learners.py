@@ -1,6 +1,6 @@
 """How ReptileDQN computes its updates: whether the closed form applies to a model, and its training loop."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -257,31 +257,21 @@ class ClosedFormLearner:
         """Draw several batches, and do an update by each."""
         model, adam = self.model, self.adam_settings()
         batch = self._sample(n_batches, batch_size)
-        observations, next_observations = self._flatten(batch.observations), self._flatten(batch.next_observations)
-        if self.is_fast and n_batches > 1:
-            # With decay, many draws repeat
-            _, first, back = np.unique(batch.indices, return_index=True, return_inverse=True)
-            next_values = self._target_values(next_observations[first], batch_size)[back]
-        else:
-            next_values = self._target_values(next_observations, batch_size)
-        discounts = batch.discounts if batch.discounts is not None else model.gamma
-        if not model.double_q:
-            next_values = next_values.max(dim=1).values.reshape(-1, 1)
-            targets = batch.rewards + (1 - batch.dones) * discounts * next_values
+        observations = self._flatten(batch.observations)
+        # With double Q-learning, targets depend on the updates before
+        targets_of = self._double_q_targets(batch) if model.double_q else self._targets(batch, batch_size).__getitem__
         weights: Any = getattr(batch, "weights", None)
         is_weighted = weights is not None and bool((weights != 1).any())
         actions = batch.actions.long()
         for k in range(n_batches):
             part = slice(k * batch_size, (k + 1) * batch_size)
-            if model.double_q:
-                best = self.network.q_values(next_observations[part]).argmax(dim=1, keepdim=True)
-                discount = discounts[part] if isinstance(discounts, th.Tensor) else discounts
-                values = next_values[part].gather(1, best)
-                target = batch.rewards[part] + (1 - batch.dones[part]) * discount * values
-            else:
-                target = targets[part]
             errors, loss = self.network.update(
-                observations[part], actions[part], target, weights[part] if is_weighted else None, model.loss, adam
+                observations[part],
+                actions[part],
+                targets_of(part),
+                weights[part] if is_weighted else None,
+                model.loss,
+                adam,
             )
             losses.append(loss)
         indices: Any = getattr(batch, "indices", None)
@@ -289,6 +279,40 @@ class ClosedFormLearner:
             model._update_priorities(indices, errors)
         last_weights = th.ones_like(errors) if weights is None else weights[part]
         return LastBatch(None if indices is None else indices[part], last_weights), errors
+
+    def _targets(self, batch: Any, batch_size: int) -> th.Tensor:
+        """TD targets of several batches, shape (n, 1)."""
+        if self.model.q_lambda < 1:
+            return self.model.lambda_returns().targets(batch.indices, self._values_of_next)
+        next_observations = self._flatten(batch.next_observations)
+        if self.is_fast and len(next_observations) > batch_size:
+            # With decay, many draws repeat
+            _, first, back = np.unique(batch.indices, return_index=True, return_inverse=True)
+            next_values = self._target_values(next_observations[first], batch_size)[back]
+        else:
+            next_values = self._target_values(next_observations, batch_size)
+        discounts = batch.discounts if batch.discounts is not None else self.model.gamma
+        return batch.rewards + (1 - batch.dones) * discounts * next_values.max(dim=1).values.reshape(-1, 1)
+
+    def _double_q_targets(self, batch: Any) -> Callable[[slice], th.Tensor]:
+        """A function that computes the TD targets of a part of the batch, with the network as it is then."""
+        if self.model.q_lambda < 1:
+            returns = self.model.lambda_returns()
+            return lambda part: returns.targets(batch.indices[part], self._values_of_next)
+        next_observations = self._flatten(batch.next_observations)
+
+        def targets_of(part: slice) -> th.Tensor:
+            next_values = self._target_values(next_observations[part], part.stop - part.start)
+            best = self.network.q_values(next_observations[part]).argmax(dim=1, keepdim=True)
+            discounts = batch.discounts[part] if batch.discounts is not None else self.model.gamma
+            return batch.rewards[part] + (1 - batch.dones[part]) * discounts * next_values.gather(1, best)
+
+        return targets_of
+
+    def _values_of_next(self, next_observations: th.Tensor) -> th.Tensor:
+        flat = self._flatten(next_observations)
+        views = self.target.views
+        return forward(views, flat, [bias.new_empty(len(flat), len(bias)) for bias in views[1::2]])
 
     def adam_settings(self) -> AdamSettings:
         """
