@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile.replay.distribution import SamplingDistribution
-from sb3_reptile.replay.multi_step import MultiStepSampling
+from sb3_reptile.replay.multi_step import MultiStepSampling, discounts
 
 
 def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
@@ -65,20 +65,19 @@ class _SB3Storage(MultiStepSampling):
     def _fetch_returns(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """n-step returns, as SB3's ``NStepReplayBuffer`` computes them."""
         steps, last = self._steps(indices)
-        powers = self.gamma ** np.arange(self.n_steps, dtype=np.float32)
-        # The discount of each step by the position of the last one, 0 after it
-        discounts = np.tril(np.broadcast_to(powers, (self.n_steps, self.n_steps))).take(last, axis=0)
-        discounts *= self._normalize_reward(self.rewards.take(steps), env)
-        final = steps[np.arange(len(steps)), last]
-        # An unfinished episode bootstraps at the newest row, as if it were cut off by a time limit
-        dones = self.dones.take(final) * (1 - self.timeouts.take(final))
+        of_rewards, of_value = discounts(self.n_steps, self.gamma)
+        rewards = self._normalize_reward(self.rewards.take(steps, mode="wrap"), env)
+        rewards *= of_rewards.take(last, axis=0)
+        final = indices + last * self.n_envs
+        final %= self.buffer_size * self.n_envs
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),
             self.next_observations_of(final, env),
-            self._tensor(dones.reshape(-1, 1)),
-            self._tensor(discounts.sum(axis=1, keepdims=True)),
-            self._tensor(self.gamma ** (last + 1).reshape(-1, 1).astype(np.float32)),
+            # An unfinished episode bootstraps at the newest row, as if it were cut off by a time limit
+            self._tensor(self._terminals(final).reshape(-1, 1)),
+            self._tensor(rewards.sum(axis=1, keepdims=True)),
+            self._tensor(of_value.take(last).reshape(-1, 1)),
         )
 
 

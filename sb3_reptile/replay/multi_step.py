@@ -1,5 +1,6 @@
 """Multi-step returns: sequences of stored transitions that follow each other."""
 
+from functools import cache
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -59,16 +60,13 @@ class MultiStepSampling(DecayedSampling):
     def _steps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
         :param indices: Numbers of stored transitions, int64, shape (n,)
-        :return: Numbers of the transitions from them on, shape (n, n_steps), and the position of the last that belongs
-            to the return; what comes after it is arbitrary
+        :return: Numbers of the transitions from them on, shape (n, n_steps), which go on past the end of the ring, and
+            the position of the last that belongs to the return; what comes after it is arbitrary
         """
-        n_stored = self.buffer_size * self.n_envs
-        offsets = np.arange(self.n_steps) * self.n_envs
-        steps = indices[:, None] + offsets
-        if len(indices) and indices.max() + offsets[-1] >= n_stored:
-            steps %= n_stored
-        ends = self.dones.take(steps)
-        ends += self.timeouts.take(steps)
+        steps = np.add.outer(indices, np.arange(0, self.n_steps * self.n_envs, self.n_envs))
+        # The ring's end is its beginning
+        ends = self.dones.take(steps, mode="wrap")
+        ends += self.timeouts.take(steps, mode="wrap")
         ends[:, -1] = 1
         # What follows the newest row in the ring is the oldest one
         to_newest = self.distribution.row_ages(indices)
@@ -91,11 +89,31 @@ class MultiStepSampling(DecayedSampling):
         :return: The sequences whose rewards are summed in the n-step returns of these transitions
         """
         steps, last = self._steps(indices)
-        final = steps[np.arange(len(steps)), last]
-        is_part = np.arange(self.n_steps) <= last[:, None]
-        steps = np.where(is_part, steps, final[:, None])
+        final = indices + last * self.n_envs
+        np.minimum(steps, final[:, None], out=steps)
+        steps %= self.buffer_size * self.n_envs
         rewards = self._normalize_reward(self.rewards.take(steps), env)
-        return Sequences(steps, last, rewards * is_part, self.dones.take(final) * (1 - self.timeouts.take(final)))
+        rewards *= np.arange(self.n_steps) <= last[:, None]
+        return Sequences(steps, last, rewards, self._terminals(final))
+
+    def _terminals(self, indices: np.ndarray) -> np.ndarray:
+        """1 where an episode ended, 0 where it was cut off by a time limit or is not over."""
+        dones: np.ndarray = self.dones.take(indices, mode="wrap")
+        dones *= 1 - self.timeouts.take(indices, mode="wrap")
+        return dones
+
+
+@cache
+def discounts(n_steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param n_steps: Number of steps of a return
+    :param gamma: Discount factor
+    :return: By the position of the last reward that is summed: the factors of all rewards, 0 after that one, shape
+        (n_steps, n_steps); and the factor of the value that follows it, shape (n_steps,)
+    """
+    powers = gamma ** np.arange(n_steps, dtype=np.float32)
+    of_rewards = np.tril(np.broadcast_to(powers, (n_steps, n_steps)))
+    return of_rewards, gamma ** np.arange(1, n_steps + 1).astype(np.float32)
 
 
 def check_n_steps(n_steps: Any) -> None:
