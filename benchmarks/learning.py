@@ -110,7 +110,7 @@ def set_up(run: Run) -> str:
     if method.reexplores:
         what.append("-reexplores")
     if run.learner is not None:
-        what.append(LEARNERS[run.learner].arguments)
+        what.append(LEARNERS[run.learner].set_up)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -198,6 +198,10 @@ def build(run: Run) -> Any:
     if "q_lambda" in learner and algorithm is DQN:
         # The same replay, and the same bits but for the learner
         algorithm, settings["half_life"] = ReptileDQN, math.inf
+    if run.learner is not None and LEARNERS[run.learner].cut:
+        from variants import WatkinsDQN
+
+        algorithm = WatkinsDQN
     if task.algorithm == "DQN":
         settings |= learner
     else:

@@ -249,23 +249,31 @@ class Learner:
 
     :param n_steps: Steps of a return
     :param q_lambda: λ of Peng's Q(λ); 1 for uncorrected returns
-    :param options: Other arguments of the algorithm
+    :param cut: Whether returns end before an action that is not greedy, as in Watkins's Q(λ)
+    :param options: Other arguments of the algorithm, which override the task's
     """
 
     n_steps: int
     q_lambda: float = 1.0
+    cut: bool = False
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
         mixed = "" if self.q_lambda == 1 else f"-lambda-{self.q_lambda:g}"
-        return f"{self.n_steps}-step{mixed}" + "".join(f"-{name}-{value}" for name, value in self.options)
+        others = "".join(f"-{name}-{value}" for name, value in self.options)
+        return f"{self.n_steps}-step{mixed}{'-cut' if self.cut else ''}{others}"
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the algorithm."""
         mixed = {} if self.q_lambda == 1 else {"q_lambda": self.q_lambda}
         return {"n_steps": self.n_steps, **mixed, **dict(self.options)}
+
+    @property
+    def set_up(self) -> dict[str, Any]:
+        """What identifies the learner in the set-up of a record."""
+        return {**self.arguments, **({"cut": True} if self.cut else {})}
 
 
 # The first question of the tuning tasks
@@ -275,6 +283,7 @@ LEARNERS = {
         *(Learner(n_steps) for n_steps in (3, 5, 10, 20)),
         *(Learner(10, q_lambda) for q_lambda in (0.5, 0.7, 0.8, 0.9)),
         *(Learner(n_steps, q_lambda) for n_steps in (3, 5, 20) for q_lambda in (0.7, 0.9)),
+        *(Learner(10, q_lambda, cut=True) for q_lambda in (0.9, 0.999)),
     )
 }
 

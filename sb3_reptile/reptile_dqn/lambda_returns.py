@@ -67,9 +67,12 @@ class ValueCache:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
                 observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
-                self._values[chunk] = compute(observations).max(dim=1).values.cpu().numpy()
+                self._store(chunk, compute(observations))
             self._versions[missing] = self._version
         return self._values[indices]
+
+    def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
+        self._values[indices] = q_values.max(dim=1).values.cpu().numpy()
 
 
 def replay_buffer_of(model: "ReptileDQN") -> Any:
