@@ -22,12 +22,24 @@ class DamagedError(StorageError):
     """The files were written by this package and have changed since: truncated, modified or incomplete."""
 
 
+class UnreadableError(StorageError):
+    """The system cannot read the files: permissions, a failing disk, or something that is not a file in its place."""
+
+
 class ForeignError(StorageError):
     """The files were not written by this package, or hold something other than what was requested."""
 
 
 class NewerVersionError(StorageError):
-    """The files were written by a later version of this package, in a format that this version cannot read."""
+    """
+    The files were written by a later version of this package, in a format that this version cannot read.
+
+    :param intact: Whether the checksum matches. If not, they may be damaged instead.
+    """
+
+    def __init__(self, message: str, intact: bool = True) -> None:
+        super().__init__(message)
+        self.intact = intact
 
 
 class OtherSpacesError(StorageError):
@@ -36,6 +48,18 @@ class OtherSpacesError(StorageError):
 
 class MissingArgumentError(StorageError):
     """An argument could not be saved, for instance a function, and must be passed again."""
+
+
+class ArgumentError(StorageError):
+    """An argument given to ``resume()`` or ``load()`` does not go with what was saved: it cannot be changed."""
+
+
+class NotOursError(StorageError, FileExistsError):
+    """There is something at the path that this package did not save, and would have to delete."""
+
+
+class InUseError(StorageError):
+    """Another process uses the folder."""
 
 
 class NotStorableError(StorageError, TypeError):
