@@ -1,11 +1,12 @@
 """Writing one checkpoint, and resuming training from it."""
 
+import contextlib
 import os
 import re
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sb3_contrib  # noqa: F401 -- a checkpoint can name only imported algorithms
 import torch as th
@@ -26,17 +27,31 @@ from sb3_reptile.checkpoint.models import (
     set_parameters,
     set_random_states,
 )
+from sb3_reptile.checkpoint.run_folder import KIND, list_candidates, number_of
+from sb3_reptile.checkpoint.run_folder import list_checkpoints as list_checkpoints  # its former place
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import files_of, fill, state_of
-from sb3_reptile.storage import DamagedError, OtherSpacesError
+from sb3_reptile.storage import DamagedError, NewerVersionError, OtherSpacesError, StorageError, UnreadableError
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from sb3_reptile.storage.values import from_json, to_json
 
-KIND = "checkpoint"
 PARAMETERS = "parameters.safetensors"
 
-#: The checkpoint that each model was last saved to or resumed from
-last_checkpoint_of: "weakref.WeakKeyDictionary[BaseAlgorithm, Path]" = weakref.WeakKeyDictionary()
+
+class Origin(NamedTuple):
+    """
+    Where a model was last saved to or resumed from.
+
+    :param path: The checkpoint
+    :param newest: The number of the newest checkpoint beside it at that time
+    """
+
+    path: Path
+    newest: int
+
+
+#: The origin of each model that has one
+origin_of: "weakref.WeakKeyDictionary[BaseAlgorithm, Origin]" = weakref.WeakKeyDictionary()
 
 
 def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | None) -> None:
@@ -69,18 +84,6 @@ def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | N
     write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
 
-def list_checkpoints(path: Path) -> list[Path]:
-    """
-    :param path: A folder of checkpoints
-    :return: The checkpoints in it, from the oldest to the newest
-    """
-    try:
-        found = [entry for entry in path.iterdir() if entry.name[:6].isdigit() and (entry / MANIFEST).exists()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(found)
-
-
 def resume(
     path: str | os.PathLike[str],
     env: GymEnv | VecEnv | str,
@@ -107,29 +110,50 @@ def resume(
     :raises FileNotFoundError: if there is no checkpoint
     :raises ForeignError: if the files are not a checkpoint
     :raises DamagedError: if no checkpoint is as it was saved
+    :raises UnreadableError: if the system cannot read the checkpoint
     :raises NewerVersionError: if the checkpoint was saved by a later version of this package
     :raises OtherSpacesError: if the checkpoint was saved with another environment
     :raises MissingArgumentError: if an argument could not be saved and is not given
     """
-    path = Path(path)
-    candidates = list_checkpoints(path)
+    return _resume_from(_newest_good(Path(path)), env, device, kwargs)
+
+
+def _newest_good(path: Path) -> Folder:
+    """The checkpoint to resume from, verified before objects are made from it."""
+    try:
+        candidates = list_candidates(path)
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error}") from error
     if not candidates:
-        if path.is_dir() and not (path / MANIFEST).exists():
+        if path.is_dir() and not os.path.lexists(path / MANIFEST):
             raise FileNotFoundError(f"there is no checkpoint in {path}; ResumableCheckpoint saves them")
-        return _resume_from(path, env, device, kwargs)
-    for older, candidate in zip([*candidates[-2::-1], None], candidates[::-1], strict=True):
+        return _verified(path)
+    problems = []
+    for candidate in reversed(candidates):
         try:
-            return _resume_from(candidate, env, device, kwargs)
-        except DamagedError as error:
-            if older is None:
+            folder = _verified(candidate)
+        except NewerVersionError as error:
+            if error.intact or len(candidates) == 1:
                 raise
-            warnings.warn(f"{error}; resuming from the previous checkpoint, {older}", stacklevel=2)
-    raise AssertionError("unreachable")
+            problems.append(str(error))
+        except (StorageError, OSError) as error:
+            if len(candidates) == 1:
+                raise
+            problems.append(str(error))
+        else:
+            for problem in problems:
+                warnings.warn(f"{problem}; resuming from the previous checkpoint, {folder.path}", stacklevel=3)
+            return folder
+    raise DamagedError(f"none of the {len(candidates)} checkpoints in {path} can be used: {'; '.join(problems)}")
 
 
-def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str, given: dict[str, Any]) -> Any:
+def _verified(path: Path) -> Folder:
     folder = Folder(path, KIND)
-    folder.verify()  # before objects are made from it
+    folder.verify()
+    return folder
+
+
+def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device | str, given: dict[str, Any]) -> Any:
     state = folder.state
     vec_env = BaseAlgorithm._wrap_env(maybe_make_env(env, 0))
     with folder.understood():
@@ -153,7 +177,11 @@ def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str
             end_running_episodes(model.replay_buffer)
         vec_env.unwrapped._reset_seeds()
         set_random_states(model, state["random"])
-    last_checkpoint_of[model] = folder.path.resolve()
+    path = Path(os.path.realpath(folder.path))
+    beside: list[Path] = []
+    with contextlib.suppress(OSError):
+        beside = list_candidates(path.parent)
+    origin_of[model] = Origin(path, max(map(number_of, beside), default=0))
     return model
 
 

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import warnings
+import weakref
 from pathlib import Path
+from typing import Any
 
 from sb3_reptile.storage.errors import InUseError
 
@@ -16,7 +18,7 @@ _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 
 #: The locks of this process by device and inode. The system forgets a lock when any descriptor of its file is closed,
 #: so that a file must not be opened twice.
-_held: "dict[tuple[int, int], FolderLock]" = {}
+_held: "weakref.WeakValueDictionary[tuple[int, int], FolderLock]" = weakref.WeakValueDictionary()
 
 
 def _lock(descriptor: int) -> None:
@@ -51,8 +53,7 @@ class FolderLock:
         self._descriptor: int | None = None
         while self._descriptor is None:
             self._descriptor = self._taken_over() or self._acquired()
-        status = os.fstat(self._descriptor)
-        self._held_as = _key(status)
+        self._held_as = _key(os.fstat(self._descriptor))
         _held[self._held_as] = self
 
     def _taken_over(self) -> int | None:
@@ -74,7 +75,8 @@ class FolderLock:
             with contextlib.suppress(FileNotFoundError):
                 if _key(os.stat(self.path)) == _key(os.fstat(descriptor)):
                     os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, str(self._pid).encode(), 0) if hasattr(os, "pwrite") else None
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+                    os.write(descriptor, str(self._pid).encode())
                     kept, descriptor = descriptor, -1
                     return kept
             return None
@@ -104,6 +106,24 @@ class FolderLock:
         except (OSError, ValueError):
             return "pid unknown"
 
+    def holds(self) -> bool:
+        """
+        :return: Whether the folder is still locked by this: not if its lock file was removed, or another lock took over
+        """
+        if self._descriptor is None:
+            return False
+        try:
+            return _key(os.stat(self.path)) == self._held_as
+        except FileNotFoundError:
+            return False
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a copy does not hold the lock
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.release()
+
     def release(self) -> None:
         """Let others use the folder. Does nothing if a later lock of this process has taken over."""
         descriptor, self._descriptor = self._descriptor, None
@@ -111,5 +131,6 @@ class FolderLock:
             return
         _held.pop(self._held_as, None)
         with contextlib.suppress(OSError):  # Windows does not remove an open file
-            os.unlink(self.path)
+            if _key(os.stat(self.path)) == self._held_as:
+                os.unlink(self.path)
         os.close(descriptor)
