@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sb3_reptile.checkpoint.environments import record_episodes
 from sb3_reptile.checkpoint.resuming import Origin, origin_of, write_checkpoint
 from sb3_reptile.checkpoint.run_folder import KIND, RunFolder, list_candidates, number_of
 from sb3_reptile.storage import NotStorableError, StorageError
+from sb3_reptile.storage.errors import warn
 from sb3_reptile.storage.folder import Folder
 from sb3_reptile.storage.ownership import remove_if_ours
 
@@ -61,7 +61,7 @@ class ResumableCheckpoint(BaseCallback):
         record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
         self.path = Path(os.path.realpath(self.path))
         self._kept, self._tried_at, self._failures, self._ending = [], None, 0, False
-        self._saved_at = datetime.now().replace(microsecond=0)
+        self._saved_at = self._now()
         with contextlib.suppress(OSError):  # the first save says so
             self._enter()
             self._tried_at = self.model.num_timesteps if self._kept else None
@@ -141,14 +141,17 @@ class ResumableCheckpoint(BaseCallback):
         self._write(path)
         self._kept.append(path)
         origin_of[self.model] = Origin(path, number_of(path))
-        self._failures, self._saved_at = 0, datetime.now().replace(microsecond=0)
+        self._failures, self._saved_at = 0, self._now()
         self._kept = self._kept[-self.keep :]
         try:
             folder.prune(self._kept)
         except OSError as error:
-            warnings.warn(f"older checkpoints than {path} could not be removed: {error}", stacklevel=4)
+            warn(f"older checkpoints than {path} could not be removed: {error}")
         if self.verbose >= 1:
             print(f"Checkpoint: {path}")
+
+    def _now(self) -> str:
+        return f"step {self.model.num_timesteps} ({datetime.now():%Y-%m-%d %H:%M:%S})"
 
     def _report(self, error: Exception) -> None:
         """Warn that nothing was saved, or raise an error if nothing ever was."""
@@ -164,7 +167,7 @@ class ResumableCheckpoint(BaseCallback):
         latest = f"the latest checkpoint is {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
         if self._failures > 1:
             latest += f"; nothing has been saved since {self._saved_at}, {self._failures} times in a row"
-        warnings.warn(f"no checkpoint was saved at step {step}, training continues: {reason}; {latest}", stacklevel=3)
+        warn(f"no checkpoint was saved at step {step}, training continues: {reason}; {latest}")
 
     def _write(self, path: Path) -> None:
         assert isinstance(self.model, OffPolicyAlgorithm)

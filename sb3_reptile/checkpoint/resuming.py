@@ -16,13 +16,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_reptile.checkpoint.arguments import check_network_sizes, resolve_arguments
 from sb3_reptile.checkpoint.environments import check_wrappers, get_environment_state, set_environment_state
 from sb3_reptile.checkpoint.models import (
     get_counters,
     get_hyperparameters,
     get_parameters,
     get_random_states,
-    make_model,
     set_counters,
     set_parameters,
     set_random_states,
@@ -31,7 +31,9 @@ from sb3_reptile.checkpoint.run_folder import KIND, list_candidates, number_of
 from sb3_reptile.checkpoint.run_folder import list_checkpoints as list_checkpoints  # its former place
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import files_of, fill, state_of
+from sb3_reptile.replay.saved_arguments import DECAY
 from sb3_reptile.storage import DamagedError, NewerVersionError, OtherSpacesError, StorageError, UnreadableError
+from sb3_reptile.storage.errors import warn
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from sb3_reptile.storage.values import from_json, to_json
 
@@ -103,9 +105,11 @@ def resume(
         damaged, the previous one is loaded, with a warning.
     :param env: The environment, made and wrapped like the one that was saved
     :param device: PyTorch device
-    :param kwargs: Arguments of the algorithm that override those saved. Arguments that could not be saved must be
-        given: functions (schedules, for instance) and classes of your own (``algorithm`` is the class of the model).
-        The items of ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
+    :param kwargs: Arguments of the algorithm that override those saved; one that cannot change, such as
+        ``buffer_size``, is an error. Arguments that could not be saved must be given: functions (schedules, for
+        instance) and classes of your own (``algorithm`` is the class of the model); so must a ``storage_dir``, and a
+        ``tensorboard_log`` if it is to be continued, as files do not say where to write. The items of
+        ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
     :return: The model
     :raises FileNotFoundError: if there is no checkpoint
     :raises ForeignError: if the files are not a checkpoint
@@ -114,6 +118,7 @@ def resume(
     :raises NewerVersionError: if the checkpoint was saved by a later version of this package
     :raises OtherSpacesError: if the checkpoint was saved with another environment
     :raises MissingArgumentError: if an argument could not be saved and is not given
+    :raises ArgumentError: if an argument is given that does not exist or cannot change
     """
     return _resume_from(_newest_good(Path(path)), env, device, kwargs)
 
@@ -142,7 +147,7 @@ def _newest_good(path: Path) -> Folder:
             problems.append(str(error))
         else:
             for problem in problems:
-                warnings.warn(f"{problem}; resuming from the previous checkpoint, {folder.path}", stacklevel=3)
+                warn(f"{problem}; resuming from the previous checkpoint, {folder.path}")
             return folder
     raise DamagedError(f"none of the {len(candidates)} checkpoints in {path} can be used: {'; '.join(problems)}")
 
@@ -159,19 +164,25 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
     with folder.understood():
         _check_spaces(vec_env, state["spaces"])
         check_wrappers(vec_env, state["environment"])
+        found = resolve_arguments(state["hyperparameters"], given, from_json(state["counters"].get("seed")))
+        check_network_sizes(state["hyperparameters"], found.given, folder.files.get(PARAMETERS, {}))
+    with folder.understood(found.changed):
         with warnings.catch_warnings():
             # Arguments are saved after SB3 has completed them, and it warns about some of its own choices, such as
             # n_steps together with NStepReplayBuffer. The user has seen its other warnings in the first run.
             warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
-            model = make_model(state["hyperparameters"], vec_env, device, given)
-        set_parameters(model, folder.read(PARAMETERS), state["optimizers"])
-        fill(model.replay_buffer, folder, state["replay_buffer"])
-        set_counters(model, state["counters"])
+            model: Any = found.algorithm(env=vec_env, device=device, **found.arguments)
+        set_parameters(model, folder.read(PARAMETERS), state["optimizers"], found.changed)
+        of_buffer = {name.removeprefix("replay_buffer_kwargs.") for name in found.given}
+        fill(model.replay_buffer, folder, state["replay_buffer"], of_buffer)
+        set_counters(model, state["counters"], {"half_life"} if not of_buffer.isdisjoint(DECAY) else ())
+        if "beta" in found.given and getattr(model, "priority", None) is not None:
+            model.replay_buffer.beta = model.beta_schedule(model._current_progress_remaining)
+    with folder.understood():
         if not set_environment_state(vec_env, state["environment"]):
-            warnings.warn(
+            warn(
                 "the state of the environment could not be restored, so it is reset: training continues, but not bit "
-                "for bit as without the interruption (see docs/checkpoints.md)",
-                stacklevel=4,
+                "for bit as without the interruption (see docs/checkpoints.md)"
             )
             model._last_obs = None
             end_running_episodes(model.replay_buffer)

@@ -1,4 +1,7 @@
-"""Errors of saving and loading: one class for each thing that can be wrong."""
+"""Errors of saving and loading, one class for each thing that can be wrong, and warnings."""
+
+import sys
+import warnings
 
 #: What constructors raise when they are called with invalid arguments; warnings, if they are raised as errors
 CONSTRUCTION_ERRORS = (
@@ -64,3 +67,15 @@ class InUseError(StorageError):
 
 class NotStorableError(StorageError, TypeError):
     """A value has a type that cannot be saved without pickle."""
+
+
+def warn(message: str) -> None:
+    """
+    Warn of the first caller outside of this package.
+
+    :param message: What to say
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("sb3_reptile.", "functools")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level - 1)

@@ -25,10 +25,13 @@ from safetensors.numpy import save_file
 
 from sb3_reptile.storage.errors import (
     CONSTRUCTION_ERRORS,
+    ArgumentError,
     DamagedError,
     ForeignError,
+    MissingArgumentError,
     NewerVersionError,
     NotStorableError,
+    OtherSpacesError,
     StorageError,
     UnreadableError,
 )
@@ -214,18 +217,30 @@ class Folder:
             raise DamagedError(f"{path} is damaged: {error}") from error
 
     @contextlib.contextmanager
-    def understood(self) -> Iterator[None]:
+    def understood(self, changed: Mapping[str, str] | None = None) -> Iterator[None]:
         """
         Context in which objects are made from the content of the folder.
 
+        :param changed: Arguments that override those in the folder, in words
+        :raises ArgumentError: if that fails, the folder is intact, and arguments are changed
         :raises ForeignError: if the content is intact but does not describe valid objects
         """
         try:
             yield
-        except (StorageError, OSError):
+        except (ArgumentError, MissingArgumentError, OtherSpacesError):
             raise
-        except CONSTRUCTION_ERRORS as error:
-            raise ForeignError(f"{self.path} cannot be used: {type(error).__name__}: {error}") from error
+        except OSError:
+            raise
+        except (StorageError, *CONSTRUCTION_ERRORS) as error:
+            reason = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
+            if changed:
+                self.verify()
+                raise ArgumentError(
+                    f"{self.path} cannot be used with {', '.join(changed.values())}: {reason}"
+                ) from error
+            if isinstance(error, StorageError):
+                raise
+            raise ForeignError(f"{self.path} cannot be used: {reason}") from error
 
     def verify(self) -> None:
         """

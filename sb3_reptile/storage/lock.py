@@ -3,12 +3,11 @@
 import contextlib
 import errno
 import os
-import warnings
 import weakref
 from pathlib import Path
 from typing import Any
 
-from sb3_reptile.storage.errors import InUseError
+from sb3_reptile.storage.errors import InUseError, warn
 
 LOCK = ".lock"
 # Where Windows locks a byte, behind what is read
@@ -95,10 +94,7 @@ class FolderLock:
                 ) from None
             if error.errno not in _UNSUPPORTED:
                 raise
-            warnings.warn(
-                f"the file system of {self.path.parent} has no locks: make sure that only one process uses it",
-                stacklevel=5,
-            )
+            warn(f"the file system of {self.path.parent} has no locks: make sure that only one process uses it")
 
     def _owner(self) -> str:
         try:

@@ -8,7 +8,6 @@ modules of this package for their own.
 import base64
 import math
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, MissingArgumentError, NotStorableError, StorageError
+from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, MissingArgumentError, NotStorableError, StorageError, warn
 
 # A file may name only classes of these packages and with these base classes, and only if they have been imported
 PACKAGES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.", "sb3_reptile.")
@@ -167,7 +166,7 @@ def _is_plain(dtype: np.dtype) -> bool:
 def _plain(scalar: np.generic) -> Any:
     """A Python number or text that is equal to a NumPy scalar, or the scalar itself if there is none."""
     if scalar.dtype.kind == "f":
-        return float(scalar)  # type: ignore[arg-type] -- item() of a long double is one again
+        return float(scalar)  # item() of a long double is one again
     return scalar.item() if scalar.dtype.kind in "biuU" else scalar
 
 
@@ -196,10 +195,9 @@ def infos_to_json(infos: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
                 left_out.setdefault(key, type(value).__name__)
         saved.append(kept if _are_names(kept) else _pairs(kept, name))
     for key, type_name in left_out.items():
-        warnings.warn(
+        warn(
             f"{name}[{key!r}] is left out, as a {type_name} cannot be saved without pickle: report numbers, text, "
-            "lists, dicts or arrays",
-            stacklevel=3,
+            "lists, dicts or arrays"
         )
     return saved
 
@@ -291,6 +289,18 @@ def arguments_from_json(saved: Mapping[str, Any], given: Mapping[str, Any], call
             raise MissingArgumentError(f"{name} must be given again, {call}(..., {name}=...): {value['$missing']}")
         arguments[name] = from_json(value)
     return arguments
+
+
+def check_generator(state: Any) -> None:
+    """
+    :param state: The state of a random bit generator of NumPy from a file
+    :raises StorageError: if its position is outside of its numbers, which NumPy would read without a check
+    """
+    inside = [state, state.get("state")] if isinstance(state, Mapping) else []
+    for part in inside:
+        for name, last in (("pos", 624), ("buffer_pos", 4)):
+            if isinstance(part, Mapping) and name in part and not (type(part[name]) is int and 0 <= part[name] <= last):
+                raise StorageError(f"the state of a random generator has {name}={part[name]!r:.100}, not 0 to {last}")
 
 
 def _dtype_name(dtype: Any) -> str:
