@@ -86,6 +86,8 @@ def resolve_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], seed: 
         inside["replay_buffer_kwargs"], items["replay_buffer_kwargs"], "resume with replay_buffer_kwargs=dict"
     )
     _let_go_of_log(flat, given)
+    for name in {"n_steps", "gamma"} & given.keys() & inside["replay_buffer_kwargs"].keys():  # SB3 put it there
+        items["replay_buffer_kwargs"].setdefault(name, given[name])
     arguments = arguments_from_json(flat, given, "resume")
     for name in NESTED:
         arguments[name] = arguments_from_json(inside[name], items[name], f"resume with {name}=dict")
@@ -112,6 +114,21 @@ def check_network_sizes(saved: Mapping[str, Any], given: set[str], arrays: Mappi
                 raise ForeignError(
                     f"the checkpoint describes networks with {name}={value!r:.200}, and has no parameters of that size"
                 )
+
+
+def check_n_steps(model: OffPolicyAlgorithm, changed: Mapping[str, str]) -> None:
+    """
+    :param model: A model
+    :param changed: Arguments given to ``resume()`` that are not as they were saved, in words
+    :raises ArgumentError: if the returns of its replay buffer are not those that were given
+    """
+    for name in ("n_steps", "gamma"):
+        default = 1 if name == "n_steps" else getattr(model, name, None)
+        if name in changed and getattr(model.replay_buffer, name, default) != getattr(model, name):
+            raise ArgumentError(
+                f"{changed[name]} needs a replay_buffer_class with n-step returns, and no other {name} in "
+                f"replay_buffer_kwargs; the class is {type(model.replay_buffer).__name__}"
+            )
 
 
 def _sizes(value: Any, is_size: bool) -> Iterator[tuple[float, int]]:

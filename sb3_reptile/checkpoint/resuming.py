@@ -16,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_reptile.checkpoint.arguments import check_network_sizes, resolve_arguments
+from sb3_reptile.checkpoint.arguments import check_n_steps, check_network_sizes, resolve_arguments
 from sb3_reptile.checkpoint.environments import check_wrappers, get_environment_state, set_environment_state
 from sb3_reptile.checkpoint.models import (
     get_counters,
@@ -172,6 +172,7 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
             # n_steps together with NStepReplayBuffer. The user has seen its other warnings in the first run.
             warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
             model: Any = found.algorithm(env=vec_env, device=device, **found.arguments)
+        check_n_steps(model, found.changed)
         set_parameters(model, folder.read(PARAMETERS), state["optimizers"], found.changed)
         of_buffer = {name.removeprefix("replay_buffer_kwargs.") for name in found.given}
         fill(model.replay_buffer, folder, state["replay_buffer"], of_buffer)

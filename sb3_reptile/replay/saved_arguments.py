@@ -63,8 +63,8 @@ def check_saved_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], ca
     kept = {name: value for name, value in saved.items() if name not in given}
     if kept.get("storage_dir") is not None:
         raise MissingArgumentError(
-            f"storage_dir must be given again, {call}(..., storage_dir={kept['storage_dir']!r:.200}), or None for memory: "
-            "a file does not say where to write"
+            f"storage_dir must be given again, {call}(..., storage_dir={kept['storage_dir']!r:.200}), or None for "
+            "memory: a file does not say where to write"
         )
     name = kept.get("distribution_class")
     if isinstance(name, str) and name.rpartition(".")[0] not in sys.modules:
