@@ -63,8 +63,10 @@ class HalfLifeSchedule(BaseCallback):
     def _set(self) -> None:
         half_life = float(self.half_life(self.model._current_progress_remaining))
         _decayed_buffer(self).half_life = half_life
-        if getattr(self.model, "half_life", "auto") != "auto":
-            self.model.half_life = half_life  # type: ignore[attr-defined]
+        model: Any = self.model
+        # A decay among the buffer's arguments stays the only place that names one
+        if getattr(model, "half_life", "auto") != "auto" and "decay" not in model.replay_buffer_kwargs:
+            model.half_life = half_life
 
     def _on_step(self) -> bool:
         return True

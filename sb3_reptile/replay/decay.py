@@ -1,5 +1,6 @@
 """Decays: the decay factor of a transition as a function of its age, not how rows are drawn or stored."""
 
+import copy
 import difflib
 import math
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sb3_reptile.replay.checks import check_number
+from sb3_reptile.replay.functions import pickled_function, unpickled_function
 from sb3_reptile.storage.values import register_type
 
 
@@ -211,7 +213,7 @@ class Custom(Decay):
     A decay given as a function of the age.
 
     :param function: Takes an array of ages in transitions (float64, increasing from 0) and returns ``f(age)`` of the
-        same shape: finite, >= 0, never rising with age, and > 0 at age 0. To save the buffer it must be picklable.
+        same shape: finite, >= 0, never rising with age, and > 0 at age 0
     :raises TypeError: if it cannot be called
     """
 
@@ -220,6 +222,12 @@ class Custom(Decay):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"a decay must be a function of an array of ages, got {self.function!r}; see {_known()}")
+
+    def __reduce__(self) -> Any:
+        return _unpickled_custom, (pickled_function(self.function),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Custom":
+        return Custom(copy.deepcopy(self.function, memo))
 
     def __call__(self, age: np.ndarray) -> np.ndarray:
         """
@@ -244,6 +252,10 @@ class Custom(Decay):
                 f"at age {age[first + 1]:g}; {advice}"
             )
         return weights
+
+
+def _unpickled_custom(pickled: Any) -> Custom:
+    return Custom(unpickled_function(pickled))
 
 
 def _known() -> str:

@@ -16,6 +16,7 @@ from sb3_reptile.replay.decay import Custom
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.former_pickles import take_over_attributes
+from sb3_reptile.replay.functions import warn_if_not_picklable
 from sb3_reptile.replay.initial_weights import RandomWeights, check_weights, spell_initial_weights
 from sb3_reptile.replay.log import replay_log
 from sb3_reptile.replay.memmap import ScratchFiles, enlarge
@@ -90,13 +91,13 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         and time spent in another regime does not age the transitions of this one (see :attr:`consistency`).
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
-    :param decay: Another decay than the exponential one of ``half_life``, which is then not used: one of
+    :param decay: Another decay than the exponential one of ``half_life``, with which it cannot be combined: one of
         :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
         ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Without either, it is ``(1 + age / 100) ** -1.5``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
         https://arxiv.org/abs/1712.01275)
-    :param initial_weights: Initial sampling weight of a transition: ``"uniform"``; ``"random"`` or
-        ``{"random": {"seed": 0}}``, uniform in (0, 1]; ``"info"``, the number in the environment's
+    :param initial_weights: Initial sampling weight of a transition: ``"uniform"``; ``"random"``, uniform in
+        (0, 1] and reproducible by the model's ``seed``, or ``{"random": {"seed": 0}}``; ``"info"``, the number in the environment's
         ``info["replay_weight"]``, 1 if there is none; or a function of the arguments of ``add()`` that returns a
         weight for each environment. They multiply the decay.
     :param prioritized: Whether ``update_priorities()`` can be called (https://arxiv.org/abs/1511.05952). Priorities
@@ -163,6 +164,11 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
                 "observation is that of two transitions: use 'raise', or optimize_memory_usage=False"
             )
         self._initial_weights = options.made_initial_weights
+        warn_if_not_picklable(
+            decay=options.made_decay,
+            initial_weights=options.made_initial_weights,
+            distribution_class=options.made_distribution_class,
+        )
         self._bad_transitions = BadTransitions(
             on_bad_transition, self.observation_space, self.rewards.dtype, self.n_envs
         )

@@ -1,9 +1,12 @@
 """Initial weights: the sampling weights of new transitions. Decay and priorities multiply them."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from sb3_reptile.replay.functions import pickled_function, unpickled_function
 
 #: Weights and priorities outside this range are refused: their products with a decay must stay within double precision.
 SMALLEST, LARGEST = 1e-50, 1e50
@@ -43,15 +46,44 @@ class RandomWeights:
     """
     Draws each initial weight uniformly from (0, 1], by a random generator of its own.
 
-    :param seed: Seed of the generator
+    :param seed: Seed of the generator; ``None`` derives it from NumPy's global generator, which a model's ``seed=`` sets
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
+        if seed is None:
+            # A copy, so that the global generator draws what it would have drawn
+            of_model = np.random.RandomState()
+            of_model.set_state(np.random.get_state())
+            seed = int(of_model.randint(2**32, dtype=np.uint64))
         self.generator = np.random.default_rng(seed)
 
     def __call__(self, obs: Any, next_obs: Any, action: Any, reward: np.ndarray, done: Any, infos: Any) -> np.ndarray:
         return 1 - self.generator.random(len(infos))
+
+
+class FunctionWeights:
+    """
+    Initial weights by a function of the user's.
+
+    :param function: Takes the arguments of ``add()`` and returns a weight for each environment
+    """
+
+    def __init__(self, function: InitialWeights) -> None:
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        return _unpickled_weights, (pickled_function(self.function),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FunctionWeights":
+        return FunctionWeights(copy.deepcopy(self.function, memo))
+
+    def __call__(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> Any:
+        return self.function(obs, next_obs, action, reward, done, infos)
+
+
+def _unpickled_weights(pickled: Any) -> FunctionWeights:
+    return FunctionWeights(unpickled_function(pickled))
 
 
 def info_weights(
@@ -80,7 +112,7 @@ def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
             raise ValueError(f"initial_weights 'random' takes seed, got {arguments!r}")
         return RandomWeights(**arguments)
     if callable(initial_weights):
-        return initial_weights
+        return FunctionWeights(initial_weights)
     raise ValueError(
         f"unknown initial_weights {initial_weights!r}; known: 'uniform', 'random', {{'random': {{'seed': 0}}}}, "
         "'info', or a function of (obs, next_obs, action, reward, done, infos)"
@@ -98,4 +130,4 @@ def spell_initial_weights(weights: InitialWeights | None) -> Any:
         return "info"
     if type(weights) is RandomWeights:
         return {"random": {"seed": weights.seed}}
-    return weights
+    return weights.function if isinstance(weights, FunctionWeights) else weights

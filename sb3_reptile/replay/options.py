@@ -47,6 +47,11 @@ class ReplayOptions:
 
     def _make_decay(self) -> Decay:
         if self.decay is not None:
+            if self.half_life is not None and not self.is_auto:
+                raise ValueError(
+                    f"half_life={self.half_life!r} is an exponential decay and decay={self.decay!r} another one: "
+                    "give one of them, and leave the other at None"
+                )
             return make_decay(self.decay)
         if self.is_auto or self.half_life is None:
             return DEFAULT_DECAY

@@ -19,6 +19,8 @@ class DistributionQueries(ReplayBuffer):
 
     distribution: SamplingDistribution
     _bad_transitions: BadTransitions
+    #: Number of priorities that came too late for their transitions, which had been overwritten
+    n_outdated: int = 0
 
     @property
     def decay(self) -> Decay:
@@ -89,13 +91,26 @@ class DistributionQueries(ReplayBuffer):
         """Number of transitions that were not stored because of ``on_bad_transition="skip"``."""
         return self._bad_transitions.n_skipped
 
-    def update_priorities(self, indices: Any, priorities: Any) -> None:
+    @property
+    def n_added(self) -> int:
+        """Number of transitions added since the buffer was empty."""
+        return self.distribution.rows_added * self.n_envs
+
+    def update_priorities(self, indices: Any, priorities: Any, drawn_at: int | None = None) -> None:
         """
-        Set the priorities of transitions, from their TD errors for instance.
+        Set the priorities of transitions, from their TD errors for instance. The number of a transition that is
+        overwritten becomes that of a new one: a learner that updates after more transitions were added tells when it
+        drew::
+
+            drawn_at, batch = buffer.n_added, buffer.sample(32)
+            ...  # add transitions, compute TD errors
+            buffer.update_priorities(batch.indices, priorities, drawn_at)
 
         :param indices: Numbers of the transitions, as they came with a batch
         :param priorities: Their new priorities, > 0, the same number of them; the last one counts if an index is
             repeated
+        :param drawn_at: ``n_added`` when they were drawn. Transitions that were overwritten since are left out, and
+            counted in ``n_outdated``. ``None`` if none has been added since
         :raises RuntimeError: if the buffer was not made with ``prioritized=True``
         :raises ValueError: if an index is not that of a stored transition, or a priority not a finite number > 0;
             nothing is changed then
@@ -116,7 +131,12 @@ class DistributionQueries(ReplayBuffer):
         if indices.view(np.uint64).max() >= n_stored:
             bad = indices[(indices < 0) | (indices >= n_stored)][0]
             raise ValueError(f"indices must be those of stored transitions, 0 to {n_stored - 1}, got {bad}")
-        self.distribution.update_priorities(indices, priorities)
+        if drawn_at is not None:
+            stored = self.distribution.still_stored(indices, drawn_at)
+            self.n_outdated += len(indices) - int(stored.sum())
+            indices, priorities = indices[stored], priorities[stored]
+        if len(indices) > 0:
+            self.distribution.update_priorities(indices, priorities)
 
     def _eligible(self) -> np.ndarray | None:
         """Which transitions can be drawn, bool, shape (buffer_size, n_envs); None for all that are stored."""

@@ -69,6 +69,18 @@ class Ring:
         """
         return self.row_ages(indices) * self.n_envs
 
+    def still_stored(self, indices: np.ndarray, drawn_at: int) -> np.ndarray:
+        """
+        :param indices: Numbers of transitions that were stored at some time
+        :param drawn_at: Number of transitions added up to that time
+        :return: Whether each has not been overwritten since, bool, same shape
+        """
+        rows_then = drawn_at // self.n_envs
+        # Rows as they were counted when they were added
+        numbers = rows_then - 1 - (rows_then - 1 - indices // self.n_envs) % self.n_rows
+        kept: np.ndarray = (numbers >= max(self.rows_added - self.n_rows, 0)) & (rows_then <= self.rows_added)
+        return kept
+
     def all_ages(self) -> np.ndarray:
         """
         :return: Age of each transition in transitions, int64, shape (n_rows, n_envs), by row of the storage; -1 where

@@ -64,7 +64,7 @@ class ReptileDQN(ClosedFormDQN):
         and ``n_steps`` is selected. A class that does not derive from ``DecayedSampling`` replays as it always does;
         ``half_life`` is then ignored, with a warning.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation, the other options of
-        ``DecayedReplayBuffer`` among them. A ``half_life`` or ``decay`` in it overrides the argument ``half_life``.
+        ``DecayedReplayBuffer`` among them. A ``half_life`` or ``weighting`` in it overrides the argument of that name.
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
     :param n_steps: When n_step > 1, uses n-step return when updating the Q-value network, with any decayed replay
@@ -87,7 +87,8 @@ class ReptileDQN(ClosedFormDQN):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param half_life: For exponential decay, the age at which a transition is half as likely to be replayed as the
         newest, in transitions (all environments counted); ``inf`` replays uniformly; ``"auto"`` replays what still
-        holds, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``
+        holds, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``, with which a
+        number cannot be combined
     :param weighting: Where decay acts: in what is drawn (``"sampling"``), or in the loss of what is drawn uniformly
         (``"loss"``). The expected gradient is the same, the variance of ``"loss"`` higher.
     :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
@@ -213,19 +214,22 @@ class ReptileDQN(ClosedFormDQN):
         check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
+        kwargs = dict(self.replay_buffer_kwargs)
+        # What the user says of the buffer overrides the model's options, which then tell the same
+        for name in ("half_life", "weighting"):
+            if name in kwargs:
+                setattr(self, name, kwargs.pop(name))
         self._check_options()
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
-        # The model's options reach the buffer through its kwargs; those of the user override them
-        kwargs = self.replay_buffer_kwargs
+        # The model's options reach the buffer through its kwargs
         self.replay_buffer_kwargs = {**replay_options(self), **kwargs}
         # SB3 gives n_steps to its own class only, and warns that any other ignores it; here it is among the kwargs
         n_steps, self.n_steps = self.n_steps, 1
         super()._setup_model()
         self.n_steps = getattr(self.replay_buffer, "n_steps", n_steps)
         self.replay_buffer_kwargs = kwargs
-        self.half_life = kwargs.get("half_life", self.half_life)
         self.beta_schedule = FloatSchedule(self.beta)
         if self.pretrained is not None:
             load_pretrained(self.policy, self.pretrained)
@@ -260,7 +264,7 @@ class ReptileDQN(ClosedFormDQN):
         if not isinstance(buffer, DecayedSampling):
             warn_of_buffer_without_decay(type(buffer), self.half_life)
             return
-        if not buffer.prioritized and "weighting" not in self.replay_buffer_kwargs:
+        if not buffer.prioritized:
             buffer.weighting = self.weighting
         takes_number = buffer.takes_half_life and buffer.consistency is None
         is_number = self.half_life is not None and self.half_life != "auto"

@@ -403,6 +403,8 @@ BAD_ARGUMENTS = [
     (dict(decay={"ere": {"minimum": 0}}), ValueError, "minimum must be >= 1"),
     (dict(decay={"ere": {"cycle": 2.5}}), ValueError, "cycle must be a whole number >= 1, got 2.5"),
     (dict(decay=3), TypeError, "a decay must be a function of an array of ages, got 3; see the known decays"),
+    (dict(half_life=300, decay="power_law"), ValueError, "half_life=300 is an exponential decay and decay='power_law'"),
+    (dict(half_life=math.inf, decay={"window": {"size": 9}}), ValueError, "give one of them, and leave the other at"),
     (dict(decay=lambda age: age + 1), ValueError, "decay rises from 1 at age 0 to 2 at age 1"),
     (dict(decay=lambda age: 1 - age / 10), ValueError, r"decay gave -0.1 at age 11"),
     (dict(decay=lambda age: np.where(age > 4, np.nan, 1)), ValueError, "decay gave nan at age 5"),
@@ -575,3 +577,51 @@ def test_the_default_decay_becomes_exponential_when_a_half_life_is_set(prioritiz
     add(expected, steps=25, start=0)
     assert np.allclose(buffer.sampling_probabilities(), expected.sampling_probabilities())
     assert buffer.half_life == 7
+
+
+def test_random_initial_weights_follow_the_global_seed_and_leave_its_draws_alone():
+    weights = []
+    for seed in (1, 1, 2):
+        np.random.seed(seed)
+        buffer = make(initial_weights="random")
+        assert np.random.random_sample() == np.random.RandomState(seed).random_sample()
+        add(buffer, steps=5, start=0)
+        weights.append(buffer.sampling_probabilities())
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("before", [10, N_ROWS, 3 * N_ROWS + 5])
+def test_late_priorities_do_not_reach_transitions_that_took_the_place_of_those_drawn(before, n_envs):
+    buffer = make(n_envs=n_envs, half_life=math.inf, prioritized=True)
+    add(buffer, start=0, steps=before)
+    stored = min(before, N_ROWS) * n_envs
+    drawn_at, indices = buffer.n_added, np.arange(stored)
+    assert drawn_at == before * n_envs
+    overwritten = 0
+    for steps in (2, 5, N_ROWS):
+        add(buffer, start=before, steps=steps)
+        before += steps
+        present = buffer.transitions(np.arange(buffer.size() * n_envs)).rewards.flatten().numpy()
+        buffer.update_priorities(indices, np.full(stored, 7.0), drawn_at)
+        overwritten += int((present[:stored] >= 10 * (drawn_at // n_envs)).sum())
+        assert buffer.n_outdated == overwritten
+        p = buffer.sampling_probabilities().reshape(-1)
+        # Until all are gone: the others have the largest priority so far when they are new, which was 1
+        if steps == 2:
+            old = present < 10 * (drawn_at // n_envs)
+            ratio = p[: len(present)] / p.max()
+            assert np.allclose(ratio[old], 1)
+            assert np.allclose(ratio[~old], 1 / 7)
+    assert (p > 0).all()
+
+
+def test_priorities_from_before_a_reset_are_late():
+    buffer = make(prioritized=True)
+    add(buffer, start=0, steps=10)
+    drawn_at = buffer.n_added
+    buffer.reset()
+    add(buffer, start=0, steps=5)
+    buffer.update_priorities([0, 1], [9, 9], drawn_at)
+    assert buffer.n_outdated == 2

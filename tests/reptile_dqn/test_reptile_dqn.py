@@ -22,6 +22,7 @@ from sb3_reptile import (
     DecayedSampling,
     ReptileDQN,
 )
+from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.envs import DiscreteActions
 from sb3_reptile.replay.decay import Exponential, PowerLaw, make_decay
 from tests.conftest import INF, Written, assert_same_parameters, cartpole, small
@@ -193,6 +194,42 @@ def test_bad_half_lives_are_refused(half_life, error):
 def test_half_life_in_the_buffer_kwargs_goes_first():
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30)))
     assert model.half_life == model.replay_buffer.half_life == 30
+
+
+def test_a_loaded_model_takes_another_half_life_wherever_it_was_given_before(tmp_path):
+    ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30))).save(tmp_path / "model")
+    assert ReptileDQN.load(tmp_path / "model").replay_buffer.half_life == 30
+    for given in (dict(half_life=7), dict(replay_buffer_kwargs=dict(half_life=7))):
+        loaded = ReptileDQN.load(tmp_path / "model", **given)
+        assert loaded.half_life == loaded.replay_buffer.half_life == 7
+
+
+def test_the_weighting_in_the_buffer_kwargs_is_the_one_that_the_model_tells(tmp_path):
+    kwargs = dict(weighting="loss")
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=kwargs)).learn(100)
+    assert model.weighting == model.replay_buffer.weighting == "loss"
+    assert kwargs == dict(weighting="loss")
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small())
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert other.weighting == other.replay_buffer.weighting == "sampling"
+
+
+def test_a_half_life_together_with_another_decay_is_refused():
+    with pytest.raises(ValueError, match="half_life=300 is an exponential decay and decay='power_law' another one"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=300, replay_buffer_kwargs=dict(decay="power_law")))
+    kwargs = small(half_life="auto", replay_buffer_kwargs=dict(decay="power_law"))
+    auto = ReptileDQN("MlpPolicy", "CartPole-v1", **kwargs)
+    assert auto.replay_buffer.decay == PowerLaw()
+
+
+def test_a_scheduled_half_life_does_not_stand_beside_a_decay(tmp_path):
+    decay = {"exponential": {"half_life": 30}}
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(decay=decay)))
+    model.learn(100, callback=HalfLifeSchedule(lambda progress: 500.0))
+    assert model.replay_buffer.half_life == 500
+    model.save(tmp_path / "model")
+    assert ReptileDQN.load(tmp_path / "model").replay_buffer.half_life == 30
 
 
 @pytest.mark.parametrize("decay", ["power_law", {"exponential": {"half_life": 30}}])
@@ -391,3 +428,11 @@ def test_it_follows_a_change_that_uniform_replay_does_not():
     # 400 steps since the change: decayed replay has forgotten what came before, uniform replay averages 400 to 600
     assert margin_of_the_better_arm(40) > 0.8
     assert margin_of_the_better_arm(INF) < 0
+
+
+def test_random_initial_weights_follow_the_seed_of_the_model():
+    options = dict(replay_buffer_kwargs=dict(initial_weights="random"))
+    first, second = (ReptileDQN("MlpPolicy", "CartPole-v1", **small(**options)).learn(200) for _ in range(2))
+    assert_same_parameters(first, second)
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(seed=1, **options)).learn(200)
+    assert differ(first, other)

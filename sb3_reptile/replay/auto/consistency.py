@@ -139,6 +139,12 @@ class Consistency:
         :param arrays: Arrays that ``state()`` returned, for the same spaces and number of environments
         :param values: Values that it returned
         """
+        if arrays["sample_features"].shape[1] != self.embedding.length + self.actions.length:
+            # Saved by a version that did not hash categories: learn anew from here on
+            self.reset()
+            self.rows_seen = int(values["rows_seen"])
+            self.next_model = self.rows_seen * self.n_envs + self.settings.warm_up
+            return
         for name in self.COUNTERS:
             setattr(self, name, int(values[name]))
         self.changes = [Change(*map(int, change)) for change in values["changes"]]

@@ -37,10 +37,39 @@ def _averaging_matrix(length: int, side: int) -> np.ndarray:
     return members / members.sum(axis=1, keepdims=True)
 
 
+def one_hot(numbers: np.ndarray, n: int) -> np.ndarray:
+    """
+    :param numbers: Integers from 0 to ``n - 1``, shape (k,)
+    :param n: Number of categories
+    :return: Shape (k, n), float64
+    """
+    encoded = np.zeros((len(numbers), n))
+    encoded[np.arange(len(numbers)), numbers] = 1
+    return encoded
+
+
+def hashed(numbers: np.ndarray, length: int) -> np.ndarray:
+    """
+    Categories as vectors of signs, at the same cost however many there are. Two of them differ in about half of the
+    signs.
+
+    :param numbers: Integers, shape (k,)
+    :param length: Length of the vectors
+    :return: Shape (k, length), each number -1 or 1, float64
+    """
+    # One output of SplitMix64 for each sign (Steele, Lea & Flood, Fast splittable pseudorandom number generators, 2014)
+    mixed: Any = numbers.astype(np.uint64)[:, None] * np.uint64(length) + np.arange(1, length + 1, dtype=np.uint64)
+    mixed *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.where(mixed >> np.uint64(63), 1.0, -1.0)
+
+
 class Embedding:
     """
     Turns observations into vectors of moderate length. Discrete and dict observations are flattened as Gymnasium does
-    it, images are averaged down first. Vectors that are still too long are projected at random.
+    it, images are averaged down first. Vectors that are still too long are projected at random. Categories of which
+    there are very many are hashed.
 
     :param space: Observation space
     :param settings: Constants
@@ -60,13 +89,19 @@ class Embedding:
         self.length = length if self.projection is None else settings.projected_features
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Pickles from before there were settings
-        self.__dict__.update({"settings": DEFAULTS, **state})
+        # Pickles of former versions have no settings, or a projection of one-hot vectors that are hashed now
+        self.__init__(state["space"], state.get("settings", DEFAULTS))  # type: ignore[misc]
 
     @staticmethod
     def _example(space: spaces.Space) -> np.ndarray:
-        start = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        start = space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else 0
         return np.full((1, *(space.shape or ())), start, dtype=space.dtype)
+
+    def _encode(self, numbers: np.ndarray, n: int) -> np.ndarray:
+        """Categories, numbered from 0, as vectors."""
+        if n > self.settings.max_categories:
+            return hashed(numbers, self.settings.projected_features)
+        return one_hot(numbers, n)
 
     def _flatten_part(self, space: spaces.Space, values: np.ndarray) -> np.ndarray:
         """
@@ -76,11 +111,11 @@ class Embedding:
         """
         n = len(values)
         if isinstance(space, spaces.Discrete):
-            return np.eye(int(space.n))[values.reshape(n).astype(np.int64) - int(space.start)]
+            return self._encode(values.reshape(n).astype(np.int64) - int(space.start), int(space.n))
         if isinstance(space, spaces.MultiDiscrete):
-            columns = values.reshape(n, -1).astype(np.int64)
-            sizes = space.nvec.reshape(-1)
-            return np.concatenate([np.eye(int(size))[columns[:, i]] for i, size in enumerate(sizes)], axis=1)
+            columns = values.reshape(n, -1).astype(np.int64) - space.start.reshape(-1)
+            sizes = space.nvec.reshape(-1).tolist()
+            return np.concatenate([self._encode(columns[:, i], size) for i, size in enumerate(sizes)], axis=1)
         if len(space.shape or ()) == 3:
             values = self._average_down(space, values)
         return values.reshape(n, -1).astype(np.float64)
@@ -107,9 +142,14 @@ class Embedding:
         return flat if self.projection is None else multiply(flat, self.projection)
 
 
+def _n_members(space: spaces.MultiDiscrete) -> int:
+    return math.prod(space.nvec.reshape(-1).tolist())  # of Python's integers, which do not overflow
+
+
 class Actions:
     """
-    Splits actions into a group and numbers. Only transitions of the same group are compared.
+    Splits actions into a group and numbers. Only transitions of the same group are compared. Of very many discrete
+    actions, which would be groups of hardly any transitions, each is a vector of signs instead.
 
     :param space: Action space
     :param settings: Constants
@@ -118,9 +158,10 @@ class Actions:
     def __init__(self, space: spaces.Space, settings: Settings = DEFAULTS) -> None:
         self.space = space
         if isinstance(space, spaces.Discrete):
-            self.n_groups, self.length = int(space.n), 0
-        elif isinstance(space, spaces.MultiDiscrete) and np.prod(space.nvec) <= settings.max_groups:
-            self.n_groups, self.length = int(np.prod(space.nvec)), 0
+            is_hashed = int(space.n) > settings.max_categories
+            self.n_groups, self.length = (1, settings.projected_features) if is_hashed else (int(space.n), 0)
+        elif isinstance(space, spaces.MultiDiscrete) and _n_members(space) <= settings.max_groups:
+            self.n_groups, self.length = _n_members(space), 0
         else:
             self.n_groups, self.length = 1, int(np.prod(space.shape or (1,)))
 
@@ -131,10 +172,14 @@ class Actions:
         """
         n = len(actions)
         if isinstance(self.space, spaces.Discrete):
-            return actions.reshape(n).astype(np.int64) - int(self.space.start), np.empty((n, 0))
+            numbers = actions.reshape(n).astype(np.int64) - int(self.space.start)
+            if self.length > 0:
+                return np.zeros(n, dtype=np.int64), hashed(numbers, self.length)
+            return numbers, np.empty((n, 0))
         if self.length == 0:
-            columns: Any = tuple(actions.reshape(n, -1).astype(np.int64).T)
-            groups = np.ravel_multi_index(columns, self.space.nvec.reshape(-1))  # type: ignore[attr-defined]
+            assert isinstance(self.space, spaces.MultiDiscrete)
+            columns: Any = tuple((actions.reshape(n, -1).astype(np.int64) - self.space.start.reshape(-1)).T)
+            groups = np.ravel_multi_index(columns, self.space.nvec.reshape(-1))
             return np.asarray(groups, dtype=np.int64), np.empty((n, 0))
         return np.zeros(n, dtype=np.int64), actions.reshape(n, -1).astype(np.float64)
 

@@ -12,6 +12,8 @@ class Settings:
 
     :param max_features: Longest feature vector that is compared as it is; longer ones are projected (numbers)
     :param projected_features: Length of a projected feature vector (numbers)
+    :param max_categories: Largest number of discrete observations or actions that are told apart one by one; with more
+        of them, they are hashed (categories)
     :param image_side: Images are averaged down to at most this height and width first (pixels)
     :param max_groups: Largest number of ``MultiDiscrete`` actions for which only equal actions are compared; with more
         of them, actions are compared as numbers (actions)
@@ -73,6 +75,7 @@ class Settings:
 
     max_features: int = 64
     projected_features: int = 32
+    max_categories: int = 1_024
     image_side: int = 12
     max_groups: int = 64
 

@@ -516,3 +516,31 @@ def test_the_row_of_the_last_change_is_known():
     live(buffer, world, 400, sign=-1)
     assert buffer.consistency.last_change == buffer.consistency.changes[-1].happened_at // 4
     assert buffer.consistency.last_change == buffer.consistency.starts[buffer.consistency.starts > 450][0]
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_auto_learns_with_many_states_and_actions_at_a_fixed_cost(n_envs):
+    space, actions = spaces.MultiDiscrete([10**6, 40], start=[7, -3]), spaces.Discrete(10**6, start=2)
+    buffer = DecayedReplayBuffer(1_200, space, actions, device="cpu", n_envs=n_envs, half_life="auto")
+    generator = np.random.default_rng(0)
+    places = np.array([[7, -3], [10**6 + 6, 36], [500_000, 0]])
+    for step in range(1_200 // n_envs):
+        visited = generator.integers(3, size=n_envs)
+        chosen = generator.integers(2, size=n_envs)
+        # Rewards swap in the middle
+        rewards = (chosen == (step >= 600 // n_envs)).astype(float) + 0.1 * visited
+        done, infos = np.zeros(n_envs), [{}] * n_envs
+        buffer.add(places[visited], places[(visited + 1) % 3], 2 + 999_000 * chosen, rewards, done, infos)
+    assert [abs(change.happened_at - 600) < 200 for change in buffer.consistency.changes] == [True]
+    assert buffer.sample(8).observations.shape == (8, 2)
+
+
+def test_a_state_from_before_categories_were_hashed_is_learned_anew():
+    one = Consistency(spaces.Discrete(3_000), spaces.Discrete(2), 1)
+    arrays, values = one.state()
+    arrays["sample_features"] = np.zeros((0, 33))
+    values["rows_seen"] = 5_000
+    one.set_state(arrays, values)
+    assert one.rows_seen == 5_000
+    assert one.next_model == 5_000 + one.settings.warm_up
+    assert one.starts.tolist() == [0]
