@@ -98,8 +98,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         https://arxiv.org/abs/1712.01275)
     :param initial_weights: Initial sampling weight of a transition: ``"uniform"``; ``"random"``, uniform in (0, 1] and
         reproducible by the model's ``seed``, or ``{"random": {"seed": 0}}``; ``"info"``, the number in the
-        environment's ``info["replay_weight"]``, 1 if there is none; or a function of the arguments of ``add()`` that returns a
-        weight for each environment. They multiply the decay.
+        environment's ``info["replay_weight"]``, 1 if there is none; or a function of the arguments of ``add()`` that
+        returns a weight for each environment. They multiply the decay.
     :param prioritized: Whether ``update_priorities()`` can be called (https://arxiv.org/abs/1511.05952). Priorities
         multiply decay and initial weights; new transitions enter at the largest priority so far.
     :param beta: Exponent of the importance weights in the batch, in [0, 1]: 0 leaves them 1, 1 undoes the preference
