@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from methods import METHODS, PLANNED, TRIED, TRIED_SEEDS, VOLUME_METHODS
+from methods import LEARNERS, METHODS, TRIED, TRIED_SEEDS, VOLUME_METHODS
 from tasks import GAMES, OPTIMIZER, TASKS, Task, settings_with_volume
 
 from sb3_reptile.evaluation import records as evaluation
@@ -31,6 +31,8 @@ from sb3_reptile.evaluation.runner import Job, train_or_exit
 
 ROOT = Path(__file__).parent.parent
 RECORDS = Path(__file__).parent / "results" / "learning"
+# Of runs with other learners than one-step returns
+LEARNER_RECORDS = Path(__file__).parent / "results" / "learners"
 # What the child processes run
 PROGRAM = Path(__file__)
 # What a record depends on
@@ -41,12 +43,13 @@ CODE = ("sb3_reptile", *(f"benchmarks/{name}.py" for name in ("learning", "metho
 
 
 class Run(NamedTuple):
-    """What identifies a record. A volume of None is the task's own."""
+    """What identifies a record. A volume of None is the task's own, a learner of None has one-step returns."""
 
     task: str
     method: str
     seed: int
     volume: float | None = None
+    learner: str | None = None
 
 
 VOLUMES = (2, 8, 64)
@@ -82,6 +85,19 @@ def plan() -> list[Run]:
     return runs
 
 
+def learner_plan(learners: list[str], methods: list[str] | None) -> list[Run]:
+    """All runs with these learners, a seed of each task, method and learner after the other."""
+    of_task = {name: task.methods if methods is None else tuple(methods) for name, task in TASKS.items()}
+    return [
+        Run(name, method, seed, None, learner)
+        for seed in range(max(task.seeds for task in TASKS.values()))
+        for name, task in TASKS.items()
+        for learner in learners
+        for method in of_task[name]
+        if seed < task.seeds and method in METHODS
+    ]
+
+
 def set_up(run: Run) -> str:
     """What a run consists of, as a hash of eight digits; records of another set-up are left out."""
     task, method = TASKS[run.task], METHODS[run.method]
@@ -93,26 +109,35 @@ def set_up(run: Run) -> str:
         what.append(task.algorithm)
     if method.reexplores:
         what.append("-reexplores")
+    if run.learner is not None:
+        what.append(LEARNERS[run.learner].set_up)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def command(run: Run) -> list[str]:
     """The command that makes exactly one record, run in the root of the repository."""
     volume = [] if run.volume is None else ["--volume", f"{run.volume:g}"]
-    return ["benchmarks/learning.py", "--run", run.task, run.method, str(run.seed), *volume]
+    learner = [] if run.learner is None else ["--learner", run.learner]
+    return ["benchmarks/learning.py", "--run", run.task, run.method, str(run.seed), *volume, *learner]
 
 
 # ---- Records
 
 
 def run_of(record: Record) -> Run:
-    return Run(record["task"], record["method"], record["seed"], record["volume"])
+    return Run(record["task"], record["method"], record["seed"], record["volume"], record.get("learner"))
 
 
 def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
     """The records of the present tasks and methods, in an order that does not depend on when they were made."""
     records = evaluation.read(folder, TASKS, run_of, set_up)
-    return {run: records[run] for run in sorted(records, key=lambda run: (*run[:3], run.volume or 0))}
+    return {
+        run: records[run] for run in sorted(records, key=lambda run: (*run[:3], run.volume or 0, run.learner or ""))
+    }
+
+
+def sort_key(run: Run) -> tuple[Any, ...]:
+    return *run[:3], run.volume or 0, run.learner or ""
 
 
 def reference_returns(records: dict[Run, Record]) -> tuple[float, ...]:
@@ -168,9 +193,21 @@ def build(run: Run) -> Any:
     if "features_extractor_class" in policy_kwargs:
         policy_kwargs["features_extractor_class"] = getattr(envs, policy_kwargs["features_extractor_class"])
     settings["policy_kwargs"] = policy_kwargs
+    learner = {} if run.learner is None else LEARNERS[run.learner].arguments
     algorithm: Any = {"DQN": DQN, "ReptileDQN": ReptileDQN}[method.algorithm]
-    if task.algorithm == "SAC":
+    if "q_lambda" in learner and algorithm is DQN:
+        # The same replay, and the same bits but for the learner
+        algorithm, settings["half_life"] = ReptileDQN, math.inf
+    if run.learner is not None and LEARNERS[run.learner].cut:
+        from variants import WatkinsDQN
+
+        algorithm = WatkinsDQN
+    if task.algorithm == "DQN":
+        settings |= learner
+    else:
         algorithm = SAC
+        if learner:
+            settings |= _returns_of_sac(run, settings["gamma"])
         if method.algorithm == "ReptileDQN":
             settings.setdefault("replay_buffer_class", DecayedReplayBuffer)
             buffer = dict(settings.get("replay_buffer_kwargs", {}))
@@ -178,6 +215,20 @@ def build(run: Run) -> Any:
                 buffer["half_life"] = settings.pop("half_life")
             settings["replay_buffer_kwargs"] = buffer
     return algorithm(task.policy, make_env(task), seed=run.seed, device="cpu", **settings)
+
+
+def _returns_of_sac(run: Run, gamma: float) -> dict[str, Any]:
+    """Arguments of SB3's SAC that sum the rewards of several steps in its replay buffer, SB3's own or ours."""
+    learner = LEARNERS[run.learner or ""]
+    if learner.q_lambda != 1 or learner.options:
+        raise ValueError(
+            f"{run.learner} needs ReptileDQN, but {run.task} is learned by SAC: use {learner.n_steps}-step"
+        )
+    method = METHODS[run.method]
+    if method.algorithm == "DQN":
+        return {"n_steps": learner.n_steps}
+    given = method.arguments_for_training().get("replay_buffer_kwargs", {})
+    return {"replay_buffer_kwargs": {**given, "n_steps": learner.n_steps, "gamma": gamma}}
 
 
 def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Record:
@@ -314,7 +365,8 @@ def make_one(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     if method not in METHODS:
         parser.error(f"unknown method {method!r}; benchmarks/methods.py has {', '.join(METHODS)}")
     volume = arguments.volume
-    run = Run(name, method, int(seed), int(volume) if volume and volume.is_integer() else volume)
+    (learner,) = arguments.learner or [None]
+    run = Run(name, method, int(seed), int(volume) if volume and volume.is_integer() else volume, learner)
     try:
         set_up(run)
     except ValueError as error:
@@ -341,10 +393,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
     parser.add_argument("--hours", type=float, default=math.inf, help="start no run after that long")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="only these tasks")
-    methods = [method.name for method in PLANNED]
-    parser.add_argument("--method", nargs="+", default=methods, help="only these methods")
+    parser.add_argument("--method", nargs="+", help="only these methods")
     parser.add_argument("--seeds", type=int, help="only seeds below this number")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
+    parser.add_argument(
+        "--learner", nargs="+", choices=LEARNERS, help="with these learners instead of one-step returns"
+    )
+    parser.add_argument("--records", type=Path, help="folder of the records")
     parser.add_argument("--plan", action="store_true", help="print what is there and what is missing; train nothing")
     parser.add_argument("--run", nargs=3, metavar=("TASK", "METHOD", "SEED"), help="one run; print its record")
     parser.add_argument("--volume", type=float, help="with --run: another replay volume than the task's own")
@@ -352,6 +406,8 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="measure the returns of random actions")
     parser.add_argument("--progress", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.records is None:
+        arguments.records = LEARNER_RECORDS if arguments.learner else RECORDS
 
     if arguments.run:
         make_one(parser, arguments)
@@ -360,14 +416,15 @@ def main() -> None:
         for name in arguments.task:
             print(f"{name:<22}", *(f"{value:>8.1f}" for value in random_returns(TASKS[name])))
         return
+    planned = learner_plan(arguments.learner, arguments.method) if arguments.learner else plan()
     runs = [
         run
-        for run in plan()
+        for run in planned
         if run.task in arguments.task
-        and run.method in arguments.method
+        and (arguments.method is None or run.method in arguments.method)
         and (arguments.seeds is None or run.seed < arguments.seeds)
     ]
-    unknown = set(arguments.method) - {run.method for run in plan()}
+    unknown = set(arguments.method or ()) - {run.method for run in planned}
     if unknown or not runs or arguments.jobs < 1:
         parser.error(f"nothing to train; not in the plan: {', '.join(sorted(unknown)) or 'this combination'}")
     if arguments.plan:

@@ -39,7 +39,7 @@ class Results:
         return [task for task in tasks if task in present]
 
     def of(self, task: str, method: str, volume: float | None = None) -> list[Record]:
-        return [record for run, record in self.records.items() if run == (task, method, run.seed, volume)]
+        return [record for run, record in self.records.items() if run[:4] == (task, method, run.seed, volume)]
 
     def returns(self, task: str, method: str, volume: float | None = None) -> np.ndarray:
         """Area under the return curve of each run, which is the mean over its points; shape (runs, 1)."""

@@ -225,9 +225,67 @@ PLANNED = (
     *ABLATIONS,
     ORACLE,
 )
-# No longer planned, but there are records
-FORMER = (mixed(1_000, 0.1), mixed(300, 0.3), in_loss(1_000), oracle(POWER_100), prioritized(1_000))
+# Consistency with hardly any decay inside
+LONG_AUTOS = tuple(auto(exponential(half_life)) for half_life in (10_000, 100_000, 1_000_000))
+# No longer planned, but there are records, or planned with other learners only
+FORMER = (
+    *LONG_AUTOS,
+    oracle(exponential(1_000_000)),
+    mixed(1_000, 0.1),
+    mixed(300, 0.3),
+    in_loss(1_000),
+    oracle(POWER_100),
+    prioritized(1_000),
+)
 METHODS = {method.name: method for method in (*PLANNED, *FORMER)}
+
+# ---- Learners
+
+
+@dataclass(frozen=True)
+class Learner:
+    """
+    What learns from the replayed transitions: returns of several steps.
+
+    :param n_steps: Steps of a return
+    :param q_lambda: λ of Peng's Q(λ); 1 for uncorrected returns
+    :param cut: Whether returns end before an action that is not greedy, as in Watkins's Q(λ)
+    :param options: Other arguments of the algorithm, which override the task's
+    """
+
+    n_steps: int
+    q_lambda: float = 1.0
+    cut: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        mixed = "" if self.q_lambda == 1 else f"-lambda-{self.q_lambda:g}"
+        others = "".join(f"-{name}-{value}" for name, value in self.options)
+        return f"{self.n_steps}-step{mixed}{'-cut' if self.cut else ''}{others}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the algorithm."""
+        mixed = {} if self.q_lambda == 1 else {"q_lambda": self.q_lambda}
+        return {"n_steps": self.n_steps, **mixed, **dict(self.options)}
+
+    @property
+    def set_up(self) -> dict[str, Any]:
+        """What identifies the learner in the set-up of a record."""
+        return {**self.arguments, **({"cut": True} if self.cut else {})}
+
+
+# The first question of the tuning tasks
+LEARNERS = {
+    learner.name: learner
+    for learner in (
+        *(Learner(n_steps) for n_steps in (3, 5, 10, 20)),
+        *(Learner(10, q_lambda) for q_lambda in (0.5, 0.7, 0.8, 0.9)),
+        *(Learner(n_steps, q_lambda) for n_steps in (3, 5, 20) for q_lambda in (0.7, 0.9)),
+        *(Learner(10, q_lambda, cut=True) for q_lambda in (0.9, 0.999)),
+    )
+}
 
 # ---- Choices of names
 

@@ -1,12 +1,18 @@
-"""Distributions to compare with ``half_life="auto"``: an oracle, and "auto" without some of its parts."""
+"""
+What is compared with the package: distributions (an oracle, and ``half_life="auto"`` without some of its parts), and
+λ-returns that are cut at actions which are not greedy.
+"""
 
 from typing import Any
 
 import numpy as np
+import torch as th
 
+from sb3_reptile import ReptileDQN
 from sb3_reptile.replay import AgeSampler, SamplingDistribution
 from sb3_reptile.replay.age_samplers import make_age_sampler
 from sb3_reptile.replay.auto import SegmentedSampler, Settings
+from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, ValueCache
 
 # The smallest consistency of a segment in half_life="auto"
 LEAST = float(np.exp(Settings().doubt - Settings().bound))
@@ -57,3 +63,51 @@ class OrdinaryClockDistribution(SamplingDistribution):
     def make_age_sampler(self) -> AgeSampler:
         inner = make_age_sampler(self.decay, self.n_rows, self.n_envs, 0.0)
         return OrdinaryClock(inner, self.uniform_fraction)
+
+
+class GreedyActionCache(ValueCache):
+    """Keeps the greedy actions in the next observations, too."""
+
+    def __init__(self, model: ReptileDQN) -> None:
+        super().__init__(model)
+        self.greedy = np.zeros(len(self._values), dtype=np.int16)
+
+    def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
+        super()._store(indices, q_values)
+        self.greedy[indices] = q_values.argmax(dim=1).cpu().numpy()
+
+
+class WatkinsReturns(LambdaReturns):
+    """
+    Watkins's Q(λ) (Watkins, Learning from delayed rewards, 1989): like Peng's, but a return ends where the next action
+    is not the target network's greedy one. Retrace (arXiv 1606.02647) with a greedy target policy cuts at the same
+    actions.
+    """
+
+    def __init__(self, model: ReptileDQN) -> None:
+        super().__init__(model)
+        self.cache: GreedyActionCache = GreedyActionCache(model)
+
+    def targets(self, indices: np.ndarray, target_values: Any) -> th.Tensor:
+        steps, last, rewards, dones = self.buffer.sequences(indices, self.model._vec_normalize_env)
+        self.cache.refresh()
+        values = self.cache(steps, target_values)
+        is_greedy = self.buffer.actions.reshape(-1).take(steps[:, 1:]) == self.cache.greedy[steps[:, :-1]]
+        gamma, each = self.model.gamma, np.arange(len(last))
+        goes_on = np.zeros_like(values)
+        goes_on[:, :-1] = self.model.q_lambda * is_greedy * (np.arange(self.buffer.n_steps - 1) < last[:, None])
+        factors = np.ones_like(values)
+        factors[:, 1:] = (gamma * goes_on[:, :-1]).cumprod(axis=1)
+        bootstraps = gamma * factors * (1 - goes_on)
+        bootstraps[each, last] *= 1 - dones
+        returns = (factors * rewards + bootstraps * values).sum(axis=1, keepdims=True)
+        return self.buffer.to_torch(returns.astype(np.float32), copy=False)
+
+
+class WatkinsDQN(ReptileDQN):
+    """ReptileDQN with :class:`WatkinsReturns`."""
+
+    def lambda_returns(self) -> WatkinsReturns:
+        if not (isinstance(self._lambda_returns, WatkinsReturns) and self._lambda_returns.is_of(self)):
+            self._lambda_returns = WatkinsReturns(self)
+        return self._lambda_returns

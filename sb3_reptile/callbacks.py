@@ -1,4 +1,4 @@
-"""Callbacks for training with decayed replay: schedules, reactions to changes, logs and pictures."""
+"""Callbacks for training with decayed replay: schedules, evaluation, reactions to changes, logs and pictures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_reptile.evaluation.callback import DriftEvalCallback as DriftEvalCallback
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
 from sb3_reptile.replay import Change, DecayedSampling
 from sb3_reptile.replay.checks import check_number

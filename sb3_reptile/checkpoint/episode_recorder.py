@@ -11,7 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from sb3_reptile.envs.drift import DriftWrapper, layers
 from sb3_reptile.storage import NotStorableError
-from sb3_reptile.storage.values import from_json, to_json
+from sb3_reptile.storage.values import check_generator, from_json, to_json
 
 
 class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
@@ -100,6 +100,7 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         for layer, steps_taken in zip(drifting, start["clocks"], strict=True):
             layer.steps_taken = steps_taken
         for generator, state in zip(self._generators(), start["random_states"], strict=True):
+            check_generator(state)
             generator.bit_generator.state = state
         self.reset(seed=start["seed"], options=start["options"])
         self._start = episode["start"]

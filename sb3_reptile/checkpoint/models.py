@@ -1,9 +1,10 @@
 """Off-policy algorithms as arrays and JSON values, without their replay buffers and environments."""
 
 import inspect
+import math
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_reptile.storage import DamagedError, NotStorableError, StorageError
-from sb3_reptile.storage.values import arguments_from_json, arguments_to_json, from_json, to_json
+from sb3_reptile.checkpoint.arguments import NESTED, NOT_KEPT, resolve_arguments
+from sb3_reptile.storage import ArgumentError, DamagedError, ForeignError, NotStorableError, StorageError
+from sb3_reptile.storage.values import arguments_to_json, check_generator, from_json, infos_to_json, to_json
 
-# Arguments of the algorithms that are not hyperparameters, or are not needed after the first construction
-NOT_KEPT = {"self", "env", "device", "seed", "pretrained", "_init_setup_model"}
 # Attributes that hold an argument under another name
 ATTRIBUTES = {"policy": "policy_class", "stats_window_size": "_stats_window_size"}
-# Arguments that are dicts of arguments, each of which can be given again separately
-NESTED = ("replay_buffer_kwargs", "policy_kwargs")
+# Progress in training: whole numbers, and others
 COUNTERS = (
     "seed",
     "num_timesteps",
@@ -29,10 +28,10 @@ COUNTERS = (
     "_episode_num",
     "_n_updates",
     "_n_calls",
-    "_current_progress_remaining",
-    "exploration_rate",
-    "half_life",
 )
+RATES = ("_current_progress_remaining", "exploration_rate", "half_life")
+EPISODES = ("ep_info_buffer", "ep_success_buffer")
+OBSERVATIONS = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 
 
 def get_hyperparameters(model: OffPolicyAlgorithm) -> dict[str, Any]:
@@ -55,19 +54,10 @@ def make_model(saved: Mapping[str, Any], env: Any, device: th.device | str, give
     :param device: PyTorch device
     :param given: Arguments that override those saved
     :return: The model
-    :raises MissingArgumentError: if an argument could not be saved and is not given
-    :raises StorageError: if the algorithm is not one of SB3's off-policy algorithms
+    :raises StorageError: if it cannot be made from these, see :func:`resolve_arguments`
     """
-    flat = {name: value for name, value in saved.items() if name not in NESTED}
-    arguments = arguments_from_json(flat, {k: v for k, v in given.items() if k not in NESTED}, "resume")
-    for name in NESTED:
-        arguments[name] = arguments_from_json(
-            saved[name]["$arguments"], given.get(name) or {}, f"resume with {name}=dict"
-        )
-    algorithm = arguments.pop("algorithm")
-    if not (isinstance(algorithm, type) and issubclass(algorithm, OffPolicyAlgorithm)):
-        raise StorageError(f"the algorithm must be one of SB3's off-policy algorithms, got {algorithm!r}")
-    return algorithm(env=env, device=device, **arguments)
+    found = resolve_arguments(saved, given)
+    return found.algorithm(env=env, device=device, **found.arguments)
 
 
 def get_parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -92,11 +82,15 @@ def get_parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[st
     return arrays, optimizers
 
 
-def set_parameters(model: BaseAlgorithm, arrays: Mapping[str, np.ndarray], optimizers: Mapping[str, Any]) -> None:
+def set_parameters(
+    model: BaseAlgorithm, arrays: Mapping[str, np.ndarray], optimizers: Mapping[str, Any], given: Container[str] = ()
+) -> None:
     """
     :param model: A model with the same hyperparameters as the one that was saved
     :param arrays: The arrays that :func:`get_parameters` returned
     :param optimizers: The values that :func:`get_parameters` returned
+    :param given: Names of arguments that override those saved: the model keeps what it was made with
+    :raises ArgumentError: if an argument is given that does not go with the parameters
     :raises DamagedError: if a parameter is missing
     """
     state_dicts, variables = model._get_torch_save_params()
@@ -104,14 +98,33 @@ def set_parameters(model: BaseAlgorithm, arrays: Mapping[str, np.ndarray], optim
         part = recursive_getattr(model, name)
         of_part = {key[len(name) + 1 :]: th.from_numpy(a) for key, a in arrays.items() if key.startswith(f"{name}/")}
         if isinstance(part, th.optim.Optimizer):
-            part.load_state_dict(_optimizer_from_json(of_part, optimizers[name]))
+            _load_optimizer(
+                part, _optimizer_from_json(of_part, optimizers[name]), "policy_kwargs.optimizer_kwargs" in given
+            )
         else:
             part.load_state_dict(of_part)
     with th.no_grad():
         for name in variables:
             if name not in arrays:
                 raise DamagedError(f"the checkpoint has no {name}")
+            if name == "log_ent_coef" and "ent_coef" in given:
+                raise ArgumentError("ent_coef cannot change when training is resumed: it is learned; leave it out")
+            if name == "ent_coef_tensor" and "ent_coef" in given:
+                continue
             recursive_getattr(model, name).copy_(th.from_numpy(arrays[name]))
+
+
+def _load_optimizer(optimizer: th.optim.Optimizer, state: dict[str, Any], keep_settings: bool) -> None:
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, of_parameter in state["state"].items():
+        for key, value in of_parameter.items():
+            if isinstance(value, th.Tensor) and value.numel() > max(parameters[index].numel(), 1):
+                raise StorageError(f"{key} of parameter {index} of the optimizer is larger than the parameter")
+    optimizer.load_state_dict(state)
+    if keep_settings:
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
 
 def _to_array(tensor: th.Tensor, name: str) -> np.ndarray:
@@ -148,23 +161,55 @@ def get_counters(model: OffPolicyAlgorithm) -> dict[str, Any]:
     :param model: The model
     :return: Its progress in training, its last observations and its last episodes, as JSON
     """
-    counters = {name: to_json(getattr(model, name), name) for name in COUNTERS if hasattr(model, name)}
-    for name in ("ep_info_buffer", "ep_success_buffer"):
-        counters[name] = to_json(list(getattr(model, name) or []), name)
-    for name in ("_last_obs", "_last_original_obs", "_last_episode_starts"):
-        counters[name] = to_json(getattr(model, name), name)
+    names = (*COUNTERS, *RATES, *OBSERVATIONS)
+    counters = {name: to_json(getattr(model, name), name) for name in names if hasattr(model, name)}
+    counters["ep_info_buffer"] = infos_to_json(model.ep_info_buffer or [], "info of an episode")
+    successes = [{"is_success": success} for success in model.ep_success_buffer or []]
+    counters["ep_success_buffer"] = [
+        info["is_success"] for info in infos_to_json(successes, "info of an episode") if "is_success" in info
+    ]
     return counters
 
 
-def set_counters(model: OffPolicyAlgorithm, counters: Mapping[str, Any]) -> None:
+def set_counters(model: OffPolicyAlgorithm, counters: Mapping[str, Any], given: Container[str] = ()) -> None:
     """
     :param model: A model with the same hyperparameters as the one that was saved
     :param counters: What :func:`get_counters` returned
+    :param given: Names of counters that are not restored, as they are arguments that were given
+    :raises ForeignError: if there is anything else among them
     """
-    for name, value in counters.items():
-        setattr(model, name, from_json(value))
-    for name in ("ep_info_buffer", "ep_success_buffer"):
-        setattr(model, name, deque(getattr(model, name), maxlen=model._stats_window_size))
+    for name, saved in counters.items():
+        value = from_json(saved)
+        if not _is_counter(model, name, value):
+            raise ForeignError(f"the checkpoint has {name!r:.100} = {value!r:.100} among its counters")
+        if name in EPISODES:
+            value = deque(value, maxlen=model._stats_window_size)
+        if name not in given:
+            setattr(model, name, value)
+
+
+def _is_counter(model: OffPolicyAlgorithm, name: str, value: Any) -> bool:
+    """Whether a file may set an attribute of the model to a value."""
+    if name in COUNTERS:
+        return (type(value) is int and value >= 0) or (name == "seed" and value is None)
+    if name == "half_life":
+        return hasattr(model, name) and (value in (None, "auto") or (type(value) in (int, float) and value > 0))
+    if name in RATES:
+        return type(value) in (int, float) and math.isfinite(value)
+    if name in EPISODES:
+        return isinstance(value, list)
+    if name not in OBSERVATIONS:
+        return False
+    if isinstance(value, dict):
+        of_key: Any = getattr(model.observation_space, "spaces", {})
+        return value.keys() == of_key.keys() and all(
+            _is_shaped(model, v, of_key[key].shape) for key, v in value.items()
+        )
+    return value is None or _is_shaped(model, value, () if "starts" in name else model.observation_space.shape)
+
+
+def _is_shaped(model: OffPolicyAlgorithm, value: Any, shape: tuple[int, ...] | None) -> bool:
+    return isinstance(value, np.ndarray) and value.shape == (model.n_envs, *(shape or ()))
 
 
 def get_random_states(model: BaseAlgorithm) -> dict[str, Any]:
@@ -190,8 +235,10 @@ def set_random_states(model: BaseAlgorithm, saved: Mapping[str, Any]) -> None:
     """
     states = {name: from_json(value) for name, value in saved.items()}
     random.setstate(states["python"])
+    check_generator(states["numpy"])
     np.random.set_state(states["numpy"])
     th.set_rng_state(th.from_numpy(states["torch"]))
     if states["cuda"] and th.cuda.is_available() and th.cuda.device_count() == len(states["cuda"]):
         th.cuda.set_rng_state_all([th.from_numpy(state) for state in states["cuda"]])
+    check_generator(states["action_space"])
     model.action_space.np_random.bit_generator.state = states["action_space"]

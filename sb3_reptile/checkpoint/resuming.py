@@ -1,11 +1,12 @@
 """Writing one checkpoint, and resuming training from it."""
 
+import contextlib
 import os
 import re
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sb3_contrib  # noqa: F401 -- a checkpoint can name only imported algorithms
 import torch as th
@@ -15,28 +16,44 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_reptile.checkpoint.arguments import check_n_steps, check_network_sizes, resolve_arguments
 from sb3_reptile.checkpoint.environments import check_wrappers, get_environment_state, set_environment_state
 from sb3_reptile.checkpoint.models import (
     get_counters,
     get_hyperparameters,
     get_parameters,
     get_random_states,
-    make_model,
     set_counters,
     set_parameters,
     set_random_states,
 )
+from sb3_reptile.checkpoint.run_folder import KIND, list_candidates, number_of
+from sb3_reptile.checkpoint.run_folder import list_checkpoints as list_checkpoints  # its former place
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import files_of, fill, state_of
-from sb3_reptile.storage import DamagedError, OtherSpacesError
+from sb3_reptile.replay.saved_arguments import DECAY
+from sb3_reptile.storage import DamagedError, NewerVersionError, OtherSpacesError, StorageError, UnreadableError
+from sb3_reptile.storage.errors import warn
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from sb3_reptile.storage.values import from_json, to_json
 
-KIND = "checkpoint"
 PARAMETERS = "parameters.safetensors"
 
-#: The checkpoint that each model was last saved to or resumed from
-last_checkpoint_of: "weakref.WeakKeyDictionary[BaseAlgorithm, Path]" = weakref.WeakKeyDictionary()
+
+class Origin(NamedTuple):
+    """
+    Where a model was last saved to or resumed from.
+
+    :param path: The checkpoint
+    :param newest: The number of the newest checkpoint beside it at that time
+    """
+
+    path: Path
+    newest: int
+
+
+#: The origin of each model that has one
+origin_of: "weakref.WeakKeyDictionary[BaseAlgorithm, Origin]" = weakref.WeakKeyDictionary()
 
 
 def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | None) -> None:
@@ -69,18 +86,6 @@ def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | N
     write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
 
-def list_checkpoints(path: Path) -> list[Path]:
-    """
-    :param path: A folder of checkpoints
-    :return: The checkpoints in it, from the oldest to the newest
-    """
-    try:
-        found = [entry for entry in path.iterdir() if entry.name[:6].isdigit() and (entry / MANIFEST).exists()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(found)
-
-
 def resume(
     path: str | os.PathLike[str],
     env: GymEnv | VecEnv | str,
@@ -100,60 +105,95 @@ def resume(
         damaged, the previous one is loaded, with a warning.
     :param env: The environment, made and wrapped like the one that was saved
     :param device: PyTorch device
-    :param kwargs: Arguments of the algorithm that override those saved. Arguments that could not be saved must be
-        given: functions (schedules, for instance) and classes of your own (``algorithm`` is the class of the model).
-        The items of ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
+    :param kwargs: Arguments of the algorithm that override those saved; one that cannot change, such as
+        ``buffer_size``, is an error. Arguments that could not be saved must be given: functions (schedules, for
+        instance) and classes of your own (``algorithm`` is the class of the model); so must a ``storage_dir``, and a
+        ``tensorboard_log`` if it is to be continued, as files do not say where to write. The items of
+        ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
     :return: The model
     :raises FileNotFoundError: if there is no checkpoint
     :raises ForeignError: if the files are not a checkpoint
     :raises DamagedError: if no checkpoint is as it was saved
+    :raises UnreadableError: if the system cannot read the checkpoint
     :raises NewerVersionError: if the checkpoint was saved by a later version of this package
     :raises OtherSpacesError: if the checkpoint was saved with another environment
     :raises MissingArgumentError: if an argument could not be saved and is not given
+    :raises ArgumentError: if an argument is given that does not exist or cannot change
     """
-    path = Path(path)
-    candidates = list_checkpoints(path)
+    return _resume_from(_newest_good(Path(path)), env, device, kwargs)
+
+
+def _newest_good(path: Path) -> Folder:
+    """The checkpoint to resume from, verified before objects are made from it."""
+    try:
+        candidates = list_candidates(path)
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error}") from error
     if not candidates:
-        if path.is_dir() and not (path / MANIFEST).exists():
+        if path.is_dir() and not os.path.lexists(path / MANIFEST):
             raise FileNotFoundError(f"there is no checkpoint in {path}; ResumableCheckpoint saves them")
-        return _resume_from(path, env, device, kwargs)
-    for older, candidate in zip([*candidates[-2::-1], None], candidates[::-1], strict=True):
+        return _verified(path)
+    problems = []
+    for candidate in reversed(candidates):
         try:
-            return _resume_from(candidate, env, device, kwargs)
-        except DamagedError as error:
-            if older is None:
+            folder = _verified(candidate)
+        except NewerVersionError as error:
+            if error.intact or len(candidates) == 1:
                 raise
-            warnings.warn(f"{error}; resuming from the previous checkpoint, {older}", stacklevel=2)
-    raise AssertionError("unreachable")
+            problems.append(str(error))
+        except (StorageError, OSError) as error:
+            if len(candidates) == 1:
+                raise
+            problems.append(str(error))
+        else:
+            for problem in problems:
+                warn(f"{problem}; resuming from the previous checkpoint, {folder.path}")
+            return folder
+    raise DamagedError(f"none of the {len(candidates)} checkpoints in {path} can be used: {'; '.join(problems)}")
 
 
-def _resume_from(path: Path, env: GymEnv | VecEnv | str, device: th.device | str, given: dict[str, Any]) -> Any:
+def _verified(path: Path) -> Folder:
     folder = Folder(path, KIND)
-    folder.verify()  # before objects are made from it
+    folder.verify()
+    return folder
+
+
+def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device | str, given: dict[str, Any]) -> Any:
     state = folder.state
     vec_env = BaseAlgorithm._wrap_env(maybe_make_env(env, 0))
     with folder.understood():
         _check_spaces(vec_env, state["spaces"])
         check_wrappers(vec_env, state["environment"])
+        found = resolve_arguments(state["hyperparameters"], given, from_json(state["counters"].get("seed")))
+        check_network_sizes(state["hyperparameters"], found.given, folder.files.get(PARAMETERS, {}))
+    with folder.understood(found.changed):
         with warnings.catch_warnings():
             # Arguments are saved after SB3 has completed them, and it warns about some of its own choices, such as
             # n_steps together with NStepReplayBuffer. The user has seen its other warnings in the first run.
             warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
-            model = make_model(state["hyperparameters"], vec_env, device, given)
-        set_parameters(model, folder.read(PARAMETERS), state["optimizers"])
-        fill(model.replay_buffer, folder, state["replay_buffer"])
-        set_counters(model, state["counters"])
+            model: Any = found.algorithm(env=vec_env, device=device, **found.arguments)
+        check_n_steps(model, found.changed)
+        set_parameters(model, folder.read(PARAMETERS), state["optimizers"], found.changed)
+        of_buffer = {name.removeprefix("replay_buffer_kwargs.") for name in found.given}
+        fill(model.replay_buffer, folder, state["replay_buffer"], of_buffer)
+        set_counters(model, state["counters"], {"half_life"} if not of_buffer.isdisjoint(DECAY) else ())
+        if "beta" in found.given and getattr(model, "priority", None) is not None:
+            model.replay_buffer.beta = model.beta_schedule(model._current_progress_remaining)
+    with folder.understood():
         if not set_environment_state(vec_env, state["environment"]):
-            warnings.warn(
+            warn(
                 "the state of the environment could not be restored, so it is reset: training continues, but not bit "
-                "for bit as without the interruption (see docs/checkpoints.md)",
-                stacklevel=4,
+                "for bit as without the interruption (see docs/checkpoints.md)"
             )
             model._last_obs = None
             end_running_episodes(model.replay_buffer)
         vec_env.unwrapped._reset_seeds()
         set_random_states(model, state["random"])
-    last_checkpoint_of[model] = folder.path.resolve()
+    path = Path(os.path.realpath(folder.path))
+    beside: list[Path] = []
+    with contextlib.suppress(OSError):
+        beside = list_candidates(path.parent)
+    origin_of[model] = Origin(path, max(map(number_of, beside), default=0))
     return model
 
 

@@ -23,7 +23,9 @@ class DriftWrapper(gym.Wrapper):
 
     The clock ``steps_taken`` starts at 0 in a new environment and is never reset, not even by ``reset(seed=...)``. A
     new environment with the same seed and the same actions repeats everything. Each copy in a vectorized environment
-    has its own clock, and so has an evaluation environment: set it by ``set_wrapper_attr("steps_taken", 30_000)``.
+    has its own clock, and so has an evaluation environment: :class:`~sb3_reptile.callbacks.DriftEvalCallback` sets it
+    to that of training by ``get_drift_clock`` and ``set_drift_clock``. By hand, set the attribute:
+    ``set_wrapper_attr("steps_taken", 30_000)``.
 
     :param env: Environment to wrap
     :param period: Length of a phase in steps
@@ -47,20 +49,69 @@ class DriftWrapper(gym.Wrapper):
         self.kind = kind
         self.recurring = recurring
         self.steps_taken = 0
+        self._is_held = False
         self._last_phase = math.inf if recurring and n_phases > 1 else n_phases - 1
         self._wraps_another_drift = any(isinstance(inside, DriftWrapper) for inside in layers(env))
 
     @property
     def phase(self) -> int:
         """Phase of the next step, of this wrapper alone."""
-        return int(min(self.steps_taken // self.period, self._last_phase))
+        return self._phase_at(self._time)
 
     @property
     def progress(self) -> float:
         """Fraction of the phase that has passed, in [0, 1); 0 for an abrupt drift and in a last phase that stays."""
-        if self.kind == "abrupt" or self.phase == self._last_phase:
+        return self._progress_at(self._time)
+
+    @property
+    def _time(self) -> int:
+        # While the clock is held, the drift stays as it was in the last step: an evaluation at the end of a phase is
+        # one of this phase, not of the next one, in which no step has been taken yet
+        return max(self.steps_taken - 1, 0) if self._is_held else self.steps_taken
+
+    def _phase_at(self, time: int) -> int:
+        return int(min(time // self.period, self._last_phase))
+
+    def _progress_at(self, time: int) -> float:
+        if self.kind == "abrupt" or self._phase_at(time) == self._last_phase:
             return 0.0
-        return self.steps_taken % self.period / self.period
+        return time % self.period / self.period
+
+    def get_drift_clock(self) -> dict[str, Any]:
+        """
+        :return: The clocks of this wrapper and of the environments in it that have this method. ``phase`` is a number
+            that changes when the environment does: the sum of the phases of the last step, and, for a gradual drift, of
+            their progress
+        """
+        time = max(self.steps_taken - 1, 0)
+        phase = self._phase_at(time) + self._progress_at(time)
+        inside = self.env.get_wrapper_attr("get_drift_clock")() if self._drift_is_inside() else None
+        return {
+            "phase": phase if inside is None else phase + inside["phase"],
+            "steps_taken": self.steps_taken,
+            "inside": inside,
+        }
+
+    def set_drift_clock(self, clock: Mapping[str, Any], held: bool) -> None:
+        """
+        :param clock: What ``get_drift_clock`` returned, of this environment or of another copy
+        :param held: Whether the clock stands still: all steps that follow are taken in the phase of the last step
+            before ``get_drift_clock``. If not, the next step is the one that would have followed it
+        :raises ValueError: if the clock is one of an environment that is wrapped in another way
+        """
+        inside = clock.get("inside")
+        if "steps_taken" not in clock or (inside is not None) != self._drift_is_inside():
+            raise ValueError(
+                f"the clock of another kind of environment cannot be set in {self}: wrap the two environments in the "
+                f"same wrappers, got the clock {dict(clock)!r}"
+            )
+        self.steps_taken = clock["steps_taken"]
+        self._is_held = held
+        if inside is not None:
+            self.env.get_wrapper_attr("set_drift_clock")(inside, held)
+
+    def _drift_is_inside(self) -> bool:
+        return self.env.has_wrapper_attr("get_drift_clock")
 
     def now(self, values: Sequence[float]) -> float:
         """
@@ -98,7 +149,7 @@ class DriftWrapper(gym.Wrapper):
         self.drift_env()
         obs, reward, terminated, truncated, info = self.env.step(self.drift_action(action))
         reward = self.drift_reward(reward)
-        self.steps_taken += 1
+        self.steps_taken += not self._is_held
         return obs, reward, terminated, truncated, self._with_phase(info, phase)
 
     def _with_phase(self, info: dict[str, Any], phase: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,19 @@ class DaysInTurn(DriftWrapper, RecordConstructorArgs):
         # At least two phases: with a single one, the time of a log of one day would not pass
         super().__init__(env, period, max(2, env.n_days), kind="gradual")
         self._log = env
+        self._visits = 0
 
     def drift_env(self) -> None:
-        self._log.day = self.phase + self.progress
+        passed = self.progress
+        if self._is_held:
+            # Otherwise all visitors would be one and the same: those that follow, of the same day
+            passed = (passed + self._visits / self.period) % 1
+            self._visits += 1
+        self._log.day = self.phase + passed
+
+    def set_drift_clock(self, clock: Mapping[str, Any], held: bool) -> None:
+        super().set_drift_clock(clock, held)
+        self._visits = 0
 
 
 def _folder(path: str | None) -> Path:

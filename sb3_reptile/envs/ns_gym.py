@@ -1,5 +1,7 @@
 """An adapter that makes environments of ns_gym (extra ``drift``) drift across episodes."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -28,6 +30,7 @@ class NsGymTask(gym.Wrapper):
             raise ValueError(f"NsGymTask needs an environment in one of ns_gym.wrappers, got {env}")
         inside.persistent_params = True
         self._ns_gym = inside
+        self._changes_in_plans = inside.in_sim_change
         self.observation_space = inside.observation_space["state"]
         self.steps_taken = 0
         self.phase = 0
@@ -39,7 +42,52 @@ class NsGymTask(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._ns_gym.t = self.steps_taken
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.steps_taken += 1
+        # Held, ns_gym changes nothing
+        self.steps_taken += not self._ns_gym.is_sim_env
         self.phase += any(info["Ground Truth Delta Change"].values())
         reward = float(getattr(reward, "reward", reward))  # an object of ns_gym with scalar_reward=False
         return obs["state"], reward, terminated, truncated, {**info, "phase": self.phase}
+
+    def get_drift_clock(self) -> dict[str, Any]:
+        """
+        :return: Phase, steps and present parameters, see :class:`~sb3_reptile.callbacks.DriftEvalCallback`
+        """
+        return {"phase": self.phase, "steps_taken": self.steps_taken, "parameters": self._get_parameters()}
+
+    def set_drift_clock(self, clock: Mapping[str, Any], held: bool) -> None:
+        """
+        :param clock: What ``get_drift_clock`` returned, of this environment or of another copy
+        :param held: Whether the parameters keep their present values in the steps that follow. If not, the update
+            functions, whose state is not in the clock, continue
+        :raises ValueError: if the clock has other parameters
+        """
+        if set(self._get_parameters()) != set(clock.get("parameters", ())):
+            raise ValueError(
+                f"the clock of another kind of environment cannot be set in {self}: make the two environments with the "
+                f"same parameters, got the clock {dict(clock)!r}"
+            )
+        self.phase, self.steps_taken = clock["phase"], clock["steps_taken"]
+        self._set_parameters(clock["parameters"])
+        # In a copy to plan with, as ns_gym calls it, nothing changes
+        self._ns_gym.is_sim_env = held
+        self._ns_gym.in_sim_change = self._changes_in_plans and not held
+
+    def _get_parameters(self) -> dict[str, Any]:
+        inside = self._ns_gym
+        if hasattr(inside, "transition_prob"):  # the grid worlds, whose table P is made from it
+            return {"transition_prob": deepcopy(inside.transition_prob), "P": deepcopy(inside.P)}
+        get = getattr(inside, "_get_param_value", None)  # of MuJoCo's environments
+        return {name: deepcopy(get(name) if get else getattr(self.unwrapped, name)) for name in inside.tunable_params}
+
+    def _set_parameters(self, parameters: Mapping[str, Any]) -> None:
+        inside = self._ns_gym
+        if hasattr(inside, "transition_prob"):
+            inside.transition_prob, inside.P = deepcopy(parameters["transition_prob"]), deepcopy(parameters["P"])
+            self.unwrapped.P = inside.P  # type: ignore[attr-defined]
+            return
+        for name, value in parameters.items():
+            if hasattr(inside, "_set_param_value"):
+                inside._set_param_value(name, deepcopy(value))
+            else:
+                setattr(self.unwrapped, name, deepcopy(value))
+        inside._dependency_resolver()

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.distribution import SamplingDistribution
+from sb3_reptile.replay.multi_step import MultiStepSampling, discounts
 
 
 def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:]).take(flat, axis=0)
 
 
-class _SB3Storage(DecayedSampling):
+class _SB3Storage(MultiStepSampling):
     """Fetches directly from the arrays of SB3's own buffers, faster than their ``_get_samples()``."""
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
@@ -33,12 +33,22 @@ class _SB3Storage(DecayedSampling):
         taken = _take(stored, indices)
         return self._tensor(taken if env is None else self._normalize_obs(taken, env))  # type: ignore[arg-type]
 
-    def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+    def next_observations_of(self, indices: np.ndarray, env: VecNormalize | None = None) -> Any:
+        """
+        :param indices: Numbers of stored transitions, int64, shape (n,)
+        :param env: Associated VecEnv to normalize the observations
+        :return: Their next observations, shape (n, ...), or a dict of such
+        """
         if self.optimize_memory_usage:
             of_next = (indices + self.n_envs) % (self.buffer_size * self.n_envs)
-            next_obs = self._observations(self.observations, of_next, env)
-        else:
-            next_obs = self._observations(self.next_observations, indices, env)
+            return self._observations(self.observations, of_next, env)
+        return self._observations(self.next_observations, indices, env)
+
+    def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        return self._fetch_steps(indices, env) if self.n_steps == 1 else self._fetch_returns(indices, env)
+
+    def _fetch_steps(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        """One-step returns."""
         dones = self.dones.take(indices)
         if self.handle_timeout_termination:
             dones *= 1 - self.timeouts.take(indices)
@@ -46,10 +56,28 @@ class _SB3Storage(DecayedSampling):
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),
-            next_obs,
+            self.next_observations_of(indices, env),
             self._tensor(dones.reshape(-1, 1)),
             self._tensor(self._normalize_reward(rewards, env)),
             None,
+        )
+
+    def _fetch_returns(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        """n-step returns, as SB3's ``NStepReplayBuffer`` computes them."""
+        steps, last = self._steps(indices)
+        of_rewards, of_value = discounts(self.n_steps, self.gamma)
+        rewards = self._normalize_reward(self.rewards.take(steps, mode="wrap"), env)
+        rewards *= of_rewards.take(last, axis=0)
+        final = indices + last * self.n_envs
+        final %= self.buffer_size * self.n_envs
+        return (
+            self._observations(self.observations, indices, env),
+            self._tensor(_take(self.actions, indices)),
+            self.next_observations_of(final, env),
+            # An unfinished episode bootstraps at the newest row, as if it were cut off by a time limit
+            self._tensor(self._terminals(final).reshape(-1, 1)),
+            self._tensor(rewards.sum(axis=1, keepdims=True)),
+            self._tensor(of_value.take(last).reshape(-1, 1)),
         )
 
 
@@ -86,6 +114,9 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
     :param on_bad_transition: What happens to rewards and observations that are not finite, see
         :class:`DecayedSampling`
     :param distribution_class: The class of the buffer's distribution, see :class:`DecayedSampling`
+    :param n_steps: Number of steps to accumulate rewards for n-step returns. The age of a return is that of its first
+        transition; where it ends early, see :class:`~sb3_reptile.replay.multi_step.MultiStepSampling`
+    :param gamma: Discount factor for future rewards, used with ``n_steps > 1``: that of the algorithm
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if an argument has a value that is not allowed, or the observation space is a Dict
     """
@@ -110,6 +141,8 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         storage_dir: str | os.PathLike[str] | None = None,
         on_bad_transition: str = "raise",
         distribution_class: type[SamplingDistribution] | str = SamplingDistribution,
+        n_steps: int = 1,
+        gamma: float = 0.99,
     ) -> None:
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
@@ -135,44 +168,29 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
             storage_dir=storage_dir,
             on_bad_transition=on_bad_transition,
             distribution_class=distribution_class,
+            n_steps=n_steps,
+            gamma=gamma,
         )
 
 
 class DecayedDictReplayBuffer(_SB3Storage, DictReplayBuffer):  # type: ignore[misc]
     """
-    :class:`DecayedReplayBuffer` for Dict observations. It takes the arguments of SB3's ``DictReplayBuffer`` and those
-    of :class:`DecayedSampling`.
+    :class:`DecayedReplayBuffer` for Dict observations. It takes the arguments of SB3's ``DictReplayBuffer``, those of
+    :class:`DecayedSampling`, ``n_steps`` and ``gamma``.
     """
 
 
 class DecayedNStepReplayBuffer(_SB3Storage, NStepReplayBuffer):
     """
-    :class:`DecayedReplayBuffer` with n-step returns. It takes the arguments of SB3's ``NStepReplayBuffer`` and those
-    of :class:`DecayedSampling`. The age is that of the first of the n transitions; discounts and truncation
-    are SB3's.
+    :class:`DecayedReplayBuffer` with the defaults of SB3's ``NStepReplayBuffer``: three steps. It takes the arguments
+    of that class, which cannot optimise memory usage, and those of :class:`DecayedSampling`.
     """
+
+    def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, n_steps=n_steps, gamma=gamma, **kwargs)
 
     def _arguments(self) -> dict[str, Any]:
         return {**super()._arguments(), "n_steps": self.n_steps, "gamma": self.gamma}
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
-        newest = (self.pos - 1) % self.buffer_size
-        flat = (indices[:, None] + np.arange(self.n_steps) * self.n_envs) % (self.buffer_size * self.n_envs)
-        # The return ends with the episode, or with the newest row: what follows it in the ring is the oldest one
-        ends = (self.dones.take(flat) > 0) | (self.timeouts.take(flat) > 0) | (flat // self.n_envs == newest)
-        ends[:, -1] = True
-        last = ends.argmax(axis=1)
-        counts = np.arange(self.n_steps) <= last[:, None]
-        powers = self.gamma ** np.arange(self.n_steps, dtype=np.float32)
-        rewards = self._normalize_reward(self.rewards.take(flat), env) * powers * counts
-        final = flat[np.arange(len(flat)), last]
-        # At the newest row an unfinished episode bootstraps, as if it were cut off by a time limit
-        dones = self.dones.take(final) * (1 - self.timeouts.take(final))
-        return (
-            self._observations(self.observations, indices, env),
-            self._tensor(_take(self.actions, indices)),
-            self._observations(self.next_observations, final, env),
-            self._tensor(dones.astype(np.float32).reshape(-1, 1)),
-            self._tensor(rewards.sum(axis=1, keepdims=True)),
-            self._tensor(self.gamma ** (last + 1).reshape(-1, 1).astype(np.float32)),
-        )
+        return self._fetch_returns(indices, env)

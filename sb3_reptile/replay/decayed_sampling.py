@@ -97,8 +97,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Without either, it is ``(1 + age / 100) ** -1.5``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
         https://arxiv.org/abs/1712.01275)
-    :param initial_weights: Initial sampling weight of a transition: ``"uniform"``; ``"random"``, uniform in
-        (0, 1] and reproducible by the model's ``seed``, or ``{"random": {"seed": 0}}``; ``"info"``, the number in the
+    :param initial_weights: Initial sampling weight of a transition: ``"uniform"``; ``"random"``, uniform in (0, 1] and
+        reproducible by the model's ``seed``, or ``{"random": {"seed": 0}}``; ``"info"``, the number in the
         environment's ``info["replay_weight"]``, 1 if there is none; or a function of the arguments of ``add()`` that
         returns a weight for each environment. They multiply the decay.
     :param prioritized: Whether ``update_priorities()`` can be called (https://arxiv.org/abs/1511.05952). Priorities

@@ -199,6 +199,34 @@ class SamplingDistribution(Ring):
         self.drawn += size
         return Draw(indices, weights)
 
+    def draws(self, n_calls: int, size: int) -> Draw:
+        """
+        Draw several batches, one after the other, with the random numbers of as many calls of :meth:`draw`.
+
+        :param n_calls: Number of batches
+        :param size: Number of draws for each
+        :return: What was drawn, that of each batch behind that of the one before
+        :raises ValueError: if there is none that can be drawn
+        """
+        if self._draws_of_calls_are_alike():
+            return self.draw(n_calls * size)
+        indices, weights = zip(*(self.draw(size) for _ in range(n_calls)), strict=True)
+        return Draw(np.concatenate(indices), np.concatenate(weights))
+
+    def _draws_of_calls_are_alike(self) -> bool:
+        """Whether a batch is drawn by one random number for each element, and needs nothing but that."""
+        return (
+            self.n_envs == 1
+            and self._weighted is None
+            and not self.combined
+            and self.beta == 0
+            and not self.has_segments
+            and type(self).draw is SamplingDistribution.draw
+            and type(self)._draw is SamplingDistribution._draw
+            and type(self.age_sampler).sample is AgeSampler.sample
+            and type(self.age_sampler).next_call is AgeSampler.next_call
+        )
+
     def _draw(self, n_rows: int, size: int) -> np.ndarray:
         if self._weighted is not None and self.weighting == "sampling":
             return self._weighted.sample(n_rows, size)

@@ -16,7 +16,7 @@ from sb3_reptile.replay.distribution import NothingToDrawError
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import BufferState, objects_of, restore_storage, state_of_storage
 from sb3_reptile.replay.weight_users import check_learner
-from sb3_reptile.storage.values import from_json, register_former_name, to_json
+from sb3_reptile.storage.values import from_json, infos_to_json, register_former_name
 
 
 class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
@@ -180,7 +180,8 @@ def _(buffer: HerReplayBuffer) -> BufferState:
     state = state_of_storage.dispatch(object)(buffer)
     state.arrays["current_episode_start"] = buffer._current_ep_start
     if buffer.copy_info_dict:
-        infos = to_json(buffer.infos[: buffer.size()].tolist(), "infos")
+        flat = iter(infos_to_json(buffer.infos[: buffer.size()].reshape(-1), "info"))
+        infos = [list(row) for row in zip(*[flat] * buffer.n_envs, strict=True)]
         state.arrays["infos"] = np.frombuffer(json.dumps(infos).encode(), np.uint8)
     return state
 

@@ -8,7 +8,7 @@ import torch as th
 from sb3_reptile.replay.decay import Exponential
 
 if TYPE_CHECKING:
-    from sb3_reptile.replay.buffers import DecayedSampling
+    from sb3_reptile.replay.decayed_sampling import DecayedSampling
 
 
 def replay_log(buffer: "DecayedSampling") -> dict[str, float]:

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial, singledispatch
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_reptile.replay.compression import decode, encode
-from sb3_reptile.storage import DamagedError, ForeignError, NotStorableError
+from sb3_reptile.replay.saved_arguments import DECAY, changed_arguments, check_saved_arguments, without_decay
+from sb3_reptile.storage import ArgumentError, DamagedError, ForeignError, NotStorableError
 from sb3_reptile.storage.folder import Arrays, Folder, slices, write_folder
 from sb3_reptile.storage.values import arguments_from_json, arguments_to_json
 
@@ -24,6 +25,15 @@ TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones"
 # Bytes of a file: a small part of the buffer within these bounds, so that few files change between two checkpoints, and
 # none takes much memory
 SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 20, 1 << 26, 16
+
+# Values of a buffer that follow from its arguments
+VALUES_OF_ARGUMENTS = {
+    "half_life": ("half_life",),
+    "decay": ("half_life",),
+    "beta": ("beta",),
+    "weighting": ("weighting",),
+    "initial_weights": ("generator",),
+}
 
 SelfSavedInFolder = TypeVar("SelfSavedInFolder", bound="SavedInFolder")
 
@@ -126,17 +136,21 @@ def _encoded(buffer: ReplayBuffer, arrays: dict[str, np.ndarray], rows: slice) -
     return encode({name: array[rows] for name, array in arrays.items()})
 
 
-def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
+def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any], given: Container[str] = ()) -> None:
     """
     Fill an empty buffer with what was saved.
 
     :param buffer: The buffer, made with the arguments of the one that was saved. After an error it cannot be used.
     :param folder: The folder that it was saved in
     :param values: Its values
+    :param given: Names of arguments that override those saved: the buffer keeps what it was made with
+    :raises ArgumentError: if such an argument cannot be kept
     :raises DamagedError: if a file is damaged
     :raises StorageError: if another type of buffer was saved
     """
-    rows, _, _ = state = state_of(buffer)
+    rows, _, own = state = state_of(buffer)
+    values = _with_given(values, own, given)
+    made = _kept_arguments(buffer, given)
     pos, full = values.get("pos"), values.get("full")
     if type(pos) is not int or type(full) is not bool or not 0 <= pos < buffer.buffer_size:
         raise DamagedError(f"{folder.path} has a replay buffer of {buffer.buffer_size} rows at {pos!r}, {full!r}")
@@ -151,6 +165,33 @@ def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any]) -> None:
         buffer.set_state(state)
     else:
         restore_storage(buffer, state)
+    for name, value in _kept_arguments(buffer, given).items():
+        if value != made[name]:
+            raise ArgumentError(f"{name} cannot change from {value!r:.200}, the saved one, to {made[name]!r:.200}")
+
+
+def _with_given(values: dict[str, Any], own: dict[str, Any], given: Container[str]) -> dict[str, Any]:
+    """The values that were saved, but for those that follow from arguments that were given."""
+    values = dict(values)
+    for name, keys in VALUES_OF_ARGUMENTS.items():
+        for key in keys if name in given else ():
+            values.pop(key, None)
+            if key in own:
+                values[key] = own[key]
+    # Of a decay of another kind, which counts its calls, or does not
+    if "ages" in own and dict(own["ages"]).keys() != dict(values["ages"]).keys():
+        values["ages"] = own["ages"]
+    return values
+
+
+def _kept_arguments(buffer: ReplayBuffer, given: Container[str]) -> dict[str, Any]:
+    """The arguments that were given, as the buffer has them now."""
+    if not isinstance(buffer, SavedInFolder):
+        return {}
+    arguments = arguments_to_json(buffer._arguments())
+    return {
+        name: value for name, value in arguments.items() if name in given or (name == "decay" and "half_life" in given)
+    }
 
 
 def _parts(folder: Folder, group: str, n_rows: int) -> Iterator[tuple[str, slice]]:
@@ -223,10 +264,11 @@ class SavedInFolder(ReplayBuffer):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Save it into a folder, without pickle: all that is stored and all that draws depend on. An existing folder is
-        replaced once everything is written.
+        Save it into a folder, without pickle: all that is stored and all that draws depend on. A buffer that was saved
+        there before is replaced once everything is written.
 
         :param path: The folder
+        :raises NotOursError: if there is anything else at the path; nothing is changed then
         :raises NotStorableError: if it holds something that only pickle could save
         :raises OSError: if it cannot be written; what was there before stays
         """
@@ -252,12 +294,14 @@ class SavedInFolder(ReplayBuffer):
         :param path: The folder
         :param device: PyTorch device
         :param env: The environment, for hindsight replay
-        :param kwargs: Arguments that could not be saved (a decay or initial weights that are functions), those of a
-            storing class of your own, or a ``storage_dir``
+        :param kwargs: Arguments that override those saved; one that cannot change, such as ``buffer_size``, is an
+            error. Those that could not be saved must be given: a decay or initial weights that are functions, and those
+            of a storing class of your own. With a ``storage_dir`` the observations are on disk.
         :return: The buffer, which draws what the saved one would have drawn
         :raises FileNotFoundError: if there is no such folder
         :raises ForeignError: if it holds something else, or another class of buffer
         :raises MissingArgumentError: if an argument could not be saved and is not given
+        :raises ArgumentError: if an argument is given that does not exist or cannot change
         :raises NewerVersionError: if it was saved by a later version
         :raises DamagedError: if it is not as it was saved
         """
@@ -266,7 +310,13 @@ class SavedInFolder(ReplayBuffer):
         with folder.understood():
             if about["class"] != cls.__name__:
                 raise ForeignError(f"{path} holds a {about['class']}: load it by {about['class']}.load()")
-            arguments = arguments_from_json(about["arguments"], kwargs, f"{cls.__name__}.load")
+            saved = dict(about["arguments"])
+            changed = changed_arguments(saved, kwargs)
+            if any(name in kwargs for name in DECAY):
+                without_decay(saved)
+            check_saved_arguments(saved, kwargs, f"{cls.__name__}.load")
+            arguments = arguments_from_json(saved, kwargs, f"{cls.__name__}.load")
+        with folder.understood(changed):
             buffer = cls._make(arguments, device, env)
-            fill(buffer, folder, about["values"])
+            fill(buffer, folder, about["values"], {*kwargs})
         return buffer

@@ -14,6 +14,9 @@ class Ring:
         observation is overwritten by the next observation of the newest row
     """
 
+    #: Number of times that it was emptied
+    n_resets = 0
+
     def __init__(self, n_rows: int, n_envs: int, without_oldest: bool = False) -> None:
         self.n_rows = n_rows
         self.n_envs = n_envs
@@ -24,6 +27,7 @@ class Ring:
     def reset(self) -> None:
         """Forget all rows."""
         self.rows_added = 0
+        self.n_resets += 1
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_reptile.replay.buffers import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.hindsight import DecayedHerReplayBuffer
+from sb3_reptile.replay.multi_step import MultiStepSampling
 
 #: SB3's replay buffers, and those that decay in their place
 DECAYED_COUNTERPARTS: dict[type[ReplayBuffer], type[ReplayBuffer]] = {
@@ -19,8 +20,6 @@ DECAYED_COUNTERPARTS: dict[type[ReplayBuffer], type[ReplayBuffer]] = {
     NStepReplayBuffer: DecayedNStepReplayBuffer,
     HerReplayBuffer: DecayedHerReplayBuffer,
 }
-# Options of n-step returns, which are computed when transitions are drawn
-OF_RETURNS = ("n_steps", "gamma")
 
 
 def check_fits(
@@ -92,12 +91,13 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     :raises ValueError: if the loaded buffer does not fit the model
     """
     check_fits(loaded, present.observation_space, present.action_space, present.n_envs, f"the replay buffer in {path}")
-    if type(loaded) is type(present):
-        for name in OF_RETURNS:
-            if hasattr(present, name):
-                setattr(loaded, name, getattr(present, name))
-        return loaded
     if not isinstance(present, DecayedSampling) or not _keeps_arrays(loaded):
+        return loaded
+    is_of_kind = isinstance(loaded, HerReplayBuffer) == isinstance(present, HerReplayBuffer)
+    has_returns = isinstance(loaded, MultiStepSampling) or getattr(present, "n_steps", 1) == 1
+    if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns:
+        if isinstance(loaded, MultiStepSampling) and isinstance(present, MultiStepSampling):
+            loaded.n_steps, loaded.gamma = present.n_steps, present.gamma
         return loaded
     present.reset()
     n_taken = take_transitions(loaded, present)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch as th
 from torch import nn
@@ -10,7 +10,10 @@ from torch import nn
 # Bytes: every parameter begins at a multiple of it, as a tensor of its own would, so that vectorized loops treat its
 # elements in the same groups
 ALIGNMENT = 64
+# Sizes of batches for which outputs are kept: there are few that return, and any number of others
+MOST_SIZES = 8
 SMALLEST_NORMAL = th.finfo(th.float32).tiny
+_RELU_BACKWARD = th.ops.aten.threshold_backward.grad_input
 
 
 class FlatParameters:
@@ -31,6 +34,7 @@ class FlatParameters:
             self.flat[start : start + parameter.numel()].view(parameter.shape)
             for start, parameter in zip(offsets, parameters, strict=False)
         ]
+        self._addresses = [view.data_ptr() for view in self.views]
         if adopt:
             for view, parameter in zip(self.views, parameters, strict=True):
                 view.copy_(parameter.data)
@@ -41,7 +45,9 @@ class FlatParameters:
         :param tensors: Tensors, in the order of the parameters
         :return: Whether they are still the views
         """
-        return all(a.data_ptr() == b.data_ptr() for a, b in zip(self.views, tensors, strict=True))
+        # Of a copy of this object, the addresses are those of the original
+        is_original = self.flat.data_ptr() == self._addresses[0]
+        return is_original and [tensor.data_ptr() for tensor in tensors] == self._addresses
 
 
 class AdamSettings(NamedTuple):
@@ -60,10 +66,49 @@ class AdamSettings(NamedTuple):
     eps: float
 
 
+class Layers:
+    r"""
+    A network :math:`h_0 = s,\; h_k = \max(0, h_{k-1} W_k^T + b_k),\; Q = h_{K-1} W_K^T + b_K`, by ``addmm``, which
+    ``nn.Linear`` calls. Outputs are allocated once for each size of batch.
+
+    :param parameters: Weight :math:`W_k` and bias :math:`b_k` of each layer, in the order :math:`W_1, b_1, W_2, \dots`,
+        not requiring gradients
+    """
+
+    def __init__(self, parameters: Sequence[th.Tensor]) -> None:
+        self.weights = list(parameters[0::2])
+        self.biases = list(parameters[1::2])
+        self.transposed = [weight.t() for weight in self.weights]
+        self._outputs: dict[int, list[th.Tensor]] = {}
+
+    def outputs(self, n: int) -> list[th.Tensor]:
+        """
+        :param n: Size of a batch
+        :return: Where the output of each layer goes, shape (n, width)
+        """
+        if n not in self._outputs:
+            if len(self._outputs) == MOST_SIZES:
+                self._outputs.clear()
+            self._outputs[n] = [bias.new_empty(n, bias.numel()) for bias in self.biases]
+        return self._outputs[n]
+
+    def q_values(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: Shape (n, d)
+        :return: ``Q(s, .)``, shape (n, n_actions); valid until the next call
+        """
+        hidden = observations
+        outputs = self.outputs(observations.shape[0])
+        last = outputs[-1]
+        for bias, weight, output in zip(self.biases, self.transposed, outputs, strict=True):
+            th.addmm(bias, hidden, weight, out=output)
+            hidden = output if output is last else output.relu_()
+        return last
+
+
 class ClosedForm:
     r"""
-    A Q-network :math:`h_0 = s,\; h_k = \max(0, h_{k-1} W_k^T + b_k),\; Q = h_{K-1} W_K^T + b_K`, trained by Adam on
-    :math:`L = \frac{1}{n} \sum_i w_i \, \ell(Q(s_i, a_i) - y_i)`.
+    :class:`Layers`, trained by Adam on :math:`L = \frac{1}{n} \sum_i w_i \, \ell(Q(s_i, a_i) - y_i)`.
 
     With :math:`D_K = \partial L / \partial Q`, which is :math:`w_i \ell' / n` at the action taken and 0 elsewhere,
 
@@ -79,38 +124,31 @@ class ClosedForm:
     :param parameters: Weight :math:`W_k` and bias :math:`b_k` of each layer, in the order :math:`W_1, b_1, W_2, \dots`;
         they become views of one tensor
     :param max_grad_norm: The maximum value for the gradient clipping
-    :param fused: Whether Adam uses PyTorch's fused kernel, which rounds differently
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float, fused: bool = False) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float) -> None:
         self.parameters = list(parameters)
         self.max_grad_norm = max_grad_norm
-        self.fused = fused
         self.values = FlatParameters(self.parameters, adopt=True)
         self.gradients = FlatParameters(self.parameters, adopt=False)
         self.means = FlatParameters(self.parameters, adopt=False)
         self.squares = FlatParameters(self.parameters, adopt=False)
+        self.layers = self._layers()
         self._denominator = th.empty_like(self.values.flat)
-        self._one = th.ones((), dtype=self.values.flat.dtype)
         #: Number of updates so far, as Adam counts them
         self.step = 0
-        self._outputs: list[th.Tensor] = []
-        self._deltas: list[th.Tensor] = []
+        # Of each size of batch: the derivative of the loss by each layer's output, transposed too, and 1 / n
+        self._deltas: dict[int, tuple[list[th.Tensor], list[th.Tensor], th.Tensor]] = {}
 
-    def _allocate(self, n: int) -> None:
-        """Make room for a batch of ``n``."""
-        if not self._outputs or len(self._outputs[0]) != n:
-            biases = self.values.views[1::2]
-            self._outputs = [bias.new_empty(n, len(bias)) for bias in biases]
-            self._deltas = [bias.new_empty(n, len(bias)) for bias in biases]
+    def _layers(self) -> Layers:
+        return Layers(self.values.views)
 
-    def q_values(self, observations: th.Tensor) -> th.Tensor:
-        """
-        :param observations: Shape (n, d)
-        :return: ``Q(s, .)``, shape (n, n_actions); valid until the next call
-        """
-        self._allocate(len(observations))
-        return forward(self.values.views, observations, self._outputs)
+    def _allocated(self, n: int) -> tuple[list[th.Tensor], list[th.Tensor], th.Tensor]:
+        if n not in self._deltas:
+            deltas = [th.empty_like(output) for output in self.layers.outputs(n)]
+            share = th.ones((), dtype=self.values.flat.dtype) / n
+            self._deltas[n] = deltas, [delta.t() for delta in deltas], share
+        return self._deltas[n]
 
     def update(
         self,
@@ -120,7 +158,7 @@ class ClosedForm:
         weights: th.Tensor | None,
         loss: str,
         adam: AdamSettings,
-    ) -> tuple[th.Tensor, th.Tensor]:
+    ) -> th.Tensor:
         """
         One step of gradient descent.
 
@@ -130,28 +168,32 @@ class ClosedForm:
         :param weights: Weights of the losses, shape (n, 1); None if all are 1
         :param loss: ``"huber"`` or ``"mse"``
         :param adam: Settings of the optimizer
-        :return: The errors ``Q(s, a) - target``, shape (n, 1), and the loss, a scalar
+        :return: The errors ``Q(s, a) - target``, shape (n, 1)
         """
-        errors = self.q_values(observations).gather(1, actions) - targets
-        losses, slopes = LOSSES[loss](errors)
-        if weights is not None:
-            losses = losses * weights
-        share = self._one / len(errors)
-        self._backward(observations, actions, slopes * (share if weights is None else share * weights))
+        share = self._allocated(observations.shape[0])[2]
+        errors = self.layers.q_values(observations).gather(1, actions).sub_(targets)
+        slopes = errors.clamp(-1, 1) if loss == "huber" else 2 * errors
+        self._backward(observations, actions, slopes.mul_(share if weights is None else share * weights))
         self._clip()
+        self.step += 1
         self._adam(adam)
-        return errors, losses.mean()
+        return errors
 
     def _backward(self, observations: th.Tensor, actions: th.Tensor, slopes: th.Tensor) -> None:
-        inputs = [observations, *self._outputs[:-1]]
-        delta = self._deltas[-1].zero_().scatter_add_(1, actions, slopes)
-        for k in range(len(inputs) - 1, -1, -1):
-            th.mm(delta.t(), inputs[k], out=self.gradients.views[2 * k])
-            th.sum(delta, 0, out=self.gradients.views[2 * k + 1])
+        n = observations.shape[0]
+        inputs = [observations, *self.layers.outputs(n)]
+        deltas, transposed, _ = self._allocated(n)
+        deltas[-1].zero_().scatter_add_(1, actions, slopes)
+        for k in range(len(deltas) - 1, -1, -1):
+            self._matmul(transposed[k], inputs[k], self.gradients.views[2 * k])
+            th.sum(deltas[k], 0, out=self.gradients.views[2 * k + 1])
             if k > 0:
-                before = self._deltas[k - 1]
-                th.mm(delta, self.values.views[2 * k], out=before)
-                delta = th.ops.aten.threshold_backward.grad_input(before, inputs[k], 0, grad_input=before)
+                before = self._matmul(deltas[k], self.layers.weights[k], deltas[k - 1])
+                _RELU_BACKWARD(before, inputs[k], 0, grad_input=before)
+
+    @staticmethod
+    def _matmul(a: th.Tensor, b: th.Tensor, out: th.Tensor) -> th.Tensor:
+        return th.mm(a, b, out=out)
 
     def _clip(self) -> None:
         """``clip_grad_norm_``, which multiplies by exactly 1 unless the norm reaches its maximum."""
@@ -163,50 +205,29 @@ class ClosedForm:
         flat.mul_(th.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
 
     def _adam(self, settings: AdamSettings) -> None:
-        """``torch.optim.Adam`` without fused or foreach kernels, operator by operator; or its fused kernel."""
+        """``torch.optim.Adam`` without fused or foreach kernels, operator by operator."""
         lr, beta1, beta2, eps = settings
-        self.step += 1
-        gradient, mean, square = self.gradients.flat, self.means.flat, self.squares.flat
-        if self.fused:
-            values, step = [self.values.flat], [th.tensor(float(self.step))]
-            off: dict[str, Any] = dict(weight_decay=0.0, amsgrad=False, maximize=False)
-            th._fused_adam_(
-                values, [gradient], [mean], [square], [], step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, **off
-            )
-            return
+        gradient, mean, square, denominator = self.gradients.flat, self.means.flat, self.squares.flat, self._denominator
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         # Roots of zero and subnormal numbers are slow, and eps, if it is not tiny, is the same to the last bit beside
         # the root of the smallest normal number
-        root_of = th.clamp_min(square, SMALLEST_NORMAL, out=self._denominator) if eps >= 1e-10 else square
-        th.sqrt(root_of, out=self._denominator)
-        self._denominator.div_((1 - beta2**self.step) ** 0.5).add_(eps)
-        self.values.flat.addcdiv_(mean, self._denominator, value=-lr / (1 - beta1**self.step))
+        root_of = th.clamp_min(square, SMALLEST_NORMAL, out=denominator) if eps >= 1e-10 else square
+        th.sqrt(root_of, out=denominator)
+        denominator.div_((1 - beta2**self.step) ** 0.5).add_(eps)
+        self.values.flat.addcdiv_(mean, denominator, value=-lr / (1 - beta1**self.step))
 
 
-def forward(parameters: Sequence[th.Tensor], observations: th.Tensor, outputs: Sequence[th.Tensor]) -> th.Tensor:
+def losses_of(errors: th.Tensor, weights: th.Tensor | None, loss: str) -> th.Tensor:
     """
-    :param parameters: Weight and bias of each layer, not requiring gradients
-    :param observations: Shape (n, d)
-    :param outputs: Where the output of each layer goes, shape (n, width)
-    :return: The last of them, the Q-values
+    :param errors: ``Q(s, a) - target``
+    :param weights: Weights of the losses, same shape; None if all are 1
+    :param loss: ``"huber"`` or ``"mse"``
+    :return: The loss of each transition, same shape
     """
-    hidden = observations
-    for k, output in enumerate(outputs):
-        hidden = th.addmm(parameters[2 * k + 1], hidden, parameters[2 * k].t(), out=output)
-        if k < len(outputs) - 1:
-            hidden.relu_()
-    return hidden
-
-
-def _huber(errors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    size = errors.abs()
-    return th.where(size < 1, 0.5 * errors * errors, size - 0.5), errors.clamp(-1, 1)
-
-
-def _squared(errors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    return errors * errors, 2 * errors
-
-
-#: Losses by their names: of errors, the loss and its derivative
-LOSSES: dict[str, Any] = {"huber": _huber, "mse": _squared}
+    if loss == "huber":
+        size = errors.abs()
+        losses = th.where(size < 1, 0.5 * errors * errors, size - 0.5)
+    else:
+        losses = errors * errors
+    return losses if weights is None else losses * weights

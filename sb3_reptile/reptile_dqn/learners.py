@@ -1,6 +1,6 @@
 """How ReptileDQN computes its updates: whether the closed form applies to a model, and its training loop."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,13 +11,16 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_reptile.replay import DecayedSampling
-from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, forward
+from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, Layers, losses_of
+from sb3_reptile.reptile_dqn.fast_closed_form import FastClosedForm, FastLayers, Repetitions
 
 if TYPE_CHECKING:
     from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
 
 # Transitions that are fetched at once, at most
 PASS = 16_384
+# Next observations of which the fast learner computes the target network's values at once
+FAST_CHUNK = 256
 # Steps of the training loop that a subclass may override, which the closed form would skip
 STEPS = frozenset({"train", "_td_targets"})
 # Options of Adam that change its formula, or its order of operations, and their values in the closed form
@@ -130,8 +133,9 @@ class ClosedFormLearner:
     """
     Trains a model by :class:`~sb3_reptile.reptile_dqn.closed_form.ClosedForm`.
 
-    The parameters of both networks and the optimizer's state become views of flat tensors. Whoever replaces them
-    (``load_state_dict``, ``policy.to()``) is noticed by :meth:`is_attached`; a new learner is made then.
+    The parameters of both networks become views of flat tensors, and, from the first update on, the optimizer's state
+    too. Whoever replaces them (``load_state_dict``, ``policy.to()``) is noticed by :meth:`is_attached`; a new learner
+    is made then.
 
     :param model: The model, for which :func:`why_not_closed_form` returned None
     """
@@ -146,23 +150,30 @@ class ClosedFormLearner:
         self._layers = self._present_layers()
         self._options = self._present_options()
         self.is_fast = model.learner == "fast"
-        self.network = ClosedForm(self.parameters, model.max_grad_norm, fused=self.is_fast)
+        self.network = (FastClosedForm if self.is_fast else ClosedForm)(self.parameters, model.max_grad_norm)
         self.target = FlatParameters(self.target_parameters, adopt=True)
-        self._target_outputs: list[th.Tensor] = []
-        self._share_optimizer_state()
+        self._target_layers = (FastLayers if self.is_fast else Layers)(self.target.views)
+        # To act by: a batch of as many as there are environments
+        self._acting_layers = Layers(self.network.values.views)
+        self._all_steps = th.zeros(len(self.parameters))
+        self._steps = list(self._all_steps)
+        self._states: list[dict[str, th.Tensor]] = []
+        self._repetitions = Repetitions()
+        if self.optimizer.state:
+            self._share_optimizer_state()
 
     def _share_optimizer_state(self) -> None:
-        """Let the optimizer's state consist of views of the flat tensors, with its present values."""
+        """Let the optimizer's state consist of views of flat tensors, with its present values."""
         network = self.network
-        for parameter, mean, square in zip(self.parameters, network.means.views, network.squares.views, strict=True):
+        tensors = zip(self.parameters, self._steps, network.means.views, network.squares.views, strict=True)
+        for parameter, step, mean, square in tensors:
             state = self.optimizer.state[parameter]
             if state:
                 mean.copy_(state["exp_avg"])
                 square.copy_(state["exp_avg_sq"])
-                network.step = int(state["step"])
-            step = th.tensor(float(network.step))
+                step.copy_(state["step"])
             self.optimizer.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
-        self._steps = [self.optimizer.state[parameter]["step"] for parameter in self.parameters]
+        self._states = [self.optimizer.state[parameter] for parameter in self.parameters]
 
     def _present_layers(self) -> list[nn.Module]:
         return [*self.policy.q_net.q_net, *self.policy.q_net_target.q_net]
@@ -177,20 +188,15 @@ class ClosedFormLearner:
         :return: Whether parameters and optimizer state are still the ones that this learner updates, and nothing else
             has to be called
         """
-        network = self.network
-        if self.model.policy is not self.policy or self.policy.optimizer is not self.optimizer:
-            return False
-        states = [self.optimizer.state.get(parameter) for parameter in self.parameters]
-        if any(not state or state["step"] is not step for state, step in zip(states, self._steps, strict=True)):
-            return False
         return (
-            self.holds_parameters()
+            self.model.policy is self.policy
+            and self.policy.optimizer is self.optimizer
+            and self.holds_parameters()
+            and self._holds_optimizer_state()
             and not STEPS & vars(self.model).keys()
             and why_not_as_they_are(self._modules, self.parameters) is None
             and self._present_layers() == self._layers
             and self._present_options() == self._options
-            and network.means.hold([state["exp_avg"] for state in states])  # type: ignore[index]
-            and network.squares.hold([state["exp_avg_sq"] for state in states])  # type: ignore[index]
         )
 
     def holds_parameters(self) -> bool:
@@ -198,6 +204,18 @@ class ClosedFormLearner:
         :return: Whether the parameters of both networks are still views of the flat tensors
         """
         return self.network.values.hold(self.parameters) and self.target.hold(self.target_parameters)
+
+    def _holds_optimizer_state(self) -> bool:
+        present = self.optimizer.state
+        if not self._states:
+            return not present
+        states = [present.get(parameter, {}) for parameter in self.parameters]
+        return (
+            all(a is b and a.get("step") is step for a, b, step in zip(states, self._states, self._steps, strict=True))
+            and len(set(self._all_steps.tolist())) == 1
+            and self.network.means.hold([state["exp_avg"] for state in states])
+            and self.network.squares.hold([state["exp_avg_sq"] for state in states])
+        )
 
     def update_target(self, tau: float) -> None:
         """
@@ -213,10 +231,8 @@ class ClosedFormLearner:
         :param observations: Observations of all environments, shape (n_envs, ...)
         :return: Their greedy actions, int64, shape (n_envs,), as ``policy.predict()`` returns them
         """
-        flat = self._flatten(th.as_tensor(observations))
-        views = self.network.values.views
-        outputs = [bias.new_empty(len(flat), len(bias)) for bias in views[1::2]]
-        return forward(views, flat, outputs).argmax(dim=1).numpy()
+        values: np.ndarray = self._acting_layers.q_values(self._flatten(th.as_tensor(observations))).numpy()
+        return values.argmax(axis=1)
 
     def _flatten(self, observations: th.Tensor) -> th.Tensor:
         q_net = self.model.q_net
@@ -230,13 +246,16 @@ class ClosedFormLearner:
         :param batch_size: Size of their batches
         :return: The loss of each update; what the log needs of the last batch; the absolute TD errors in it
         """
+        if not self._states:
+            self._share_optimizer_state()
+        self.network.step = int(self._all_steps[0])
         per_pass = max(PASS // batch_size, 1) if self._can_draw_ahead() else 1
         losses: list[th.Tensor] = []
         with th.no_grad():
             for start in range(0, gradient_steps, per_pass):
                 last, errors = self._train_on(min(per_pass, gradient_steps - start), batch_size, losses)
-        th._foreach_add_(self._steps, gradient_steps)
-        return th.stack(losses).tolist(), last, errors.abs().flatten()
+            self._all_steps.fill_(self.network.step)
+        return th.cat(losses).tolist(), last, errors.abs().flatten()
 
     def _can_draw_ahead(self) -> bool:
         """Whether the batches of several updates do not depend on what these change."""
@@ -249,46 +268,83 @@ class ClosedFormLearner:
         if n_batches == 1:
             return buffer.sample(batch_size, env=model._vec_normalize_env)
         assert isinstance(buffer, DecayedSampling)
-        indices, weights = zip(*(buffer.distribution.draw(batch_size) for _ in range(n_batches)), strict=True)
-        batch = buffer.transitions(np.concatenate(indices), env=model._vec_normalize_env)
-        return batch._replace(weights=buffer.to_torch(np.concatenate(weights), copy=False))
+        indices, weights = buffer.distribution.draws(n_batches, batch_size)
+        batch = buffer.transitions(indices, env=model._vec_normalize_env)
+        return batch._replace(weights=buffer.to_torch(weights, copy=False))
 
     def _train_on(self, n_batches: int, batch_size: int, losses: list[th.Tensor]) -> tuple[LastBatch, th.Tensor]:
         """Draw several batches, and do an update by each."""
         model, adam = self.model, self.adam_settings()
         batch = self._sample(n_batches, batch_size)
-        observations, next_observations = self._flatten(batch.observations), self._flatten(batch.next_observations)
-        if self.is_fast and n_batches > 1:
-            # With decay, many draws repeat
-            _, first, back = np.unique(batch.indices, return_index=True, return_inverse=True)
-            next_values = self._target_values(next_observations[first], batch_size)[back]
-        else:
-            next_values = self._target_values(next_observations, batch_size)
-        discounts = batch.discounts if batch.discounts is not None else model.gamma
-        if not model.double_q:
-            next_values = next_values.max(dim=1).values.reshape(-1, 1)
-            targets = batch.rewards + (1 - batch.dones) * discounts * next_values
+        # With double Q-learning, targets depend on the updates before
+        targets = self._double_q_targets if model.double_q else self._targets
         weights: Any = getattr(batch, "weights", None)
-        is_weighted = weights is not None and bool((weights != 1).any())
-        actions = batch.actions.long()
-        for k in range(n_batches):
-            part = slice(k * batch_size, (k + 1) * batch_size)
-            if model.double_q:
-                best = self.network.q_values(next_observations[part]).argmax(dim=1, keepdim=True)
-                discount = discounts[part] if isinstance(discounts, th.Tensor) else discounts
-                values = next_values[part].gather(1, best)
-                target = batch.rewards[part] + (1 - batch.dones[part]) * discount * values
-            else:
-                target = targets[part]
-            errors, loss = self.network.update(
-                observations[part], actions[part], target, weights[part] if is_weighted else None, model.loss, adam
-            )
-            losses.append(loss)
+        if weights is not None and (weights.numpy() == 1).all():
+            weights = None
+        parts = zip(
+            self._flatten(batch.observations).split(batch_size),
+            batch.actions.long().split(batch_size),
+            targets(batch, batch_size),
+            [None] * n_batches if weights is None else weights.split(batch_size),
+            strict=True,
+        )
+        errors = [self.network.update(*part, model.loss, adam) for part in parts]
+        losses.append(losses_of(th.cat(errors), weights, model.loss).view(n_batches, batch_size).mean(dim=1))
         indices: Any = getattr(batch, "indices", None)
         if model.priority is not None:
-            model._update_priorities(indices, errors)
-        last_weights = th.ones_like(errors) if weights is None else weights[part]
-        return LastBatch(None if indices is None else indices[part], last_weights), errors
+            model._update_priorities(indices, errors[-1])
+        last_indices = None if indices is None else indices[-batch_size:]
+        return LastBatch(last_indices, th.ones_like(errors[-1]) if weights is None else weights[-batch_size:]), errors[
+            -1
+        ]
+
+    def _targets(self, batch: Any, batch_size: int) -> Iterable[th.Tensor]:
+        """TD targets of each batch, shape (batch_size, 1)."""
+        if self.model.q_lambda < 1:
+            return self.model.lambda_returns().targets(batch.indices, self._values_of_next).split(batch_size)
+        next_values = self._next_values(batch, batch_size).max(dim=1, keepdim=True).values
+        discounts = batch.discounts if batch.discounts is not None else self.model.gamma
+        return (batch.rewards + (1 - batch.dones) * discounts * next_values).split(batch_size)
+
+    def _double_q_targets(self, batch: Any, batch_size: int) -> Iterator[th.Tensor]:
+        """TD targets of each batch, computed when they are asked for, with the network as it is then."""
+        if self.model.q_lambda < 1:
+            returns = self.model.lambda_returns()
+            for start in range(0, len(batch.indices), batch_size):
+                yield returns.targets(batch.indices[start : start + batch_size], self._values_of_next)
+            return
+        discounts = batch.discounts if batch.discounts is not None else self.model.gamma
+        wholes = (
+            self._flatten(batch.next_observations),
+            self._next_values(batch, batch_size),
+            batch.rewards,
+            (1 - batch.dones) * discounts,
+        )
+        for next_observations, values, rewards, factors in zip(
+            *(whole.split(batch_size) for whole in wholes), strict=True
+        ):
+            best = self.network.layers.q_values(next_observations).argmax(dim=1, keepdim=True)
+            yield rewards + factors * values.gather(1, best)
+
+    def _next_values(self, batch: Any, batch_size: int) -> th.Tensor:
+        """Q-values of the target network at the next observations of several batches."""
+        next_observations = self._flatten(batch.next_observations)
+        if self.is_fast and len(next_observations) > batch_size:
+            # With decay, many draws repeat
+            first, back = self._repetitions.find(batch.indices)
+            return self._target_values(next_observations[first], FAST_CHUNK)[back]
+        return self._target_values(next_observations, batch_size)
+
+    def _values_of_next(self, next_observations: th.Tensor) -> th.Tensor:
+        """Q-values of the target network at any number of next observations."""
+        return self._target_layers.q_values(self._flatten(next_observations))
+
+    def _target_values(self, observations: th.Tensor, chunk: int) -> th.Tensor:
+        """Q-values of the target network, in chunks: of the batch size, as one batch at a time would compute them."""
+        values = observations.new_empty(len(observations), len(self.target.views[-1]))
+        for part, output in zip(observations.split(chunk), values.split(chunk), strict=True):
+            output.copy_(self._target_layers.q_values(part))
+        return values
 
     def adam_settings(self) -> AdamSettings:
         """
@@ -297,15 +353,3 @@ class ClosedFormLearner:
         group = self.optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
         return AdamSettings(group["lr"], beta1, beta2, group["eps"])
-
-    def _target_values(self, observations: th.Tensor, batch_size: int) -> th.Tensor:
-        """Q-values of the target network, in chunks of the batch size, as one at a time would compute them."""
-        views = self.target.views
-        values = observations.new_empty(len(observations), len(views[-1]))
-        if not self._target_outputs or len(self._target_outputs[0]) != batch_size:
-            self._target_outputs = [bias.new_empty(batch_size, len(bias)) for bias in views[1:-2:2]]
-        for start in range(0, len(observations), batch_size):
-            part = slice(start, start + batch_size)
-            chunk = observations[part]
-            forward(views, chunk, [*(output[: len(chunk)] for output in self._target_outputs), values[part]])
-        return values

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_reptile.replay import DecayedSampling
 from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS
+from sb3_reptile.reptile_dqn.buffer_options import warn_of_buffer_without_decay
 
 if TYPE_CHECKING:
     from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
@@ -50,7 +51,7 @@ def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:
             "load the model with priority=None, or begin with an empty buffer"
         )
     if not isinstance(buffer, DecayedSampling):
-        model._warn_of_buffer_without_decay(type(buffer))
+        warn_of_buffer_without_decay(type(buffer), model.half_life)
         return
     if not buffer.prioritized:
         buffer.weighting = model.weighting

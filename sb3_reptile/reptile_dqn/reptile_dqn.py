@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import warnings
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -14,19 +13,16 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
-from sb3_reptile.replay import (
-    DecayedDictReplayBuffer,
-    DecayedNStepReplayBuffer,
-    DecayedReplayBuffer,
-    DecayedSampling,
-    use_weights,
-)
+from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling, use_weights
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
+from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
 from sb3_reptile.replay.taking_over import fitted
+from sb3_reptile.reptile_dqn.buffer_options import replay_options
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
+from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
 from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
@@ -75,8 +71,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         ``DecayedReplayBuffer`` among them. A ``half_life`` or ``weighting`` in it overrides the argument of that name.
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
-    :param n_steps: When n_step > 1, uses n-step return (with the DecayedNStepReplayBuffer) when updating the
-        Q-value network. As in ``DQN``, only used when ``replay_buffer_class`` is ``None``.
+    :param n_steps: When n_step > 1, uses n-step return when updating the Q-value network, with any decayed replay
+        buffer but the one for hindsight
     :param target_update_interval: update the target network every ``target_update_interval``
         environment steps.
     :param exploration_fraction: fraction of entire training period over which the exploration rate is reduced
@@ -115,6 +111,10 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         bit; or ``"fast"``, the closed form with the fused kernel of Adam, which rounds differently, and targets
         computed once for draws that repeat. Where the closed form does not apply, all of them are ``"eager"``. With
         ``verbose=1`` it prints which is used, and why.
+    :param q_lambda: Mixes the returns of 1 to ``n_steps`` steps: the λ of Peng's Q(λ)
+        (https://arxiv.org/abs/2103.00107), in [0, 1]. 1 uses the return of ``n_steps`` steps alone, as SB3 does; less
+        relies more on the target network and less on how the actions after the first one were chosen. It needs
+        ``n_steps > 1``.
     :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
     :raises ValueError: if an argument has a value that is not allowed
     """
@@ -157,6 +157,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         double_q: bool = False,
         pretrained: Pretrained | None = None,
         learner: Literal["auto", "eager", "fast"] = "auto",
+        q_lambda: float = 1.0,
     ) -> None:
         self.half_life = half_life
         self.weighting = weighting
@@ -167,6 +168,9 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self.double_q = double_q
         self.pretrained = pretrained
         self.learner = learner
+        self.q_lambda = q_lambda
+        self.n_steps = n_steps
+        self._lambda_returns: LambdaReturns | None = None
         self._last_batch: tuple[Any, th.Tensor] | None = None
         self._check_options()  # before anything is built
         try:
@@ -209,6 +213,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             check_choice(name, getattr(self, name), allowed)
         for name in ("alpha",) if callable(self.beta) else ("alpha", "beta"):
             check_fraction(name, getattr(self, name), "0 switches it off")
+        check_fraction("q_lambda", self.q_lambda, "1 uses n-step returns as they are")
+        check_n_steps(self.n_steps)
         check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
@@ -222,60 +228,20 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self._check_options()
         check_discrete_spaces(self.observation_space, self.action_space)
         if self.replay_buffer_class is None:
-            self._select_replay_buffer_class()
-        assert self.replay_buffer_class is not None
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
         # The model's options reach the buffer through its kwargs
-        self.replay_buffer_kwargs = {**self._replay_options(), **kwargs}
-        with warnings.catch_warnings():
-            if issubclass(self.replay_buffer_class, DecayedNStepReplayBuffer):
-                # SB3 warns that n_steps is ignored with any class but its own; this one got it in its kwargs
-                warnings.filterwarnings("ignore", message="`n_steps=")
-            super()._setup_model()
+        self.replay_buffer_kwargs = {**replay_options(self), **kwargs}
+        # SB3 gives n_steps to its own class only, and warns that any other ignores it; here it is among the kwargs
+        n_steps, self.n_steps = self.n_steps, 1
+        super()._setup_model()
+        self.n_steps = getattr(self.replay_buffer, "n_steps", n_steps)
         self.replay_buffer_kwargs = kwargs
         self.beta_schedule = FloatSchedule(self.beta)
         if self.pretrained is not None:
             load_pretrained(self.policy, self.pretrained)
-
-    def _replay_options(self) -> dict[str, Any]:
-        """The arguments of the replay buffer that follow from the model's options."""
-        assert self.replay_buffer_class is not None
-        if not issubclass(self.replay_buffer_class, DecayedSampling):
-            if self.priority is not None or self.weighting == "loss":
-                raise ValueError(
-                    f"priority and weighting='loss' need a replay buffer derived from DecayedSampling, "
-                    f"got {self.replay_buffer_class.__name__}: leave replay_buffer_class out"
-                )
-            self._warn_of_buffer_without_decay(self.replay_buffer_class)
-            return {}
-        options: dict[str, Any] = {"half_life": self.half_life}
-        if self.weighting == "loss":
-            options["weighting"] = "loss"
-        if self.priority is not None:
-            options["prioritized"] = True
-        if self.replay_buffer_class is DecayedNStepReplayBuffer and self.n_steps > 1:
-            options |= {"n_steps": self.n_steps, "gamma": self.gamma}
-        return options
-
-    def _select_replay_buffer_class(self) -> None:
-        """The decayed counterpart of the class that SB3 would select."""
-        if isinstance(self.observation_space, spaces.Dict):
-            if self.n_steps > 1:
-                raise ValueError(
-                    f"n_steps must be 1 with Dict observations, got {self.n_steps}; "
-                    "flatten the observations (gymnasium.wrappers.FlattenObservation) for n-step returns"
-                )
-            self.replay_buffer_class = DecayedDictReplayBuffer
-        elif self.n_steps > 1:
-            self.replay_buffer_class = DecayedNStepReplayBuffer
-        else:
-            self.replay_buffer_class = DecayedReplayBuffer
-
-    def _warn_of_buffer_without_decay(self, buffer_class: type) -> None:
-        warnings.warn(
-            f"`half_life={self.half_life}` is ignored because `{buffer_class.__name__}` does not "
-            "decay: leave `replay_buffer_class` out, or derive from `DecayedSampling` and the class you passed",
-            stacklevel=3,
-        )
+        if self.q_lambda < 1:
+            replay_buffer_of(self)
 
     def load_replay_buffer(
         self,
@@ -361,7 +327,10 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
 
     def _td_targets(self, batch: Any) -> th.Tensor:
-        """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers."""
+        """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers; or λ-returns."""
+        if self.q_lambda < 1:
+            with th.no_grad():
+                return self.lambda_returns().targets(batch.indices, self.q_net_target)
         discounts = batch.discounts if batch.discounts is not None else self.gamma
         with th.no_grad():
             next_values = self.q_net_target(batch.next_observations)
@@ -371,6 +340,14 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             else:
                 next_values = next_values.max(dim=1).values.reshape(-1, 1)
             return batch.rewards + (1 - batch.dones) * discounts * next_values
+
+    def lambda_returns(self) -> LambdaReturns:
+        """
+        :return: The λ-returns of its present replay buffer, with a cache of the target network's values
+        """
+        if self._lambda_returns is None or not self._lambda_returns.is_of(self):
+            self._lambda_returns = LambdaReturns(self)
+        return self._lambda_returns
 
     def td_errors(self, indices: np.ndarray) -> th.Tensor:
         """
@@ -403,7 +380,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             self.logger.record(key, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch", "pretrained"]
+        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns", "pretrained"]
 
     def learn(
         self: SelfReptileDQN,

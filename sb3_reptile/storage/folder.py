@@ -7,9 +7,11 @@ A folder is written under a temporary name, flushed to disk and renamed.
 import contextlib
 import functools
 import json
+import math
 import os
 import platform
-import shutil
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -21,16 +23,38 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, DamagedError, ForeignError, NewerVersionError, StorageError
+from sb3_reptile.storage.errors import (
+    CONSTRUCTION_ERRORS,
+    ArgumentError,
+    DamagedError,
+    ForeignError,
+    MissingArgumentError,
+    NewerVersionError,
+    NotStorableError,
+    OtherSpacesError,
+    StorageError,
+    UnreadableError,
+)
+from sb3_reptile.storage.files import check_regular, flush_all, flush_folder, make_folders, read_regular, start_flushing
+from sb3_reptile.storage.ownership import (
+    FORMAT,
+    MANIFEST,
+    check_replaceable,
+    remove_if_ours,
+    remove_unfinished,
+    replaced,
+)
 
-FORMAT = "sb3-reptile"
 #: Increased with every change that older versions would misread
 FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
 PACKAGES = ("sb3-reptile", "stable-baselines3", "sb3-contrib", "torch", "numpy", "gymnasium")
 
-#: Number of threads that encode and write files, and that flush them to disk
-WRITE_THREADS, FLUSH_THREADS = min(4, os.cpu_count() or 1), 16
+#: Number of threads that encode and write files
+WRITE_THREADS = min(4, os.cpu_count() or 1)
+#: Names of files that hold arrays
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", re.ASCII)
+#: Bytes of the largest manifest that is read, and of a file beside its arrays, for their names and shapes
+LARGEST_MANIFEST, LARGEST_HEADER = 1 << 28, 1 << 20
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -40,47 +64,50 @@ def _describe(array: np.ndarray) -> list[Any]:
     return [array.dtype.name, list(array.shape), xxhash.xxh3_128_hexdigest(array.data if array.size else b"")]
 
 
+def _python_number(value: Any) -> Any:
+    """A NumPy scalar as JSON."""
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    raise NotStorableError(f"a {type(value).__name__} cannot be saved without pickle, got {value!r}")
+
+
+def _not_a_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large")
+    return number
+
+
 def _seal(manifest: Mapping[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != "seal"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_python_number)
     return xxhash.xxh3_128_hexdigest(text.encode())
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flush_all(paths: list[Path]) -> None:
-    if len(paths) <= 4:
-        for path in paths:
-            _flush(path)
-        return
-    # In parallel, so that the file system can merge its writes
-    with ThreadPoolExecutor(FLUSH_THREADS) as pool:
-        list(pool.map(_flush, paths))
-
-
-def _start_flushing(path: Path) -> None:
-    """Start writing a file to disk in the background, while the next file is encoded."""
-    if hasattr(os, "posix_fadvise"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
 
 
 def _is_linked(path: Path) -> bool:
     return path.stat().st_nlink > 1
 
 
-def _flush_folder(path: Path) -> None:
-    if os.name == "posix":  # other systems cannot open a folder
-        _flush(path)
+def _check_files(files: Any) -> None:
+    """
+    Before anything in a manifest is used as a name, or as the size of an array.
+
+    :raises ValueError: if a file has no plain name, or an array no type, shape and checksum
+    """
+    for name, arrays in files.items():
+        if not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a file in the folder")
+        for dtype, shape, checksum in arrays.values():
+            if not (type(dtype) is str and type(checksum) is str and all(type(n) is int and n >= 0 for n in shape)):
+                raise ValueError(f"an array in {name} has no type, shape and checksum")
+
+
+def _expected_bytes(described: Mapping[str, list[Any]]) -> int:
+    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape, _ in described.values())
 
 
 class Folder:
@@ -100,48 +127,58 @@ class Folder:
         if not self.path.exists():
             raise FileNotFoundError(f"there is no {self.path}; a {kind} is a folder that contains a {MANIFEST}")
         try:
-            raw = (self.path / MANIFEST).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            raw = read_regular(self.path / MANIFEST, LARGEST_MANIFEST)
+        except FileNotFoundError:
             raise ForeignError(
                 f"{self.path} is not a {kind} saved by sb3-reptile, which is a folder that contains a {MANIFEST}; "
                 "load files saved by SB3 with load() and load_replay_buffer() of the model"
             ) from None
         manifest = self._parse(raw)
         number = manifest.get("format_version")
-        if not isinstance(number, int) or manifest.get("seal") != _seal(manifest):
-            # A later version may compute the checksum differently
-            if isinstance(number, int) and number > FORMAT_VERSION:
-                raise self._newer(number, manifest)
+        #: Whether the manifest is as it was saved; if not, a later version may compute the checksum differently
+        intact = manifest.get("seal") == _seal(manifest)
+        if type(number) is int and number > FORMAT_VERSION:
+            raise self._newer(number, manifest, intact)
+        if type(number) is not int or not intact:
             raise DamagedError(f"{self.path / MANIFEST} is damaged: its checksum does not match")
-        if number > FORMAT_VERSION:
-            raise self._newer(number, manifest)
         if manifest.get("kind") != kind:
             raise ForeignError(f"{self.path} holds a {manifest.get('kind')}, not a {kind}")
         if not all(isinstance(manifest.get(key), dict) for key in ("state", "files", "versions")):
             raise ForeignError(
                 f"{self.path / MANIFEST} lacks state, files or versions: it was not written by sb3-reptile"
             )
+        try:
+            _check_files(manifest["files"])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ForeignError(f"{self.path / MANIFEST} was not written by sb3-reptile: {error}") from error
         self.state: dict[str, Any] = manifest["state"]
         self.files: dict[str, dict[str, list[Any]]] = manifest["files"]
         self.versions: dict[str, str] = manifest["versions"]
+        #: The name that the folder was saved under; older versions did not write it
+        self.name: str | None = manifest.get("name")
 
     def _parse(self, raw: bytes) -> dict[str, Any]:
         try:
-            manifest = json.loads(raw)
+            manifest = json.loads(raw, parse_constant=_not_a_number, parse_float=_finite)
         except (ValueError, RecursionError):
             manifest = None
         if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
             return manifest
         if FORMAT.encode() in raw:
             raise DamagedError(f"{self.path / MANIFEST} is damaged: it is not valid JSON")
+        if not raw.strip(b"\0 \n"):
+            raise DamagedError(f"{self.path / MANIFEST} is damaged: it is empty")
         raise ForeignError(f"{self.path / MANIFEST} was not written by sb3-reptile")
 
-    def _newer(self, number: int, manifest: Mapping[str, Any]) -> NewerVersionError:
+    def _newer(self, number: int, manifest: Mapping[str, Any], intact: bool) -> NewerVersionError:
         versions = manifest.get("versions")
         by = versions.get("sb3-reptile", "a later version") if isinstance(versions, dict) else "a later version"
+        if not intact:
+            by += "; or it is damaged, as its checksum does not match"
         return NewerVersionError(
             f"{self.path} has format version {number}, this version of sb3-reptile reads {FORMAT_VERSION} and older: "
-            f"upgrade sb3-reptile (the folder was saved by {by})"
+            f"upgrade sb3-reptile (the folder was saved by {by})",
+            intact,
         )
 
     def read(self, name: str) -> dict[str, np.ndarray]:
@@ -160,6 +197,9 @@ class Folder:
             raise DamagedError(f"{self.path} contains no {name}, only {sorted(self.files)}")
         path, described = self.path / name, self.files[name]
         try:
+            size, expected = check_regular(path).st_size, _expected_bytes(described)
+            if not expected < size <= expected + LARGEST_HEADER + 1024 * len(described):
+                raise DamagedError(f"{path} is damaged: it has {size} bytes, its arrays {expected}")
             with safe_open(path, framework="numpy") as file:
                 names = list(file.keys())
                 if set(names) != set(described):
@@ -171,22 +211,36 @@ class Folder:
                     yield key, array
         except FileNotFoundError:
             raise DamagedError(f"{self.path} is damaged: {name} is missing") from None
-        except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
+        except OSError as error:
+            raise UnreadableError(f"{path} cannot be read: {error}") from error
+        except (SafetensorError, TypeError, AttributeError, KeyError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
 
     @contextlib.contextmanager
-    def understood(self) -> Iterator[None]:
+    def understood(self, changed: Mapping[str, str] | None = None) -> Iterator[None]:
         """
         Context in which objects are made from the content of the folder.
 
+        :param changed: Arguments that override those in the folder, in words
+        :raises ArgumentError: if that fails, the folder is intact, and arguments are changed
         :raises ForeignError: if the content is intact but does not describe valid objects
         """
         try:
             yield
-        except (StorageError, OSError):
+        except (ArgumentError, MissingArgumentError, OtherSpacesError):
             raise
-        except CONSTRUCTION_ERRORS as error:
-            raise ForeignError(f"{self.path} cannot be used: {type(error).__name__}: {error}") from error
+        except OSError:
+            raise
+        except (StorageError, *CONSTRUCTION_ERRORS) as error:
+            reason = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
+            if changed:
+                self.verify()
+                raise ArgumentError(
+                    f"{self.path} cannot be used with {', '.join(changed.values())}: {reason}"
+                ) from error
+            if isinstance(error, StorageError):
+                raise
+            raise ForeignError(f"{self.path} cannot be used: {reason}") from error
 
     def verify(self) -> None:
         """
@@ -209,19 +263,22 @@ def write_folder(
     """
     Write a folder atomically.
 
-    :param path: The folder. An existing one is replaced.
+    :param path: The folder. An existing one is replaced if it is empty or was saved by this package, is of the same
+        kind, and holds nothing else.
     :param kind: The kind of content, for instance ``"replay buffer"``
     :param state: Values, as JSON
     :param files: Names of files, each with a function that returns its arrays, C-contiguous. The functions are called
         in several threads.
     :param previous: A folder saved earlier. Files that it contains with the same name and content are linked instead
         of written.
+    :raises NotOursError: if there is something else at the path; nothing is changed then
     :raises OSError: if the folder cannot be written. An existing folder is then left unchanged.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.saving")
-    shutil.rmtree(temporary, ignore_errors=True)
+    path = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
+    for present in (path, replaced(path)):
+        check_replaceable(present, kind)
+    make_folders(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.saving")
     temporary.mkdir()
     try:
         with ThreadPoolExecutor(WRITE_THREADS) as pool:
@@ -231,17 +288,20 @@ def write_folder(
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "kind": kind,
+            "name": path.name,
             "versions": _versions(),
             "state": state,
             "files": table,
         }
         manifest["seal"] = _seal(manifest)
-        (temporary / MANIFEST).write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
-        _flush_all([*written, temporary / MANIFEST])
-        _flush_folder(temporary)
+        text = json.dumps(manifest, allow_nan=False, default=_python_number)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        flush_all([*written, temporary / MANIFEST])
+        flush_folder(temporary)
         _move_into_place(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_unfinished(temporary)
         raise
 
 
@@ -255,28 +315,29 @@ def _write(path: Path, arrays: Arrays, previous: Folder | None) -> dict[str, lis
         save_file(dict(arrays), path)
     except SafetensorError as error:  # raised for a full disk, for instance
         raise OSError(f"{path} cannot be written: {error}") from error
-    _start_flushing(path)
+    start_flushing(path)
     return described
 
 
-def _replaced(path: Path) -> Path:
-    """Where the previous folder is while it is replaced."""
-    return path.with_name(f".{path.name}.old")
-
-
 def _move_into_place(temporary: Path, path: Path) -> None:
-    old = _replaced(path)
+    old = replaced(path)
     if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        remove_if_ours(old)
         os.rename(path, old)
-    os.rename(temporary, path)
-    _flush_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        raise
+    flush_folder(path.parent)
+    with contextlib.suppress(OSError):
+        remove_if_ours(old)
 
 
 def _existing(path: Path) -> Path:
     """The folder, or its predecessor if a process ended while replacing it."""
-    old = _replaced(path)
+    old = replaced(path)
     return old if not path.exists() and old.exists() else path
 
 

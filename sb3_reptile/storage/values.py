@@ -8,7 +8,7 @@ modules of this package for their own.
 import base64
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,15 +22,17 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, MissingArgumentError, NotStorableError, StorageError
+from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS, MissingArgumentError, NotStorableError, StorageError, warn
 
 # A file may name only classes of these packages and with these base classes, and only if they have been imported
 PACKAGES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.", "sb3_reptile.")
 BASE_CLASSES = (th.nn.Module, th.optim.Optimizer, ReplayBuffer, BasePolicy, BaseAlgorithm)
-# Data types of arrays: booleans and numbers
-ARRAY_KINDS = "biuf"
+# Data types of arrays: booleans, numbers, dates and text, but no Python objects
+ARRAY_KINDS = "biufcmMSU"
+# The most elements that a space may have that a file describes: room for an image of 8,000 by 8,000 pixels
+LARGEST_SPACE = 2**26
 # Names that registered types cannot have, because a tag with that name has another meaning
-RESERVED = ("float", "tuple", "dict", "array", "class", "missing", "arguments")
+RESERVED = ("float", "tuple", "dict", "array", "scalar", "class", "missing", "arguments")
 
 
 class RegisteredType(NamedTuple):
@@ -124,15 +126,17 @@ def to_json(value: Any, name: str) -> Any:
     :return: The value as ``json`` can write it. :func:`from_json` makes an equal value of it.
     :raises NotStorableError: if it is, or contains, anything else
     """
-    if value is None or isinstance(value, bool | str):
-        return value
     if isinstance(value, np.generic):
-        value = value.item()
+        value = _plain(value)
+    if value is None or type(value) in (bool, str):
+        return value
+    if isinstance(value, np.generic) and _is_plain(value.dtype):
+        return {"$scalar": [value.dtype.str, base64.b64encode(value.tobytes()).decode("ascii")]}
     if type(value) is int:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
-    registered = _NAMES_OF_TYPES.get(type(value))
+    registered = _registered_name(type(value))
     if registered is not None:
         return {f"${registered}": [to_json(argument, name) for argument in _TYPES[registered].to_arguments(value)]}
     if type(value) is list:
@@ -140,19 +144,71 @@ def to_json(value: Any, name: str) -> Any:
     if type(value) is tuple:
         return {"$tuple": [to_json(item, name) for item in value]}
     if isinstance(value, Mapping):
-        items = [(key, to_json(item, f"{name}[{key!r}]")) for key, item in value.items()]
-        if all(isinstance(key, str) and not key.startswith("$") for key, _ in items):
-            return dict(items)
-        return {"$dict": [[to_json(key, name), item] for key, item in items]}
-    if isinstance(value, np.ndarray) and value.dtype.kind in ARRAY_KINDS:
+        items = {key: to_json(item, f"{name}[{key!r}]") for key, item in value.items()}
+        return items if _are_names(items) else _pairs(items, name)
+    if isinstance(value, np.ndarray) and _is_plain(value.dtype):
         data = base64.b64encode(value.tobytes()).decode("ascii")
         return {"$array": [value.dtype.str, list(value.shape), data]}
     if _may_be_named(value):
         return {"$class": name_of(value)}
+    if isinstance(value, str):  # a subclass
+        return str.__str__(value)
     raise NotStorableError(
         f"{name} cannot be saved without pickle, got {value!r} ({type(value).__name__}). Allowed are numbers, text, "
         f"lists, dicts, arrays, SB3's schedules and action noise, decays, and classes of {', '.join(PACKAGES)}"
     )
+
+
+def _is_plain(dtype: np.dtype) -> bool:
+    return dtype.kind in ARRAY_KINDS and dtype.itemsize > 0
+
+
+def _plain(scalar: np.generic) -> Any:
+    """A Python number or text that is equal to a NumPy scalar, or the scalar itself if there is none."""
+    if scalar.dtype.kind == "f":
+        return float(scalar)  # item() of a long double is one again
+    return scalar.item() if scalar.dtype.kind in "biuU" else scalar
+
+
+def _registered_name(cls: type) -> str | None:
+    if cls in _NAMES_OF_TYPES or not issubclass(cls, spaces.Space):
+        return _NAMES_OF_TYPES.get(cls)
+    # A space of a user's class equals the one that it derives from, which is saved in its place
+    return next((_NAMES_OF_TYPES[base] for base in cls.__mro__ if base in _NAMES_OF_TYPES), None)
+
+
+def infos_to_json(infos: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
+    """
+    :param infos: What environments report: dicts that may hold anything
+    :param name: What they are, for the warning
+    :return: The dicts as JSON. Items that cannot be saved are left out, with a warning for each key.
+    """
+    left_out: dict[Any, str] = {}
+    saved = []
+    for info in infos:
+        kept = {}
+        for key, value in info.items():
+            try:
+                to_json(key, name)
+                kept[key] = to_json(value, f"{name}[{key!r}]")
+            except NotStorableError:
+                left_out.setdefault(key, type(value).__name__)
+        saved.append(kept if _are_names(kept) else _pairs(kept, name))
+    for key, type_name in left_out.items():
+        warn(
+            f"{name}[{key!r}] is left out, as a {type_name} cannot be saved without pickle: report numbers, text, "
+            "lists, dicts or arrays"
+        )
+    return saved
+
+
+def _are_names(keys: Iterable[Any]) -> bool:
+    """Whether a dict with these keys can be one in JSON, where a ``$`` marks other types."""
+    return all(type(key) is str and not key.startswith("$") for key in keys)
+
+
+def _pairs(saved: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    return {"$dict": [[to_json(key, name), item] for key, item in saved.items()]}
 
 
 def from_json(value: Any) -> Any:
@@ -185,14 +241,22 @@ def _from_tagged(tag: str, content: Any) -> Any:
         return {from_json(key): from_json(item) for key, item in content}
     if tag == "$array":
         dtype, shape, data = content
-        if np.dtype(dtype).kind not in ARRAY_KINDS:
-            raise StorageError(f"the elements of an array must be booleans or numbers, got {dtype!r}")
-        return np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape).copy()
+        return np.frombuffer(base64.b64decode(data), _array_type(dtype)).reshape(shape).copy()
+    if tag == "$scalar":
+        dtype, data = content
+        return np.frombuffer(base64.b64decode(data), _array_type(dtype)).reshape(())[()]
     if tag == "$class":
         return _class_named(content)
     if tag[1:] not in _TYPES:
         raise StorageError(f"{tag!r} is not a known type; known are {', '.join(_TYPES)}")
     return _TYPES[tag[1:]].make(*from_json(content))
+
+
+def _array_type(name: Any) -> np.dtype:
+    dtype = np.dtype(name)
+    if not _is_plain(dtype):
+        raise StorageError(f"the elements of an array must be booleans, numbers, dates or text, got {name!r}")
+    return dtype
 
 
 def arguments_to_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,6 +291,18 @@ def arguments_from_json(saved: Mapping[str, Any], given: Mapping[str, Any], call
     return arguments
 
 
+def check_generator(state: Any) -> None:
+    """
+    :param state: The state of a random bit generator of NumPy from a file
+    :raises StorageError: if its position is outside of its numbers, which NumPy would read without a check
+    """
+    inside = [state, state.get("state")] if isinstance(state, Mapping) else []
+    for part in inside:
+        for name, last in (("pos", 624), ("buffer_pos", 4)):
+            if isinstance(part, Mapping) and name in part and not (type(part[name]) is int and 0 <= part[name] <= last):
+                raise StorageError(f"the state of a random generator has {name}={part[name]!r:.100}, not 0 to {last}")
+
+
 def _dtype_name(dtype: Any) -> str:
     return np.dtype(dtype).name
 
@@ -240,9 +316,22 @@ def _bound(bound: np.ndarray) -> Any:
     return bound.flat[0] if bound.size > 0 and (bound == bound.flat[0]).all() else bound
 
 
+def _check_size(shape: Any) -> None:
+    """Before anything of that size is made."""
+    sizes = np.atleast_1d(np.asarray(shape, np.int64)).tolist()
+    if min(sizes, default=0) < 0 or math.prod(sizes) > LARGEST_SPACE:
+        raise StorageError(f"a space must have at most {LARGEST_SPACE} elements, got the shape {shape!r:.100}")
+
+
 def _make_box(low: Any, high: Any, shape: list[int], dtype: str) -> spaces.Box:
+    _check_size(shape)
     low, high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
     return spaces.Box(low, high, dtype=_dtype_named(dtype))
+
+
+def _make_multi_binary(n: Any) -> spaces.MultiBinary:
+    _check_size(n)
+    return spaces.MultiBinary(n)
 
 
 register_type(
@@ -260,7 +349,7 @@ register_type(
     lambda s: [s.nvec, s.start, _dtype_name(s.dtype)],
     lambda nvec, start, dtype: spaces.MultiDiscrete(nvec, dtype=_dtype_named(dtype), start=start),
 )
-register_type("multi_binary", spaces.MultiBinary, lambda s: [s.n])
+register_type("multi_binary", spaces.MultiBinary, lambda s: [s.n], _make_multi_binary)
 register_type(
     "dict_space",
     spaces.Dict,

@@ -14,7 +14,17 @@ DECAYS = {
     "none": lambda age: {"half_life": float("inf")},
 }
 SHORTEST_AGE = 100
-OF_REPLAY = ("buffer_size", "decay", "age_fraction", "uniform_fraction", "weighting", "priority", "alpha", "beta")
+OF_REPLAY = (
+    "buffer_size",
+    "decay",
+    "age_fraction",
+    "uniform_fraction",
+    "weighting",
+    "priority",
+    "alpha",
+    "beta",
+    "q_lambda",
+)
 OF_LEARNER = ("n_steps", "double_q", "loss")
 
 
@@ -43,8 +53,9 @@ def sample_reptile_dqn_params(
     trial.suggest_categorical("priority", ["none", "td_error"])
     trial.suggest_float("alpha", 0, 1)
     trial.suggest_float("beta", 0, 1)
-    # N-step returns are not available with Dict observations
-    trial.suggest_int("n_steps", 1, 1 if of_file.get("policy") == "MultiInputPolicy" else 5)
+    # Hindsight replay has no n-step returns
+    trial.suggest_int("n_steps", 1, 1 if additional_args["using_her_replay_buffer"] else 10)
+    trial.suggest_float("q_lambda", 0.5, 1)
     trial.suggest_categorical("double_q", [False, True])
     trial.suggest_categorical("loss", ["huber", "mse"])
     ours = _reptile_params(trial.params)
@@ -75,5 +86,7 @@ def _reptile_params(sampled: dict[str, Any]) -> dict[str, Any]:
     }
     # Priorities act on sampling only
     prioritized = sampled["priority"] == "td_error" and sampled["weighting"] == "sampling"
+    # Studies from before have none
+    hyperparams["q_lambda"] = sampled.get("q_lambda", 1.0) if sampled["n_steps"] > 1 else 1.0
     hyperparams |= {"priority": "td_error" if prioritized else None, "alpha": sampled["alpha"], "beta": sampled["beta"]}
     return hyperparams

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import re
 import resource
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from stable_baselines3 import PPO
 from sb3_reptile import ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.checkpoint.resuming import KIND, list_checkpoints
-from sb3_reptile.storage import DamagedError, NotStorableError
+from sb3_reptile.storage import DamagedError, NotStorableError, StorageError
 from sb3_reptile.storage.folder import Folder
 from tests.checkpoint.training import EachStep, cartpole, resumable, small, steps_of
 
@@ -164,3 +167,101 @@ def test_only_off_policy_algorithms_are_allowed(tmp_path):
 def test_bad_arguments_are_refused(arguments, tmp_path):
     with pytest.raises(ValueError, match=r"(save_freq|keep) must be a whole number >= 1, got"):
         ResumableCheckpoint(path=tmp_path, **arguments)
+
+
+def fails(error):
+    def write(*args):
+        raise error
+
+    return write
+
+
+def test_a_checkpoint_that_never_succeeds_is_an_error_after_the_second_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fails(OSError(errno.EBADF, os.strerror(errno.EBADF))))  # as on Windows
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+    with (
+        pytest.warns(UserWarning, match=r"no checkpoint was saved at step 0, training continues.*Bad file descriptor"),
+        pytest.raises(StorageError, match=r"no checkpoint could be saved, 2 times up to step 20: .*mend the cause"),
+    ):
+        model.learn(60, callback=ResumableCheckpoint(20, tmp_path))
+    assert model.num_timesteps == 20
+
+
+def test_files_are_flushed_through_descriptors_that_are_open_for_writing(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    fsync, flushed = os.fsync, []
+
+    def only_for_writing(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        assert is_folder or fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        flushed.append(is_folder)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_for_writing)
+    ReptileDQN("MlpPolicy", cartpole(), **small()).learn(40, callback=ResumableCheckpoint(20, tmp_path))
+    assert steps_of(tmp_path) == [20, 40]
+    assert flushed.count(False) > 4
+
+
+ERRORS = {
+    "ESTALE": OSError(errno.ESTALE, os.strerror(errno.ESTALE)),
+    "EMFILE": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+    "MemoryError": MemoryError("Unable to allocate 74 GiB"),
+    "RuntimeError": RuntimeError("can't start new thread"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("where", ["listdir", "open", "safetensors", "rename"])
+def test_training_goes_on_whatever_makes_saving_fail(where, error, tmp_path, monkeypatch):
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+
+    def fail_for_a_while(num_timesteps):
+        if num_timesteps == 21:
+            if where == "safetensors":
+                monkeypatch.setattr("sb3_reptile.storage.folder.save_file", fails(ERRORS[error]))
+            else:
+                monkeypatch.setattr(os, where, fails(ERRORS[error]))
+        elif num_timesteps == 61:
+            monkeypatch.undo()
+
+    with pytest.warns(UserWarning, match="no checkpoint was saved") as warned:
+        model.learn(80, callback=[ResumableCheckpoint(20, tmp_path, keep=9), EachStep(fail_for_a_while)])
+    messages = [str(warning.message) for warning in warned if "no checkpoint was saved" in str(warning.message)]
+    assert len(messages) == 2
+    assert str(ERRORS[error]) in messages[0]
+    assert "nothing has been saved since" not in messages[0]
+    assert re.search(r"nothing has been saved since step 20 \(.*\), 2 times in a row", messages[1])
+    assert steps_of(tmp_path) == [0, 20, 80]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert resume(tmp_path, cartpole()).num_timesteps == 80
+
+
+def test_a_folder_that_is_replaced_by_a_file_does_not_end_training(tmp_path):
+    folder = tmp_path / "run"
+
+    def replace(num_timesteps):
+        if num_timesteps == 25:
+            shutil.rmtree(folder)
+            folder.write_text("in the way")
+        elif num_timesteps == 45:
+            folder.unlink()
+
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+    with pytest.warns(UserWarning, match=r"no checkpoint was saved at step 40.*File exists|Not a directory"):
+        model.learn(60, callback=[ResumableCheckpoint(20, folder), EachStep(replace)])
+    assert resume(folder, cartpole()).num_timesteps == 60
+
+
+def test_checkpoints_that_cannot_be_removed_give_a_warning(tmp_path, monkeypatch):
+    rename = os.rename
+
+    def cannot_remove(source, target):
+        if str(target).endswith(".old"):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", cannot_remove)
+    with pytest.warns(UserWarning, match=r"older checkpoints than .* could not be removed: .*not permitted"):
+        ReptileDQN("MlpPolicy", cartpole(), **small()).learn(60, callback=ResumableCheckpoint(20, tmp_path))
+    assert steps_of(tmp_path) == [0, 20, 40, 60]

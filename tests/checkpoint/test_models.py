@@ -61,11 +61,17 @@ def test_a_half_life_that_changes_goes_on_changing(tmp_path):
     assert model.half_life == model.replay_buffer.half_life == pytest.approx(50 + 450 * 40 / 120)
 
 
-def test_a_buffer_on_disk_stays_there(tmp_path):
-    _, folder = resumable(tmp_path, replay_buffer_kwargs=dict(storage_dir=str(tmp_path)))
-    model = resume(folder, cartpole())
+def test_a_buffer_on_disk_stays_there_if_the_caller_says_so(tmp_path):
+    kwargs = dict(storage_dir=str(tmp_path))
+    _, folder = resumable(tmp_path, replay_buffer_kwargs=kwargs)
+    with pytest.raises(
+        MissingArgumentError, match=r"storage_dir must be given again, resume with replay_buffer_kwargs"
+    ):
+        resume(folder, cartpole())
+    model = resume(folder, cartpole(), replay_buffer_kwargs=kwargs)
     assert model.replay_buffer._scratch.storage_dir == tmp_path
     assert model.replay_buffer.size() == 40
+    assert resume(folder, cartpole(), replay_buffer_kwargs=dict(storage_dir=None)).replay_buffer._scratch is None
 
 
 def test_a_resumed_model_can_be_saved_and_loaded_as_by_sb3(tmp_path):

@@ -325,3 +325,22 @@ def test_a_drifting_environment_can_be_made_again_from_its_spec():
         "gradual",
         False,
     )
+
+
+@pytest.mark.parametrize("make", DRIFTS)
+def test_a_clock_that_is_held_stays_in_the_phase_of_the_last_step_and_then_goes_on(make):
+    env, other = (make(Weight(), period=4) for _ in range(2))
+    env.reset(seed=0)
+    assert env.get_drift_clock()["phase"] == 0
+    for _ in range(4):
+        env.step(0)
+    assert env.phase == 1
+    clock = env.get_drift_clock()
+    assert clock["phase"] == 0
+    other.set_drift_clock(clock, held=True)
+    other.reset(seed=0)
+    assert [other.step(0)[4]["phase"] for _ in range(9)] == [0] * 9
+    other.set_drift_clock(clock, held=False)
+    ours, theirs = env.step(1), other.step(1)
+    assert ours[4]["phase"] == theirs[4]["phase"] == 1
+    assert ours[1:] == theirs[1:]

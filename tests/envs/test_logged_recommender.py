@@ -250,3 +250,20 @@ def test_without_obp_the_extra_is_named_unless_there_is_another_log(log, monkeyp
 def test_a_log_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"men\.csv"):
         LoggedRecommender(path=str(tmp_path))
+
+
+@needs_obp
+def test_while_the_clock_is_held_visitors_of_the_same_day_come():
+    env = DaysInTurn(LoggedRecommender(), period=1_000)
+    env.steps_taken = 1_500
+    env.set_drift_clock(env.get_drift_clock(), held=True)
+    env.reset(seed=0)
+    days, rows = set(), []
+    for _ in range(1_200):
+        _, _, _, _, info = env.step(0)
+        days.add(int(env.unwrapped.day))
+        rows.append(env.unwrapped._row)
+        assert info["phase"] == 1
+    assert days == {1}
+    assert len(set(rows)) > 900
+    assert env.steps_taken == 1_500

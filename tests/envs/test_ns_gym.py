@@ -74,3 +74,27 @@ def test_the_pole_of_the_walk_wanders_within_its_bounds_and_by_its_seed():
 def test_what_is_not_of_ns_gym_is_refused():
     with pytest.raises(ValueError, match=r"NsGymTask needs an environment in one of ns_gym.wrappers, got <"):
         NsGymTask(gym.make("CartPole-v1"))
+
+
+def test_a_clock_that_is_held_takes_the_parameters_over_and_keeps_them():
+    env, other = NsGymTask(changing_cartpole()), NsGymTask(changing_cartpole())
+    env.reset(seed=0)
+    for step in range(6):
+        env.step(step % 2)
+    clock = env.get_drift_clock()
+    assert clock["phase"] == 1
+    other.set_drift_clock(clock, held=True)
+    other.reset(seed=0)
+    for step in range(8):
+        assert other.step(step % 2)[4]["phase"] == 1
+        assert other.unwrapped.length == 1.5
+    assert other.unwrapped.polemass_length == 1.5 * other.unwrapped.masspole
+    # An environment that is both trained in and evaluated in continues
+    for held in (True, False):
+        env.set_drift_clock(clock, held=held)
+        env.reset(seed=0)
+        lengths = []
+        for step in range(6):
+            env.step(step % 2)
+            lengths.append(env.unwrapped.length)
+        assert lengths == [1.5] * 6 if held else [1.5] * 4 + [0.5] * 2

@@ -268,11 +268,18 @@ def test_dict_observations(option, name):
 
 
 @pytest.mark.parametrize("n_envs", [1, 8])
-@pytest.mark.parametrize("name", ["DQN", "SAC"])
-@pytest.mark.parametrize("option", ["exponential", "prioritized", "window"])
-def test_n_step_returns(option, name, n_envs):
+@pytest.mark.parametrize("name", ["DQN", "SAC", "TD3", "TQC", "QRDQN"])
+@pytest.mark.parametrize(
+    ("option", "buffer_class"),
+    [
+        ("exponential", DecayedNStepReplayBuffer),
+        ("prioritized", DecayedReplayBuffer),
+        ("window", DecayedReplayBuffer),
+    ],
+)
+def test_n_step_returns(option, buffer_class, name, n_envs):
     options = dict(n_steps=3, gamma=0.9, **OPTIONS[option])
-    model = make_model(name, make_env(name, n_envs), 100 * n_envs, buffer_class=DecayedNStepReplayBuffer, **options)
+    model = make_model(name, make_env(name, n_envs), 100 * n_envs, buffer_class=buffer_class, **options)
     watch = Watch(model.replay_buffer)
     before = parameters(model)
     model.learn(100 * n_envs)

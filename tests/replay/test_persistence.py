@@ -15,7 +15,6 @@ from sb3_reptile.storage import (
     ForeignError,
     MissingArgumentError,
     NewerVersionError,
-    NotStorableError,
     StorageError,
 )
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
@@ -129,13 +128,16 @@ def test_functions_must_be_given_again(tmp_path):
     assert np.array_equal(loaded.sampling_probabilities(), buffer.sampling_probabilities())
 
 
-def test_what_is_no_number_cannot_be_saved(tmp_path):
+def test_what_cannot_be_saved_in_an_info_is_left_out_with_one_warning(tmp_path):
     buffer = hindsight.make_buffer(copy_info_dict=True)
     hindsight.fill(buffer, 3)
-    buffer.infos[1, 0] = {"strange": object()}
-    with pytest.raises(NotStorableError, match=r"infos.*cannot be saved without pickle.*got <object"):
+    for row in range(3):
+        buffer.infos[row, 0] = {"strange": object(), "is_success": np.bool_(True), "number": row}
+    with pytest.warns(UserWarning, match=r"info\['strange'\] is left out, as a object cannot be saved") as warned:
         buffer.save(tmp_path / "buffer")
-    assert not list(tmp_path.iterdir())
+    assert len(warned) == 1
+    loaded = DecayedHerReplayBuffer.load(tmp_path / "buffer", device="cpu", env=buffer.env)
+    assert loaded.infos[:3, 0].tolist() == [{"is_success": True, "number": row} for row in range(3)]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from sb3_reptile import (
     DecayedHerReplayBuffer,
     DecayedNStepReplayBuffer,
     DecayedReplayBuffer,
+    DecayedSampling,
     ReptileDQN,
 )
 from sb3_reptile.callbacks import HalfLifeSchedule
@@ -109,6 +110,7 @@ def test_arguments_are_those_of_dqn_and_then_ours():
         double_q=False,
         pretrained=None,
         learner="auto",
+        q_lambda=1.0,
     )
 
 
@@ -116,8 +118,8 @@ def test_arguments_are_those_of_dqn_and_then_ours():
     ("policy", "env", "kwargs", "buffer_class"),
     [
         ("MlpPolicy", "CartPole-v1", {}, DecayedReplayBuffer),
-        ("MlpPolicy", "CartPole-v1", dict(n_steps=4), DecayedNStepReplayBuffer),
-        ("MultiInputPolicy", SimpleMultiObsEnv(), {}, DecayedDictReplayBuffer),
+        ("MlpPolicy", "CartPole-v1", dict(n_steps=4), DecayedReplayBuffer),
+        ("MultiInputPolicy", SimpleMultiObsEnv(), dict(n_steps=4), DecayedDictReplayBuffer),
     ],
 )
 def test_the_decayed_buffer_is_selected(policy, env, kwargs, buffer_class, tmp_path):
@@ -142,9 +144,44 @@ def test_n_steps_leaves_the_kwargs_that_were_passed_alone():
     assert model.replay_buffer.uniform_fraction == 0.1
 
 
-def test_n_steps_with_dict_observations_is_refused():
-    with pytest.raises(ValueError, match="n_steps must be 1 with Dict observations, got 3"):
-        ReptileDQN("MultiInputPolicy", SimpleMultiObsEnv(), n_steps=3)
+class MyNStepReplayBuffer(DecayedNStepReplayBuffer):
+    pass
+
+
+class SB3NStep(DecayedSampling, NStepReplayBuffer):
+    pass
+
+
+@pytest.mark.parametrize("buffer_class", [MyNStepReplayBuffer, DecayedNStepReplayBuffer, SB3NStep, NStepReplayBuffer])
+@pytest.mark.filterwarnings("ignore:`half_life=None` is ignored")
+def test_gamma_and_n_steps_reach_any_buffer_with_n_step_returns(buffer_class, tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=5, gamma=0.9, replay_buffer_class=buffer_class))
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (5, 0.9)
+    model.save(tmp_path / "model")
+    loaded = ReptileDQN.load(tmp_path / "model")
+    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma, loaded.n_steps) == (5, 0.9, 5)
+
+
+def test_without_n_steps_a_buffer_keeps_its_own():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(gamma=0.9, replay_buffer_class=DecayedNStepReplayBuffer))
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma, model.n_steps) == (3, 0.9, 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_steps", 4), ("gamma", 0.5)])
+def test_contradicting_returns_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.* contradict each other"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=3, replay_buffer_kwargs={name: value}))
+
+
+def test_n_steps_with_a_buffer_without_such_returns_is_refused():
+    with pytest.raises(ValueError, match="n_steps must be 1 with ReplayBuffer, which has no n-step returns, got 3"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=3, replay_buffer_class=ReplayBuffer))
+
+
+@pytest.mark.parametrize(("n_steps", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), ("3", TypeError)])
+def test_n_steps_that_are_not_allowed_are_refused(n_steps, error):
+    with pytest.raises(error, match="n_steps must be"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", n_steps=n_steps)
 
 
 @pytest.mark.parametrize(
@@ -465,13 +502,8 @@ def test_uniform_replay_that_was_asked_for_stays(tmp_path):
 def test_a_loaded_buffer_computes_the_returns_of_the_model(tmp_path, n_steps):
     uniform_replay(tmp_path, ReptileDQN, n_steps=5, gamma=0.9)
     model = ReptileDQN("MlpPolicy", cartpole(), **small(n_steps=n_steps, gamma=0.5))
-    if n_steps == 1:
-        with pytest.warns(UserWarning, match="holds a DecayedNStepReplayBuffer: its 120 newest transitions were taken"):
-            model.load_replay_buffer(tmp_path / "buffer")
-        assert type(model.replay_buffer) is DecayedReplayBuffer
-    else:
-        model.load_replay_buffer(tmp_path / "buffer")
-        assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (2, 0.5)
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (n_steps, 0.5)
     assert model.replay_buffer.size() == 120
 
 

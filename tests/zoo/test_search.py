@@ -43,9 +43,8 @@ def test_what_a_trial_tried_is_what_its_parameters_say():
 
 def test_the_search_keeps_what_the_file_says():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.set_user_attr("policy", "MultiInputPolicy")
     for _ in range(10):
-        arguments = {"using_her_replay_buffer": False, "her_kwargs": {"combined": True, "half_life": 3}}
+        arguments = {"using_her_replay_buffer": True, "her_kwargs": {"combined": True, "half_life": 3}}
         tried = sample_reptile_dqn_params(study.ask(), 2, 1, arguments)
         assert tried["n_steps"] == 1
         kwargs = tried["replay_buffer_kwargs"]

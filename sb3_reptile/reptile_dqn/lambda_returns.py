@@ -1,0 +1,158 @@
+"""λ-returns over replayed sequences, and a cache of the target network's values that makes them cheap."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+
+from sb3_reptile.replay.multi_step import MultiStepSampling
+
+if TYPE_CHECKING:
+    from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
+
+# Next observations of which values are computed at once, at most
+CHUNK = 1_024
+
+
+class ValueCache:
+    """
+    ``max_a Q'(s', a)`` of stored next observations, computed once for each target network Q' and stored row. Rows that
+    have been overwritten are forgotten, and everything when the target network or the normalization of observations
+    has changed.
+
+    :param model: The model whose target network and replay buffer it is
+    """
+
+    def __init__(self, model: "ReptileDQN") -> None:
+        self.model = model
+        self.buffer = replay_buffer_of(model)
+        n = self.buffer.buffer_size * self.buffer.n_envs
+        self._values = np.zeros(n, dtype=np.float32)
+        # The version of the target network that each value is of
+        self._versions = np.zeros(n, dtype=np.int32)
+        self._order = np.zeros(n, dtype=np.int32)
+        self._version = 1
+        self._rows_added, self._n_resets = 0, 0
+        self._target: list[th.Tensor] = []
+
+    def refresh(self) -> None:
+        """Forget what no longer holds. It must be called after rows were added or the target network was changed."""
+        buffer, distribution = self.buffer, self.buffer.distribution
+        n_new = distribution.rows_added - self._rows_added
+        is_same_ring = distribution.n_resets == self._n_resets and n_new < buffer.buffer_size
+        target = [*self.model.q_net_target.parameters(), *self.model.q_net_target.buffers()]
+        is_same_target = len(target) == len(self._target) and all(map(th.equal, target, self._target))
+        if not (is_same_ring and is_same_target) or self.model._vec_normalize_env is not None:
+            self._version += 1
+        elif n_new:
+            rows = np.arange(self._rows_added, distribution.rows_added) % buffer.buffer_size
+            self._versions.reshape(-1, buffer.n_envs)[rows] = 0
+        if not is_same_target:
+            self._target = [tensor.detach().clone() for tensor in target]
+        self._rows_added, self._n_resets = distribution.rows_added, distribution.n_resets
+
+    def __call__(self, indices: np.ndarray, compute: Callable[[Any], th.Tensor]) -> np.ndarray:
+        """
+        :param indices: Numbers of stored transitions, int64, any shape
+        :param compute: Q-values of the target network, shape (n, n_actions), of n observations
+        :return: The values of their next observations, float32, same shape
+        """
+        missing = indices[self._versions[indices] != self._version]
+        if len(missing):
+            # Each of them once, without sorting: the last one stays
+            order = np.arange(len(missing), dtype=np.int32)
+            self._order[missing] = order
+            missing = missing[self._order[missing] == order]
+            for start in range(0, len(missing), CHUNK):
+                chunk = missing[start : start + CHUNK]
+                observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
+                self._store(chunk, compute(observations))
+            self._versions[missing] = self._version
+        return self._values[indices]
+
+    def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
+        self._values[indices] = q_values.max(dim=1).values.cpu().numpy()
+
+
+def replay_buffer_of(model: "ReptileDQN") -> Any:
+    """
+    :param model: A model
+    :return: Its replay buffer
+    :raises ValueError: if it has no multi-step sequences
+    """
+    buffer: Any = model.replay_buffer
+    if not isinstance(buffer, MultiStepSampling) or buffer.n_steps == 1:
+        n_steps = getattr(buffer, "n_steps", 1)
+        raise ValueError(
+            f"q_lambda={model.q_lambda} mixes returns of several lengths, but this model's {type(buffer).__name__} has "
+            f"n_steps={n_steps}: set n_steps > 1, or q_lambda=1"
+        )
+    return buffer
+
+
+class LambdaReturns:
+    r"""
+    Targets of Peng's Q(λ) (Peng & Williams, Machine Learning 1996; https://arxiv.org/abs/2103.00107) over a replayed
+    sequence,
+
+    .. math::
+        G_t = r_t + \gamma (1 - d_t) \left[ (1 - \lambda) \max_a Q'(s_{t+1}, a) + \lambda G_{t+1} \right],
+
+    with the value alone after the last transition of the sequence. With :math:`c_k = (\gamma \lambda)^k` this is
+
+    .. math::
+        G_t = \sum_{k=0}^{l} c_k r_{t+k} + \gamma (1 - \lambda) \sum_{k=0}^{l-1} c_k V_{t+k+1}
+            + \gamma c_l (1 - d_{t+l}) V_{t+l+1} .
+
+    λ = 0 gives one-step returns, λ = 1 uncorrected n-step returns.
+
+    :param model: The model, whose ``q_lambda`` is λ
+    """
+
+    def __init__(self, model: "ReptileDQN") -> None:
+        self.model = model
+        self.buffer = replay_buffer_of(model)
+        self.cache = ValueCache(model)
+        n = self.buffer.n_steps
+        decays = (model.gamma * model.q_lambda) ** np.arange(n, dtype=np.float32)
+        # By the position of the last transition: factors of the rewards, and of the values that follow
+        self._of_rewards = np.tril(np.broadcast_to(decays, (n, n)))
+        self._of_values = model.gamma * (1 - model.q_lambda) * np.tril(self._of_rewards, k=-1)
+        np.fill_diagonal(self._of_values, model.gamma * decays)
+
+    def is_of(self, model: "ReptileDQN") -> bool:
+        """
+        :param model: A model
+        :return: Whether these are the returns of its present replay buffer
+        """
+        return self.model is model and self.buffer is model.replay_buffer
+
+    def targets(self, indices: np.ndarray, target_values: Callable[[Any], th.Tensor]) -> th.Tensor:
+        """
+        :param indices: Numbers of stored transitions, int64, shape (n,)
+        :param target_values: Q-values of the target network, shape (n, n_actions), of n observations
+        :return: Their λ-returns, shape (n, 1)
+        """
+        steps, last, rewards, dones = self.buffer.sequences(indices, self.model._vec_normalize_env)
+        if self.model.double_q:
+            values = self._double_q_values(steps, target_values)
+        else:
+            self.cache.refresh()
+            values = self.cache(steps, target_values)
+        factors = self._of_values.take(last, axis=0)
+        factors[np.arange(len(last)), last] *= 1 - dones
+        factors *= values
+        returns = self._of_rewards.take(last, axis=0)
+        returns *= rewards
+        returns += factors
+        return self.buffer.to_torch(returns.sum(axis=1, keepdims=True), copy=False)
+
+    def _double_q_values(self, steps: np.ndarray, target_values: Callable[[Any], th.Tensor]) -> np.ndarray:
+        """The target network's values of the actions that the online network prefers, which changes at every update."""
+        distinct, back = np.unique(steps, return_inverse=True)
+        observations = self.buffer.next_observations_of(distinct, self.model._vec_normalize_env)
+        with th.no_grad():
+            best = self.model.q_net(observations).argmax(dim=1, keepdim=True)
+            values = target_values(observations).gather(1, best).flatten().cpu().numpy()
+        return values[back.reshape(steps.shape)]

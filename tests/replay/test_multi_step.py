@@ -1,0 +1,135 @@
+"""n-step returns against a reference that walks through the history, step by step."""
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile.replay import Change
+from sb3_reptile.replay.episodes import end_running_episodes
+from tests.conftest import make_buffer
+
+GAMMA = 0.9
+BOX = spaces.Box(-np.inf, np.inf, (2,))
+KINDS = {
+    "plain": (DecayedReplayBuffer, BOX, {}),
+    "SB3's class": (DecayedNStepReplayBuffer, BOX, {}),
+    "Dict": (DecayedDictReplayBuffer, spaces.Dict({"x": BOX}), {}),
+    "memory-optimised": (
+        DecayedReplayBuffer,
+        BOX,
+        dict(optimize_memory_usage=True, handle_timeout_termination=False),
+    ),
+    "priorities": (DecayedReplayBuffer, BOX, dict(prioritized=True)),
+    "auto": (DecayedReplayBuffer, BOX, dict(half_life="auto")),
+}
+N_ROWS = 40
+# Rows before which a transition was not stored, learn() began anew, or training was resumed
+BOUNDARIES = (13, 55, 56, 90)
+# Rows at which a change was noticed
+CHANGES = (30, 75, 77)
+
+
+class History:
+    """All transitions ever added: of each environment episodes of irregular lengths, some cut off by a time limit."""
+
+    def __init__(self, buffer, n_rows, seed=0):
+        random = np.random.default_rng(seed)
+        shape = n_rows, buffer.n_envs
+        self.buffer = buffer
+        self.rewards = random.normal(size=shape).astype(np.float32)
+        self.terminated = random.random(shape) < 0.1
+        self.truncated = ~self.terminated & (random.random(shape) < 0.08)
+        self.positions = random.normal(size=(*shape, 2)).astype(np.float32)
+        # Where an episode begins anew, the next observation is not the observation of the following row
+        self.next_positions = np.append(self.positions[1:], random.normal(size=(1, *shape[1:], 2)), axis=0)
+        self.next_positions = self.next_positions.astype(np.float32)
+        if not buffer.optimize_memory_usage:
+            over = self.terminated | self.truncated
+            self.next_positions[over] = random.normal(size=(over.sum(), 2))
+        for row in range(n_rows):
+            self.add(row)
+
+    def add(self, row):
+        if row in BOUNDARIES:
+            end_running_episodes(self.buffer)
+        infos = [{"TimeLimit.truncated": bool(truncated)} for truncated in self.truncated[row]]
+        obs, next_obs = self.positions[row], self.next_positions[row]
+        if isinstance(self.buffer.observation_space, spaces.Dict):
+            obs, next_obs = {"x": obs}, {"x": next_obs}
+        done = self.terminated[row] | self.truncated[row]
+        self.buffer.add(obs, next_obs, np.zeros(self.buffer.n_envs), self.rewards[row], done, infos)
+
+    def steps(self, row, env, n_steps):
+        """Rows that belong to the return of a transition."""
+        rows = [row]
+        changes = CHANGES if self.buffer.consistency is not None else ()
+        while len(rows) < n_steps and row + 1 < len(self.rewards):
+            if self.terminated[row, env] or self.truncated[row, env] or row + 1 in (*BOUNDARIES, *changes):
+                break
+            row += 1
+            rows.append(row)
+        return rows
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 60])
+@pytest.mark.parametrize("n_rows", [7, N_ROWS, 3 * N_ROWS + 17])
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_returns_are_those_of_the_definition(kind, n_envs, n_rows, n_steps):
+    buffer_class, space, options = KINDS[kind]
+    buffer = make_buffer(buffer_class, n_envs, N_ROWS, space, n_steps=n_steps, gamma=GAMMA, **options)
+    history = History(buffer, n_rows)
+    if buffer.consistency is not None:
+        buffer.consistency.changes = [Change(100 * n_envs, row * n_envs, 1) for row in CHANGES]
+    is_optimised = buffer.optimize_memory_usage
+    stored = range(max(0, n_rows - N_ROWS) + (is_optimised and n_rows >= N_ROWS), n_rows)
+    indices = np.array([row % N_ROWS * n_envs + env for row in stored for env in range(n_envs)])
+    batch = buffer.transitions(indices)
+    sequences = buffer.sequences(indices)
+    is_dict = isinstance(space, spaces.Dict)
+    next_observations = batch.next_observations["x"] if is_dict else batch.next_observations
+    for i, (row, env) in enumerate((row, env) for row in stored for env in range(n_envs)):
+        rows = history.steps(row, env, n_steps)
+        expected = sum(GAMMA**k * history.rewards[r, env] for k, r in enumerate(rows))
+        assert batch.rewards[i].item() == pytest.approx(expected, abs=1e-5)
+        final = rows[-1]
+        # Without time limits of its own, the memory-optimised buffer takes them, and boundaries, for ends
+        is_cut = is_optimised and (history.truncated[final, env] or (final + 1 in BOUNDARIES and final + 1 < n_rows))
+        is_end = history.terminated[final, env] or is_cut
+        assert batch.dones[i].item() == is_end
+        if not is_end:
+            assert next_observations[i].tolist() == history.next_positions[final, env].tolist()
+        if batch.discounts is not None:
+            assert batch.discounts[i].item() == pytest.approx(GAMMA ** len(rows), abs=1e-6)
+        else:
+            assert n_steps == 1
+        padded = rows + [final] * (n_steps - len(rows))
+        assert sequences.indices[i].tolist() == [r % N_ROWS * n_envs + env for r in padded]
+        assert sequences.last[i] == len(rows) - 1
+        assert sequences.rewards[i].tolist() == [
+            *history.rewards[rows, env].tolist(),
+            *[0] * (n_steps - len(rows)),
+        ]
+        assert sequences.dones[i] == is_end
+
+
+def test_a_buffer_with_returns_is_saved_with_them(tmp_path):
+    for buffer_class in (DecayedReplayBuffer, DecayedDictReplayBuffer):
+        space = spaces.Dict({"x": BOX}) if buffer_class is DecayedDictReplayBuffer else BOX
+        buffer = make_buffer(buffer_class, 2, N_ROWS, space, n_steps=4, gamma=0.5)
+        History(buffer, 50)
+        path = tmp_path / buffer_class.__name__
+        buffer.save(path)
+        loaded = buffer_class.load(path)
+        assert (loaded.n_steps, loaded.gamma) == (4, 0.5)
+        indices = np.arange(buffer.size() * 2)
+        ours, theirs = buffer.transitions(indices), loaded.transitions(indices)
+        assert ours.rewards.equal(theirs.rewards)
+        assert ours.discounts.equal(theirs.discounts)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_steps", 0), ("gamma", 1.5), ("gamma", float("nan"))])
+def test_values_that_are_not_allowed_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        make_buffer(DecayedReplayBuffer, **{name: value})
