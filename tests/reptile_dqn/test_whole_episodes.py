@@ -135,6 +135,7 @@ def test_hindsight_episodes_are_not_joined_where_training_continues(path, tmp_pa
     model = ReptileDQN("MultiInputPolicy", flip(), **options).learn(40)
     if path == "set_env":
         model.set_env(flip(1))
+        assert model.replay_buffer.env is model.get_env()  # it computes rewards
     if path == "assigned folder":
         model.replay_buffer.save(tmp_path / "buffer")
         env = flip(2)
