@@ -13,8 +13,8 @@ import rl_zoo3
 from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
-from sb3_reptile.zoo.experiment_manager import LogToFile
 from sb3_reptile.zoo.search import convert_reptile_dqn_params
+from sb3_reptile.zoo.training_log import LogToFile, read_log
 from tests.zoo.commands import FAST, ROOT, run, saved_model
 
 
@@ -67,7 +67,7 @@ def test_a_task_without_an_entry_is_told_what_to_do(here, tmp_path):
     conf = tmp_path / "empty.yml"
     conf.write_text("CartPole-v1: {}")
     where = ["--algo", "reptile_dqn", "--env", "Acrobot-v1", "-f", tmp_path, "-conf", conf]
-    output = here("train", *where, code=1)
+    output = here("train", *where, code=2)
     assert "error: Hyperparameters not found for reptile_dqn-Acrobot-v1 in" in output
     assert "-conf" in output
 
@@ -162,12 +162,69 @@ def test_a_run_that_was_ended_goes_on(checkpointed, here, tmp_path, monkeypatch)
         evaluated.append(np.load(folder / "evaluations.npz")["timesteps"].tolist())
     assert steps[0] == steps[1]
     assert evaluated[0] == evaluated[1] == [150, 300, 450, 600]
-    more = here(*checkpointed, "-f", tmp_path / "ended", "--resume", run, code=1)
+    more = here(*checkpointed, "-f", tmp_path / "ended", "--resume", run, code=2)
     assert "error: 600 steps are done already; pass a larger number of steps by -n" in more
 
 
-def test_what_cannot_be_resumed_is_told(checkpointed, here, tmp_path):
-    assert "error: there is no" in here(*checkpointed, "--resume", tmp_path / "nothing", code=1)
-    assert "checkpoints; a checkpoint is a folder" in here(*checkpointed, "--resume", tmp_path, code=1)
-    bare = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--resume", tmp_path]
-    assert "error: --resume needs a ResumableCheckpoint" in here(*bare, code=1)
+def contents(folder):
+    """Every file and folder in a folder, with what it holds."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_what_cannot_be_resumed_is_refused_before_anything_is_created(checkpointed, here, tmp_path):
+    assert "sb3-reptile: error: there is no folder" in here(*checkpointed, "--resume", tmp_path / "nothing", code=2)
+    foreign, run = tmp_path / "foreign", tmp_path / "CartPole-v1_1"
+    (foreign / "CartPole-v1").mkdir(parents=True)
+    (foreign / "evaluations.npz").write_text("theirs")
+    (run / "CartPole-v1").mkdir(parents=True)
+    (run / "CartPole-v1" / "args.yml").write_text("")
+    before = contents(tmp_path)
+    output = here(*checkpointed, "--resume", foreign, code=2)
+    assert "is not the folder of a run of CartPole-v1: it has no CartPole-v1/args.yml" in output
+    assert "is not the folder of a run of Acrobot-v1" in here(
+        *checkpointed, "--env", "Acrobot-v1", "--resume", run, code=2
+    )
+    assert f"there is no checkpoint in {run / 'checkpoints'}" in here(*checkpointed, "--resume", run, code=2)
+    bare = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--resume", run]
+    assert "error: --resume needs a ResumableCheckpoint" in here(*bare, code=2)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_with_damaged_logs_is_resumed(checkpointed, here, tmp_path):
+    run = tmp_path / "reptile_dqn" / "CartPole-v1_1"
+    here(*checkpointed, "-f", tmp_path)
+    evaluations, log = run / "evaluations.npz", run / "progress.csv"
+    evaluations.write_bytes(evaluations.read_bytes()[:200])
+    lines = log.read_bytes().splitlines(keepends=True)
+    n_rows = len(lines) - 1
+    log.write_bytes(b"".join(lines[:-2]) + b'\xff\xfe\x00,"\n' + b"".join(lines[-2:])[:-5])
+    damaged = [evaluations.read_bytes(), log.read_bytes()]
+    with pytest.warns(UserWarning, match="2 damaged lines of"), pytest.warns(UserWarning, match="evaluations start"):
+        here(*checkpointed, "-f", tmp_path, "--resume", run, "-n", "800")
+    assert damaged == [(run / "evaluations.old.npz").read_bytes(), (run / "progress.old.csv").read_bytes()]
+    assert np.load(evaluations)["timesteps"].tolist() == [750]
+    rows, n_left_out = read_log(log)
+    assert n_left_out == 0
+    assert len(rows) > n_rows - 1
+    assert not list(run.rglob("*saving*"))
+
+
+def test_what_a_resumed_run_rewrites_is_whole_at_every_moment(checkpointed, here, tmp_path, monkeypatch):
+    run = tmp_path / "reptile_dqn" / "CartPole-v1_1"
+    here(*checkpointed, "-f", tmp_path)
+    before = contents(run)
+    writes = []
+
+    def watched(file, mode="r", *args, **kwargs):
+        path = Path(file) if isinstance(file, str | os.PathLike) else None
+        if path is not None and path.is_relative_to(run) and "w" in mode and ".saving" not in str(path):
+            writes.append(str(path.relative_to(run)))
+        return original(file, mode, *args, **kwargs)
+
+    original = open
+    monkeypatch.setattr("builtins.open", watched)
+    monkeypatch.setattr("io.open", watched)
+    here(*checkpointed, "-f", tmp_path, "--resume", run, "-n", "700")
+    assert [path for path in writes if path in before and "checkpoints" not in path] == []
+    assert (run / "CartPole-v1.zip").read_bytes() != before["CartPole-v1.zip"]
+    assert contents(run).keys() >= before.keys() - {path for path in before if path.startswith("checkpoints")}

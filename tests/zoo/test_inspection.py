@@ -40,7 +40,7 @@ def test_a_run_is_drawn(logs, here, tmp_path):
 
 def test_what_cannot_be_drawn_is_told(here, tmp_path):
     def refused(path):
-        return here("inspect", path, code=1)
+        return here("inspect", path, code=2)
 
     assert f"error: there is no {tmp_path / 'nothing'}" in refused(tmp_path / "nothing")
     assert "holds neither replay_buffer.pkl" in refused(tmp_path)
@@ -131,7 +131,7 @@ def test_a_pickle_of_the_run_comes_before_its_checkpoints(here, tmp_path):
     model = MODELS["half-life"]()
     model.learn(72, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))
     (tmp_path / "replay_buffer.pkl").write_text("no pickle")
-    assert "replay_buffer.pkl is not a saved replay buffer" in here("inspect", tmp_path, code=1)
+    assert "replay_buffer.pkl is not a saved replay buffer" in here("inspect", tmp_path, code=2)
 
 
 def test_a_buffer_class_of_ones_own_must_be_imported(here, tmp_path):
@@ -145,10 +145,10 @@ def test_a_buffer_class_of_ones_own_must_be_imported(here, tmp_path):
     Mine.__name__ = "Theirs"
     model.replay_buffer.save(tmp_path / "unknown")
     Mine.__name__ = "Mine"
-    output = here("inspect", tmp_path / "unknown", code=1)
+    output = here("inspect", tmp_path / "unknown", code=2)
     assert f"error: {tmp_path / 'unknown'} holds a Theirs, a class that is not imported" in output
-    output = here("inspect", tmp_path, code=1)
-    assert output.startswith("error: replay_buffer_class must be given again")
+    output = here("inspect", tmp_path, code=2)
+    assert output.startswith("sb3-reptile: error: replay_buffer_class must be given again")
     assert output.count("\n") == 1
 
 
@@ -158,8 +158,8 @@ def test_a_buffer_with_a_function_for_a_decay_is_refused_in_one_line(here, tmp_p
     model.learn(40, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))
     model.replay_buffer.save(tmp_path / "buffer")
     for path in (tmp_path / "buffer", tmp_path):
-        output = here("inspect", path, code=1)
-        assert output.startswith("error: decay must be given again")
+        output = here("inspect", path, code=2)
+        assert output.startswith("sb3-reptile: error: decay must be given again")
         assert output.count("\n") == 1
     with pytest.raises(MissingArgumentError):
         load_saved_buffer(tmp_path / "buffer")
@@ -167,8 +167,8 @@ def test_a_buffer_with_a_function_for_a_decay_is_refused_in_one_line(here, tmp_p
 
 def test_bad_folders_are_refused_in_one_line(here, tmp_path):
     def refused(path):
-        output = here("inspect", path, code=1)
-        assert output.startswith("error: ")
+        output = here("inspect", path, code=2)
+        assert output.startswith("sb3-reptile: error: ")
         assert output.count("\n") == 1
         return output
 

@@ -28,12 +28,15 @@ def test_training_is_plotted_and_gathered(logs, tmp_path):
     assert (plt.imread(tmp_path / "curves.png") < 0.9).any()
 
 
-@pytest.mark.parametrize("command", ["train", "enjoy", "plot_train", "all_plots", "plot_from_file", "benchmark"])
+HELPED = ["train", "enjoy", "record_video", "record_training", "plot_train", "all_plots", "plot_from_file", "benchmark"]
+
+
+@pytest.mark.parametrize("command", HELPED)
 def test_help_is_rl_zoos_with_ours_among_the_choices(command, here, monkeypatch, capfd):
     ours = here(command, "--help")
-    if command in ("train", "enjoy", "benchmark"):
+    if command in ("train", "enjoy", "record_video", "record_training", "benchmark"):
         assert f"usage: sb3-reptile {command}" in ours
-    if command in ("train", "enjoy"):
+    if command in ("train", "enjoy", "record_video", "record_training"):
         assert "reptile_dqn" in ours
     monkeypatch.setattr(sys, "argv", ["theirs", "--help"])
     module = f"rl_zoo3.plots.{command}" if "plot" in command else f"rl_zoo3.{command}"
@@ -48,7 +51,7 @@ def test_help_is_rl_zoos_with_ours_among_the_choices(command, here, monkeypatch,
 
 def test_wrong_commands_are_refused(here):
     output = run("-m", "sb3_reptile.zoo", "trian", code=2)
-    assert "unknown command 'trian', use one of: train, enjoy, plot_train" in output
+    assert "unknown command 'trian', use one of: train, enjoy, record_video" in output
     assert "no command given" in here(code=2)
     assert "invalid choice: 'reptil'" in here("train", "--algo", "reptil", code=2)
     assert "usage: sb3-reptile COMMAND" in here("--help")
@@ -63,7 +66,7 @@ def test_a_missing_package_of_a_task_is_named(here, monkeypatch, tmp_path):
     for module in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "Box2D", None)
-    output = here("train", "--algo", "dqn", "--env", "LunarLander-v3", "-f", tmp_path, code=1)
+    output = here("train", "--algo", "dqn", "--env", "LunarLander-v3", "-f", tmp_path, code=2)
     assert "error: Box2D is not installed" in output
     assert "(needs the extra `box2d`: pip install 'sb3-reptile[box2d]')" in output
 
@@ -79,13 +82,13 @@ def test_a_missing_package_of_a_task_is_named(here, monkeypatch, tmp_path):
 def test_a_missing_package_that_registers_a_task_is_named(here, monkeypatch, tmp_path, env_id, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(gym.registry, env_id, raising=False)
-    output = here("train", "--algo", "reptile_dqn", "--env", env_id, "-f", tmp_path, code=1)
+    output = here("train", "--algo", "reptile_dqn", "--env", env_id, "-f", tmp_path, code=2)
     assert f"error: {env_id} not found" in output
     assert f"(needs the extra `{extra}`: pip install 'sb3-reptile[{extra}]')" in output
 
 
 def test_a_task_that_no_extra_has_is_told_as_the_rl_zoo_tells_it(here, tmp_path):
-    output = here("train", "--algo", "reptile_dqn", "--env", "CartPole-v7", "-f", tmp_path, code=1)
+    output = here("train", "--algo", "reptile_dqn", "--env", "CartPole-v7", "-f", tmp_path, code=2)
     assert "error: CartPole-v7 not found in gym registry" in output
     assert "extra" not in output
 
@@ -93,6 +96,6 @@ def test_a_task_that_no_extra_has_is_told_as_the_rl_zoo_tells_it(here, tmp_path)
 def test_a_missing_rl_zoo_is_named_with_its_extra():
     # `None` makes the import fail as if it were not installed
     hide = "import runpy, sys; sys.modules['rl_zoo3'] = None; sys.argv = ['zoo', 'train']; "
-    output = run("-c", hide + "runpy.run_module('sb3_reptile.zoo', run_name='__main__')", code=1)
+    output = run("-c", hide + "runpy.run_module('sb3_reptile.zoo', run_name='__main__')", code=2)
     assert "pip install 'sb3-reptile[zoo]'" in output
     assert "Traceback" not in output
