@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -175,6 +176,14 @@ class ReptileExperimentManager(ExperimentManager):
         if not isinstance(entries[found[0]], dict):
             exit_with_error(f"the entry {found[0]} in {self.config} must be a mapping, got {entries[found[0]]!r}")
 
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        for name in ("learning_rate", "clip_range", "clip_range_vf", "delta_std"):
+            value = hyperparams.get(name)
+            if isinstance(value, str) and not re.fullmatch(r"[a-z]+_[-+.\de]+", value):
+                exit_with_error(f"{name} must be a number, or lin_NUMBER to decrease from it to 0, got {value!r}")
+        return ExperimentManager._preprocess_schedules(hyperparams)
+
     @contextlib.contextmanager
     def _saved_aside(self) -> Iterator[None]:
         """Let rl_zoo3 write files elsewhere; at the end, they are moved into the folder of the run."""
@@ -221,7 +230,7 @@ class ReptileExperimentManager(ExperimentManager):
         def learn(*args: Any, **kwargs: Any) -> BaseAlgorithm:
             # Models are saved with their attributes, also in the course of training
             del model.learn
-            return model.learn(*args, reset_num_timesteps=False, **kwargs)
+            return model.learn(*args, **{**kwargs, "reset_num_timesteps": False})
 
         # rl_zoo3 passes no such argument. This sets an attribute of one model, no class is patched.
         model.learn = learn  # type: ignore[method-assign]

@@ -25,9 +25,10 @@ def read_log(path: Path) -> tuple[list[dict[str, str]], int]:
     :param path: Path of the log
     :return: Its rows, and the number of lines that were left out
     """
-    text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+    content = path.read_bytes()
+    text = content.decode("utf-8-sig", errors="replace").replace("\0", "")
     if not text:
-        return [], 0
+        return [], 1 if content else 0
     header, *rows = map(_cells, io.StringIO(text, newline=None))
     if text[-1] not in "\r\n":
         rows[-1:] = [[]]  # cut off, perhaps in the middle of a number

@@ -228,3 +228,28 @@ def test_what_a_resumed_run_rewrites_is_whole_at_every_moment(checkpointed, here
     assert [path for path in writes if path in before and "checkpoints" not in path] == []
     assert (run / "CartPole-v1.zip").read_bytes() != before["CartPole-v1.zip"]
     assert contents(run).keys() >= before.keys() - {path for path in before if path.startswith("checkpoints")}
+
+
+@pytest.fixture
+def drifting(tmp_path):
+    """Hyperparameters of a CartPole whose actions swap after 100 steps, and then stay."""
+    conf = tmp_path / "drifting.yml"
+    conf.write_text(
+        "CartPole-v1: {n_timesteps: 120, policy: MlpPolicy, learning_starts: 50, buffer_size: 500, train_freq: 5,\n"
+        "  env_wrapper: [{sb3_reptile.envs.PermutedActions: {period: 100, recurring: false}}]}\n"
+    )
+    return ["train", "--env", "CartPole-v1", "-conf", conf, "--seed", "1", "--eval-episodes", "1", "-f", tmp_path]
+
+
+def test_training_is_evaluated_in_the_phase_in_which_it_is(drifting, here, tmp_path):
+    here(*drifting, "--eval-freq", "40", "--n-eval-envs", "2")
+    with np.load(tmp_path / "reptile_dqn" / "CartPole-v1_1" / "evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [40, 80, 120]
+        assert saved["phases"].tolist() == [0, 0, 1]
+
+
+def test_a_search_evaluates_in_the_phase_in_which_a_trial_is(drifting, here, tmp_path):
+    search = ["-optimize", "--n-trials", "1", "--n-evaluations", "2", "--no-optim-plots", "--pruner", "none"]
+    here(*drifting, *search, "--optimization-log-path", tmp_path / "trials")
+    with np.load(tmp_path / "trials" / "trial_0" / "evaluations.npz") as saved:
+        assert saved["phases"].tolist() == [0, 1]

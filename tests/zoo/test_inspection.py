@@ -1,5 +1,6 @@
 """`sb3-reptile inspect`: pickled buffers, saved folders and checkpoints."""
 
+import os
 import shutil
 
 import numpy as np
@@ -199,3 +200,34 @@ def test_bad_folders_are_refused_in_one_line(here, tmp_path):
     unfinished = DQN("MultiInputPolicy", goals(), replay_buffer_class=DecayedHerReplayBuffer, **SMALL)
     unfinished.learn(2, callback=ResumableCheckpoint(100, tmp_path / "unfinished"))
     assert "cannot be sampled before the end of the first episode" in refused(tmp_path / "unfinished")
+
+
+def test_a_damaged_log_is_drawn_as_far_as_it_can_be_read(here, tmp_path):
+    log = tmp_path / "progress.csv"
+    rows = [f"{step},{step / 2},{step / 3}\n" for step in range(100, 900, 100)]
+    text = "time/total_timesteps,replay/effective_sample_size,replay/mean_age\n" + "".join(rows)
+    log.write_bytes(text.encode() + b"\xff\xfe,\x00\n800,nothing,3,4,5\n900,4")
+    with pytest.warns(UserWarning, match="2 damaged lines of .* are left out"):
+        here("inspect", tmp_path)
+    assert (plt.imread(tmp_path / "replay.png") < 0.9).any()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.csv", "replay.png"]
+    log.write_bytes(b"\x00" * 500)
+    with pytest.warns(UserWarning, match="1 damaged lines"):
+        assert "sb3-reptile: error: " in here("inspect", tmp_path, code=2)
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_former_one(logs, here, tmp_path, monkeypatch):
+    picture = tmp_path / "replay.png"
+    picture.write_text("former")
+
+    def fail(figure, path, **kwargs):
+        path.write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    output = here("inspect", logs / "reptile_dqn" / "CartPole-v1_1", "-o", picture, code=2)
+    assert "no space left on device" in output
+    assert picture.read_text() == "former"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    assert "error: there is no" in here("inspect", fifo, code=2)
