@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import sb3_reptile.envs  # registers the environments
 from sb3_reptile.callbacks import DriftEvalCallback
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
-from sb3_reptile.checkpoint.resuming import list_checkpoints
+from sb3_reptile.checkpoint.run_folder import list_candidates
 from sb3_reptile.evaluation.callback import SAVING
 from sb3_reptile.storage import StorageError
 from sb3_reptile.storage.values import arguments_to_json
@@ -125,7 +125,7 @@ class ReptileExperimentManager(ExperimentManager):
     def create_log_folder(self) -> None:
         if self.resumed_run is not None:
             path = self.resumed_run / self._checkpoints().path
-            if not list_checkpoints(path):
+            if not list_candidates(path):
                 exit_with_error(f"there is no checkpoint in {path}; a checkpoint is a folder of ResumableCheckpoint")
         super().create_log_folder()
 
@@ -147,8 +147,10 @@ class ReptileExperimentManager(ExperimentManager):
         # What a checkpoint cannot hold, schedules that are functions for instance, comes from the hyperparameter file
         stored = arguments_to_json(hyperparams).items()
         missing = {name: hyperparams[name] for name, value in stored if isinstance(value, dict) and "$missing" in value}
+        # What the command line says overrides the checkpoint, as it overrides the file, or is an error
+        given = {name: hyperparams[name] for name in self.custom_hyperparams or () if name in hyperparams}
         try:
-            model = resume(self._checkpoints().path, env, device=self.device, **settings, **missing)
+            model = resume(self._checkpoints().path, env, device=self.device, **settings, **missing | given)
         except (StorageError, FileNotFoundError) as error:
             exit_with_error(str(error))
         print(f"Resumed at step {model.num_timesteps}")

@@ -113,7 +113,9 @@ def test_two_processes_share_a_search_and_a_trial_is_taken_from_it(storage, here
     model, expected = saved_model(tmp_path / "again", "reptile_dqn"), convert_reptile_dqn_params(trials[3].params)
     for name in ("weighting", "priority", "n_steps", "double_q", "loss", "buffer_size", "batch_size"):
         assert getattr(model, name) == expected[name]
-    assert model.replay_buffer_kwargs == expected["replay_buffer_kwargs"]
+    # The model keeps the half-life as an argument of its own
+    half_life = {} if model.half_life is None else {"half_life": model.half_life}
+    assert model.replay_buffer_kwargs | half_life == expected["replay_buffer_kwargs"]
 
 
 @pytest.fixture
@@ -188,6 +190,19 @@ def test_what_cannot_be_resumed_is_refused_before_anything_is_created(checkpoint
     bare = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--resume", run]
     assert "error: --resume needs a ResumableCheckpoint" in here(*bare, code=2)
     assert contents(tmp_path) == before
+
+
+def test_arguments_of_the_command_line_override_the_checkpoint_or_are_refused(checkpointed, here, tmp_path):
+    run = tmp_path / "reptile_dqn" / "CartPole-v1_1"
+    here(*checkpointed, "-f", tmp_path, "-n", "210", "-params", "half_life:33", "buffer_size:400")
+    same = ["-f", tmp_path, "--resume", run, "-params", "buffer_size:400", "n_timesteps:220"]
+    here(*checkpointed, *same, "half_life:77", "learning_rate:0.5")
+    model = saved_model(tmp_path, "reptile_dqn")
+    assert model.half_life == 77
+    assert model.num_timesteps == 220
+    assert model.learning_rate(1) == 0.5
+    output = here(*checkpointed, *same, "buffer_size:300", "-n", "230", code=2)
+    assert "sb3-reptile: error: buffer_size=300 (saved: 400) cannot change" in output
 
 
 def test_a_run_with_damaged_logs_is_resumed(checkpointed, here, tmp_path):
