@@ -110,6 +110,10 @@ class ReptileExperimentManager(ExperimentManager):
         # What a checkpoint cannot hold, schedules that are functions for instance, comes from the hyperparameter file
         stored = arguments_to_json(hyperparams).items()
         missing = {name: hyperparams[name] for name, value in stored if isinstance(value, dict) and "$missing" in value}
+        # A checkpoint does not say where to write
+        storage_dir = (hyperparams.get("replay_buffer_kwargs") or {}).get("storage_dir")
+        if storage_dir is not None:
+            missing.setdefault("replay_buffer_kwargs", {"storage_dir": storage_dir})
         try:
             model = resume(checkpoints[0].path, env, device=self.device, **settings, **missing)
         except (StorageError, FileNotFoundError) as error:

@@ -1,11 +1,8 @@
 """Each call to the system of a save fails, and the power fails after each: there is always a good checkpoint."""
 
-import os
 import shutil
 import sys
-import tempfile
 import warnings
-from pathlib import Path
 
 import pytest
 
@@ -23,17 +20,6 @@ SAVE_FREQ = 4
 
 def small_model():
     return ReptileDQN("MlpPolicy", cartpole(), **small(train_freq=SAVE_FREQ, priority="td_error", learning_starts=4))
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A folder in memory if possible, where flushing takes no time."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2**24:
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.parametrize("done", [False, True])
