@@ -149,6 +149,10 @@ class ReptileExperimentManager(ExperimentManager):
         missing = {name: hyperparams[name] for name, value in stored if isinstance(value, dict) and "$missing" in value}
         # What the command line says overrides the checkpoint, as it overrides the file, or is an error
         given = {name: hyperparams[name] for name in self.custom_hyperparams or () if name in hyperparams}
+        # A checkpoint does not say where to write
+        storage_dir = (hyperparams.get("replay_buffer_kwargs") or {}).get("storage_dir")
+        if storage_dir is not None:
+            missing.setdefault("replay_buffer_kwargs", {"storage_dir": storage_dir})
         try:
             model = resume(self._checkpoints().path, env, device=self.device, **settings, **missing | given)
         except (StorageError, FileNotFoundError) as error:

@@ -168,6 +168,7 @@ def _buffer_of_checkpoint(folder: Folder) -> Any:
         arguments = folder.state["hyperparameters"]
         known = ("algorithm", "replay_buffer_class", "replay_buffer_kwargs")
         kept = {name: value for name, value in arguments.items() if name in known or not _is_missing(value)}
+        kept["replay_buffer_kwargs"]["$arguments"].pop("storage_dir", None)  # to look at it, memory will do
         saved = folder.state["spaces"]
         observation_space, action_space = from_json(saved["observation_space"]), from_json(saved["action_space"])
         env = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * saved["n_envs"])
