@@ -192,7 +192,8 @@ def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, fl
 
     from sb3_reptile import ReptileDQN
 
-    warnings.filterwarnings("ignore", message="The last trajectory")  # of SB3, about memory optimisation
+    # SB3 warns at each learn() that memory optimization truncates the last episode
+    warnings.filterwarnings("ignore", module="stable_baselines3.common.off_policy_algorithm")
 
     class FakeImages(gym.Env):
         observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
