@@ -8,11 +8,9 @@ the number of seeds. The prose is in `benchmarks/templates/results.md`.
 """
 
 import argparse
-import re
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from string import Template
 
 import learning_figures as figures
 import numpy as np
@@ -34,6 +32,7 @@ from sb3_reptile.evaluation.statistics import (
     ratio_of_iqms,
 )
 from sb3_reptile.evaluation.tables import bold_if, cell, table
+from sb3_reptile.evaluation.templates import PageTemplate, join
 from sb3_reptile.replay.decay import make_decay
 
 # Below this score, nothing has been learned that a change could destroy
@@ -44,22 +43,7 @@ UNIFORM = METHODS["uniform"]
 NO_RECORDS = "No records yet."
 NOT_SIGNIFICANT = "no significant difference"
 
-# The parts of the template, each after a line "<!-- name -->"
-_, *PARTS = re.split(r"<!-- (\w+) -->\n", (Path(__file__).parent / "templates" / "results.md").read_text())
-TEMPLATES = dict(zip(PARTS[::2], map(Template, PARTS[1::2]), strict=True))
-
-
-def fill(part: str, /, **values: str | int | float | Iterable[str]) -> str:
-    """A part of the template with its placeholders replaced; the lines of a value become lines of the page."""
-    texts = {
-        key: str(value) if isinstance(value, str | int | float) else "\n".join(value) for key, value in values.items()
-    }
-    # Empty values leave no empty lines
-    return re.sub(r"\n{3,}", "\n\n", TEMPLATES[part].substitute({key: text.strip("\n") for key, text in texts.items()}))
-
-
-def paragraphs(parts: Iterable[str]) -> str:
-    return "\n\n".join(part.strip("\n") for part in parts)
+fill = PageTemplate(Path(__file__).parent / "templates" / "results.md").fill
 
 
 # ---- Cells
@@ -217,8 +201,8 @@ def group_section(results: Results, tasks: list[str], images: Path, prefix: str,
         name=name,
         aggregate=fill("aggregate", table=aggregate_table(matrices)) if matrices else "",
         by_task=task_table(results, tasks),
-        comparisons=paragraphs(comparisons),
-        recoveries=paragraphs(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
+        comparisons=join(comparisons),
+        recoveries=join(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
     )
 
 
@@ -262,12 +246,12 @@ def auto_section(results: Results, drifting: list[str], stationary: list[str], i
         images=prefix,
         value=cell(estimates(iqm, results.score_matrices(drifting)[AUTO.name])[0]),
         differences=auto_differences(results, drifting),
-        stationary=paragraphs(
+        stationary=join(
             fill("auto_stationary", other=m.label, differences=compare(results, stationary, AUTO.name, m.name))
             for m in (UNIFORM, DEFAULT)
             if stationary
         ),
-        parts=paragraphs(
+        parts=join(
             fill("auto_parts", task=task, differences=differences)
             for task in TASKS
             if (differences := auto_parts(results, task))

@@ -1,4 +1,4 @@
-"""The examples of the README and the docs run and print what they promise; numbers about learning are in the results."""
+"""Examples in README and docs run and print what they promise; numbers about learning are in the results."""
 
 import re
 import subprocess
