@@ -27,7 +27,7 @@ def make_buffer(buffer_class, n_envs=1, n_rows=N_ROWS, space=None, **kwargs):
 
 
 def fill(buffer, n_steps, start=0):
-    """Add rows in which every field tells the step and the environment it comes from; no episode ever ends."""
+    """Add rows in which every field identifies its step and its environment; no episode ever ends."""
     envs = np.arange(buffer.n_envs)
     for step in range(start, start + n_steps):
         obs, next_obs = (np.stack([np.full(buffer.n_envs, t), envs], axis=1) for t in (step, step + 1))

@@ -31,7 +31,7 @@ class WeightedSampler:
     MAX_EXPONENT = 500
     # 2^-UNDERFLOW times the largest weight possible, 1e50 squared, is 0 in double precision: 1075 + log2(1e100)
     UNDERFLOW = 1_500
-    # Rejection stops after so many tries per draw, or one per stored transition if that is more
+    # Rejection stops after this number of tries per draw, or one per stored transition if that is more
     MAX_TRIES = 100
 
     def __init__(self, age_sampler: AgeSampler, n_rows: int, n_envs: int) -> None:
@@ -84,7 +84,7 @@ class WeightedSampler:
 
     def state(self) -> dict[str, Any]:
         """
-        :return: All that it holds besides the weights ``p``, as JSON
+        :return: Its state except the weights ``p``, as JSON
         """
         return {"largest": self.largest, "rows_added": self.rows_added, "landmark": self.landmark}
 

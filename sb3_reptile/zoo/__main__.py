@@ -27,7 +27,7 @@ USAGE = f"usage: {PROGRAM} COMMAND [arguments]\n\n" + "\n".join(
 )
 USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
-    f"\n`{PROGRAM} train` takes `--resume RUN` besides: the same command as before goes on from RUN's last checkpoint"
+    f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
 )
 
 # Part of an environment's name: the package that registers such environments, and the extra that installs it

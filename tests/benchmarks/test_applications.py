@@ -266,13 +266,13 @@ OF_THE_ZOO = [
 def test_the_rl_zoo_understands_the_command(name, method, monkeypatch, tmp_path):
     if name.startswith("pong"):
         pytest.importorskip("ale_py", reason="needs the extra atari")
-    told = []
+    seen = []
 
     class Understands(Exception):
         pass
 
     def set_up(manager):
-        told.append((manager.algo, manager.n_timesteps, manager.read_hyperparameters()[0]))
+        seen.append((manager.algo, manager.n_timesteps, manager.read_hyperparameters()[0]))
         raise Understands
 
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", rl_zoo3.train.ExperimentManager)
@@ -282,7 +282,7 @@ def test_the_rl_zoo_understands_the_command(name, method, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", runs.command(Run(name, method, 3), str(tmp_path))[2:])
     with pytest.raises(Understands):
         rl_zoo3.train.train()
-    ((algo, n_timesteps, settings),) = told
+    ((algo, n_timesteps, settings),) = seen
     half_life = settings["half_life"] if algo == ALGO else settings["replay_buffer_kwargs"]["half_life"]
     assert (half_life == float("inf")) == method.startswith("uniform")
     assert n_timesteps == runs.APPLICATIONS[name].steps

@@ -22,7 +22,7 @@ from tests.benchmarks import BENCHMARKS
 learning = importlib.import_module("learning")
 BINS, TASKS, Run = learning.BINS, learning.TASKS, learning.Run
 
-# A harness of its own: one task with three methods, whose runs do nothing but write that they began, and take 0.4 s
+# Its own harness: one task with three methods, whose runs do nothing but write that they began, and take 0.4 s
 HARNESS = f"""
 import dataclasses, sys, time, types
 sys.path.insert(0, {str(BENCHMARKS)!r})
@@ -91,7 +91,7 @@ def test_a_harness_that_was_stopped_goes_on_where_it_was(harness, tmp_path, numb
     wait_until(lambda: len(finished(tmp_path)) >= 1 and len(begun(tmp_path)) > len(finished(tmp_path)))
     process.send_signal(number)
     assert process.wait() != 0
-    time.sleep(0.6)  # longer than a run: nothing goes on by itself
+    time.sleep(0.6)  # longer than a run: nothing continues without a parent
     there = finished(tmp_path)
     assert 1 <= len(there) < len(ALL)
 

@@ -71,7 +71,7 @@ def make_buffer(buffer_class=DecayedHerReplayBuffer, n_envs=1, n_rows=N_ROWS, **
 
 
 def fill(buffer, n_steps, start=0, length=length_of_episode):
-    """Add rows in which every field tells the step and the environment it comes from."""
+    """Add rows in which every field identifies its step and its environment."""
     envs = np.arange(buffer.n_envs)
     ends = [{end - 1 for _, end in episodes(start + n_steps, env, length)} for env in envs]
     for step in range(start, start + n_steps):
@@ -114,7 +114,7 @@ def assert_drawn_from(indices, probabilities):
     assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-4
 
 
-def assert_fields_tell_what_indices_tell(buffer, batch, n_steps):
+def assert_fields_match_indices(buffer, batch, n_steps):
     """
     Real transitions come first and then relabelled ones; each is what is stored at its index.
 
