@@ -83,3 +83,16 @@ class Written(ReptileDQN):
         super().dump_logs()
         del self.logger.dump
         dump(step=self.num_timesteps)
+
+
+def parameters(model):
+    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
+
+
+def assert_trained(model, before):
+    after = parameters(model)
+    assert all(bool(th.isfinite(value).all()) for value in after.values())
+    trained = [key for key in after if key.endswith("weight") and "target" not in key]
+    assert trained
+    for key in trained:
+        assert not th.equal(after[key], before[key]), key

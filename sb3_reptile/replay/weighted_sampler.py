@@ -46,7 +46,7 @@ class WeightedSampler:
     def set_age_sampler(self, age_sampler: AgeSampler) -> None:
         """
         Change the decay and keep the weights. O(size) at the next draw: with another half-life, the ratio of any two
-        numbers ``p_i 2^((birth_i - landmark) / half_life)`` changes with the difference of their ages, so that no common
+        numbers ``p_i 2^((birth_i - landmark) / half_life)`` changes with the difference of their ages, so that no
         factor and no other landmark turns the old numbers into the new ones.
 
         :param age_sampler: Samples rows by the new decay alone

@@ -4,7 +4,6 @@ import functools
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from scipy import stats
 from stable_baselines3 import DDPG, DQN, SAC
@@ -208,15 +207,3 @@ def make_model(name, n_envs=1, buffer_class=DecayedHerReplayBuffer, **options):
         seed=0,
         device="cpu",
     )
-
-
-def parameters(model):
-    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
-
-
-def assert_trained(model, before):
-    after = parameters(model)
-    assert all(bool(th.isfinite(value).all()) for value in after.values())
-    for key in after:
-        if key.endswith("weight") and "target" not in key:
-            assert not th.equal(after[key], before[key]), key

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import DecayedSampling
+from tests.conftest import assert_trained, parameters
 
 INF = float("inf")
 DISCRETE = {"DQN": DQN, "QRDQN": QRDQN}
@@ -94,19 +95,6 @@ def make_model(name, env=None, run=240, policy="MlpPolicy", buffer_class=Decayed
         seed=0,
         device="cpu",
     )
-
-
-def parameters(model):
-    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
-
-
-def assert_trained(model, before):
-    after = parameters(model)
-    assert all(bool(th.isfinite(value).all()) for value in after.values())
-    trained = [key for key in after if key.endswith("weight") and "target" not in key]
-    assert trained
-    for key in trained:
-        assert not th.equal(after[key], before[key]), key
 
 
 def assert_same_parameters(ours, theirs):

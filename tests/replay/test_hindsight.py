@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.replay import DecayedHerReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from tests.conftest import assert_trained, parameters
 from tests.replay.hindsight import (
     ALGORITHMS,
     DECAYS,
@@ -23,7 +24,6 @@ from tests.replay.hindsight import (
     Goals,
     assert_drawn_from,
     assert_fields_match_indices,
-    assert_trained,
     bits,
     episode_of,
     expected_probabilities,
@@ -32,7 +32,6 @@ from tests.replay.hindsight import (
     make_buffer,
     make_model,
     one_long_episode_at_the_end,
-    parameters,
     weigh,
 )
 
