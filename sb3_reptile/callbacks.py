@@ -268,7 +268,7 @@ class ReplayFigures(BaseCallback):
         buffer = _decayed_buffer(self)
         ages = buffer.ages().ravel()
         valid = np.flatnonzero((ages >= 0) & (ages <= buffer.diagnostics().oldest_age))
-        # A generator of its own, so that training does not change
+        # Its own generator, so that training does not change
         indices = np.random.default_rng(self.num_timesteps).choice(valid, self.n_transitions)
         errors = model.td_errors(indices).abs().flatten().cpu().numpy()
         ages = ages[indices]

@@ -27,7 +27,7 @@ class DriftEvalCallback(EvalCallback):
 
     * sets the clock of the evaluation environment to that of training before each evaluation, and holds it: the whole
       evaluation takes place in the world of the last training step, and training does not notice it;
-    * starts ``best_mean_reward`` anew when the phase has changed since the last evaluation, or when a replay buffer
+    * resets ``best_mean_reward`` when the phase has changed since the last evaluation, or when a replay buffer
       with ``half_life="auto"`` has raised an alarm: ``best_model.zip`` is the best model of the present phase, and
       replaces that of the phase before. A gradual drift changes the phase continuously, so that the best model is then
       the last one evaluated;
@@ -82,7 +82,7 @@ class DriftEvalCallback(EvalCallback):
         world = (_phase(clocks) if clocks else None, self._n_alarms())
         if self._last_world is not None and world != self._last_world:
             if self.verbose >= 1:
-                print(f"The best model starts anew: {_difference(self._last_world, world)}")
+                print(f"The best model is reset: {_difference(self._last_world, world)}")
             self.best_mean_reward = -np.inf
         self._last_world = world
         if clocks:
@@ -184,7 +184,7 @@ class DriftEvalCallback(EvalCallback):
         except Exception as error:  # what reading a damaged file raises depends on where it is damaged
             kept = set_aside(path)
             reason = " ".join(str(error).split())
-            warnings.warn(f"evaluations start anew, those in {path} are now in {kept}: {reason}", stacklevel=2)
+            warnings.warn(f"evaluations start from scratch, those in {path} are now in {kept}: {reason}", stacklevel=2)
             return
         known = saved["timesteps"] <= num_timesteps
         self.evaluations_timesteps = saved["timesteps"][known].tolist()

@@ -119,7 +119,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     :raises OSError: if ``storage_dir`` is not a folder, or its disk has no room
     """
 
-    #: Storing classes that draw by themselves, and the decayed class that a user's class must derive from instead
+    #: Storing classes with their own draws, and the decayed class that a user's class must derive from instead
     derive_from: ClassVar[dict[type[ReplayBuffer], type[ReplayBuffer]]] = {}
     #: The observations on disk, if they are not in memory
     _scratch: ScratchFiles | None = None

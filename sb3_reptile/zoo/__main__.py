@@ -32,8 +32,8 @@ USAGE = f"usage: {PROGRAM} COMMAND [arguments]\n\n" + "\n".join(
 USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
     "\nThe algorithm is reptile_dqn unless --algo names another one"
-    f"\n`{PROGRAM} train` takes `--resume RUN` besides: the same command as before goes on from RUN's last checkpoint"
-    f"\nErrors are told in one line; with {TRACEBACK}, by a traceback. `{PROGRAM} --version` prints the version"
+    f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
+    f"\nErrors are printed in one line, with {TRACEBACK} as a traceback. `{PROGRAM} --version` prints the version"
 )
 
 # Part of an environment's name: the package that registers such environments, and the extra that installs it

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common import off_policy_algorithm
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -179,8 +181,8 @@ def _buffer_of_checkpoint(folder: Folder) -> Any:
             "verbose": 0,
         }
         with warnings.catch_warnings():
-            # SB3 warns of n_steps together with the buffer class that it selects for it
-            warnings.filterwarnings("ignore", message="`n_steps=")
+            # SB3 warns about its own choices when they are passed back to it, such as n_steps with NStepReplayBuffer
+            warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
             buffer = make_model(kept, env, "cpu", {}).replay_buffer
         fill(buffer, folder, folder.state["replay_buffer"])
     return buffer

@@ -63,7 +63,7 @@ def test_continuous_actions_are_wrapped_by_the_config(here, tmp_path):
     assert ReptileDQN.load(tmp_path / "reptile_dqn" / "Pendulum-v1_1" / "Pendulum-v1.zip").action_space.n == 5
 
 
-def test_a_task_without_an_entry_is_told_what_to_do(here, tmp_path):
+def test_the_error_of_a_task_without_an_entry_says_what_to_do(here, tmp_path):
     conf = tmp_path / "empty.yml"
     conf.write_text("CartPole-v1: {}")
     where = ["--algo", "reptile_dqn", "--env", "Acrobot-v1", "-f", tmp_path, "-conf", conf]

@@ -39,7 +39,7 @@ def test_a_run_is_drawn(logs, here, tmp_path):
     assert (one[:height] < 0.9).any(axis=2).mean() > 0.01
 
 
-def test_what_cannot_be_drawn_is_told(here, tmp_path):
+def test_errors_state_why_nothing_can_be_drawn(here, tmp_path):
     def refused(path):
         return here("inspect", path, code=2)
 
@@ -72,7 +72,7 @@ MODELS = {
     ),
     "goals": lambda: DQN("MultiInputPolicy", goals(), replay_buffer_class=DecayedHerReplayBuffer, **SMALL),
     "dict": lambda: ReptileDQN("MultiInputPolicy", goals(), **SMALL),
-    # The buffer needs none of what a checkpoint cannot hold
+    # The buffer needs no argument that a checkpoint cannot hold
     "functions": lambda: ReptileDQN(
         "MlpPolicy",
         "CartPole-v1",

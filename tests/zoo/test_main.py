@@ -93,7 +93,7 @@ def test_a_missing_package_that_registers_a_task_is_named(here, monkeypatch, tmp
     assert f"(needs the extra `{extra}`: pip install 'sb3-reptile[{extra}]')" in output
 
 
-def test_a_task_that_no_extra_has_is_told_as_the_rl_zoo_tells_it(here, tmp_path):
+def test_for_a_task_without_an_extra_the_error_is_that_of_the_rl_zoo(here, tmp_path):
     output = here("train", "--algo", "reptile_dqn", "--env", "CartPole-v7", "-f", tmp_path, code=2)
     assert "error: CartPole-v7 not found in gym registry" in output
     assert "extra" not in output
