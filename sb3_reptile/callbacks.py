@@ -242,7 +242,7 @@ class ReplayFigures(BaseCallback):
         _decayed_buffer(self)
 
     def _on_rollout_end(self) -> None:
-        if self.num_timesteps - self._drawn_at >= self.draw_freq and _decayed_buffer(self).size() > 0:
+        if self.num_timesteps - self._drawn_at >= self.draw_freq and _decayed_buffer(self).can_be_sampled():
             self._drawn_at = self.num_timesteps
             self._record("replay/probability_by_age", self._probability_by_age())
             if isinstance(self.model, ReptileDQN):
@@ -266,12 +266,10 @@ class ReplayFigures(BaseCallback):
 
     def _td_error_by_age(self, model: ReptileDQN) -> Any:
         buffer = _decayed_buffer(self)
-        ages = buffer.ages().ravel()
-        valid = np.flatnonzero((ages >= 0) & (ages <= buffer.diagnostics().oldest_age))
-        # Its own generator, so that training does not change
-        indices = np.random.default_rng(self.num_timesteps).choice(valid, self.n_transitions)
+        # A generator of its own, so that training does not change
+        indices = np.random.default_rng(self.num_timesteps).choice(buffer.drawable(), self.n_transitions)
         errors = model.td_errors(indices).abs().flatten().cpu().numpy()
-        ages = ages[indices]
+        ages = buffer.ages_of(indices)
         order = ages.argsort()
         figure, axes = self._axes()
         label_axes(axes, "age (transitions)", "absolute TD error")

@@ -7,10 +7,12 @@ import pytest
 import torch as th
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.utils import LinearSchedule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_reptile import DecayedReplayBuffer, ReptileDQN
+from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.callbacks import (
     ConsistencyHistory,
     HalfLifeSchedule,
@@ -92,6 +94,54 @@ def test_figures_reach_tensorboard_and_training_is_the_same(tmp_path, kwargs, n_
     image = events.Images("replay/td_error_by_age")[-1]
     assert image.encoded_image_string.startswith(b"\x89PNG")
     assert_same_parameters(model, ReptileDQN("MlpPolicy", cartpole(n_envs), **kwargs).learn(420))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(half_life=20), dict(decay={"window": {"size": 12}})],
+    ids=["default", "half-life", "window"],
+)
+def test_figures_of_hindsight_replay_show_ended_episodes_and_training_is_the_same(options, tmp_path):
+    models = []
+    for callback in (ReplayFigures(draw_freq=20, n_transitions=32), None):
+        env = make_vec_env(BitFlippingEnv, seed=0, env_kwargs=dict(n_bits=6, continuous=False, max_steps=6))
+        kwargs = small(
+            learning_starts=12,
+            replay_buffer_class=DecayedHerReplayBuffer,
+            replay_buffer_kwargs=options,
+            policy_kwargs=dict(net_arch=[16]),
+            tensorboard_log=str(tmp_path),
+        )
+        models.append(ReptileDQN("MultiInputPolicy", env, **kwargs).learn(60, callback=callback, log_interval=1))
+    assert_same_parameters(*models)
+    model = models[0]
+    figures = ReplayFigures(n_transitions=64)
+    figures.init_callback(model)
+    ages = np.asarray(figures._td_error_by_age(model).axes[0].collections[0].get_offsets())[:, 0]
+    ended = model.replay_buffer.ages()[model.replay_buffer.ep_length > 0]
+    assert set(ages) <= set(ended)
+    # The goals are those that were pursued, each time it is asked
+    drawable = model.replay_buffer.drawable()
+    batch = model.replay_buffer.transitions(drawable)
+    stored = model.replay_buffer.observations["desired_goal"].reshape(-1, 6)[drawable]
+    assert np.array_equal(batch.observations["desired_goal"].numpy(), stored)
+    assert th.equal(model.td_errors(drawable), model.td_errors(drawable))
+
+
+def test_what_replay_does_is_not_logged_while_no_episode_has_ended_that_counts():
+    env = make_vec_env(BitFlippingEnv, seed=0, env_kwargs=dict(n_bits=20, continuous=False, max_steps=20))
+    model = DQN(
+        "MultiInputPolicy",
+        env,
+        **small(
+            learning_starts=1_000,
+            replay_buffer_class=DecayedHerReplayBuffer,
+            replay_buffer_kwargs=dict(decay={"window": {"size": 4}}),
+        ),
+    )
+    model.learn(52, callback=[ReplayLog(), ReplayFigures(draw_freq=4)])
+    assert not model.replay_buffer.can_be_sampled()
+    assert len(model.replay_buffer.drawable()) == 0
 
 
 def test_figures_of_other_algorithms_show_the_probabilities(tmp_path):

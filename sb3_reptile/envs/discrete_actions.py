@@ -15,9 +15,10 @@ class DiscreteActions(gym.ActionWrapper):
 
     In each dimension of a Box, the values are evenly spaced and include both bounds: ``bins=2`` is bang-bang control,
     an odd number includes the middle. (Gymnasium's ``DiscretizeAction`` uses the middles of intervals, which excludes
-    the bounds.) The combinations of a MultiDiscrete space are numbered.
+    the bounds.) The combinations of a MultiDiscrete space are numbered. Discrete actions that do not begin at 0 are
+    numbered from there.
 
-    :param env: Environment with bounded Box actions, or MultiDiscrete ones
+    :param env: Environment with bounded Box actions, MultiDiscrete or Discrete ones
     :param bins: Number of values in each dimension of a Box, >= 2: one number for all dimensions, or one for each
     :raises ValueError: if the action space is another one or unbounded, or ``bins`` does not fit it
     """
@@ -29,10 +30,12 @@ class DiscreteActions(gym.ActionWrapper):
             self._values = [
                 np.arange(n) + start for n, start in zip(space.nvec.ravel(), space.start.ravel(), strict=True)
             ]
+        elif isinstance(space, spaces.Discrete):
+            self._values = [np.arange(space.n) + space.start]
         elif isinstance(space, spaces.Box):
             self._values = self._values_in_box(space, bins)
         else:
-            raise ValueError(f"DiscreteActions needs Box or MultiDiscrete actions, got {space}")
+            raise ValueError(f"DiscreteActions needs Box, MultiDiscrete or Discrete actions, got {space}")
         self._counts = [len(values) for values in self._values]
         n_actions = math.prod(self._counts)
         if n_actions > 1_000_000:

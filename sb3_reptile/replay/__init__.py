@@ -18,6 +18,8 @@ from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.former_pickles import alias_former_modules
 from sb3_reptile.replay.hindsight import DecayedHerReplayBuffer
+from sb3_reptile.replay.taking_over import take_transitions
+from sb3_reptile.replay.weight_users import use_weights
 
 alias_former_modules()
 
@@ -41,4 +43,6 @@ __all__ = [
     "SamplingDistribution",
     "Window",
     "register_decay",
+    "take_transitions",
+    "use_weights",
 ]

@@ -227,10 +227,11 @@ class LinearSampler(AgeSampler):
 
     def __init__(self, slope: float, floor: float, uniform_fraction: float = 0.0) -> None:
         super().__init__(uniform_fraction)
-        self.slope = slope
+        # From 1 on, only the newest row lies on the slope
+        self.slope = min(slope, 1.0)
         self.floor = floor
         # Ages below this lie on the slope
-        self.n_sloping = math.ceil((1 - floor) / slope)
+        self.n_sloping = math.ceil((1 - floor) / self.slope)
 
     def weights(self, ages: np.ndarray, n_rows: int) -> np.ndarray:
         return np.maximum(self.floor, 1 - self.slope * ages)
@@ -241,23 +242,25 @@ class LinearSampler(AgeSampler):
 
     def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
         n_sloping = min(self.n_sloping, n_rows)
-        total = self.total(n_rows)
-        # Root of a (1 + slope / 2) - slope a^2 / 2 = total u
+        # Root of a (1 + slope / 2) - slope a^2 / 2 = total u, in the form without cancellation: slopes may be tiny
+        u *= self.total(n_rows)
         b = 1 + self.slope / 2
-        root = u * (-2 * self.slope * total)
+        root = u * (-2 * self.slope)
         root += b * b
         np.maximum(root, 0, out=root)
         np.sqrt(root, out=root)
-        np.subtract(b, root, out=root)
-        root /= self.slope
+        root += b
+        ages = 2 * u
+        ages /= root
         if n_rows > n_sloping and self.floor > 0:
-            u *= total / self.floor
-            u += n_sloping - self.total(n_sloping) / self.floor
-            np.minimum(root, n_sloping - 0.5, out=root)
-            np.copyto(root, u, where=u >= n_sloping)
-        ages = root.astype(np.int64)
+            u -= self.total(n_sloping)
+            with np.errstate(over="ignore"):  # what rounding leaves of it, divided by a tiny floor
+                u /= self.floor
+            u += n_sloping
+            np.minimum(ages, n_sloping - 0.5, out=ages)
+            np.copyto(ages, u, where=u >= n_sloping)
         last = n_rows if self.floor > 0 else n_sloping
-        return np.minimum(ages, last - 1, out=ages)
+        return np.minimum(ages, last - 1, out=ages).astype(np.int64)
 
 
 class WindowSampler(AgeSampler):

@@ -14,7 +14,7 @@ from sb3_reptile.replay.auto import Consistency
 from sb3_reptile.replay.bad_transitions import BadTransitions
 from sb3_reptile.replay.decay import Custom
 from sb3_reptile.replay.distribution import SamplingDistribution
-from sb3_reptile.replay.episodes import end_running_episodes
+from sb3_reptile.replay.episodes import end_running_episodes, end_what_is_not_continued
 from sb3_reptile.replay.former_pickles import take_over_attributes
 from sb3_reptile.replay.functions import warn_if_not_picklable
 from sb3_reptile.replay.initial_weights import RandomWeights, check_weights, spell_initial_weights
@@ -23,6 +23,7 @@ from sb3_reptile.replay.memmap import ScratchFiles, enlarge
 from sb3_reptile.replay.options import ReplayOptions
 from sb3_reptile.replay.persistence import BufferState, SavedInFolder
 from sb3_reptile.replay.queries import DistributionQueries
+from sb3_reptile.replay.weight_users import check_learner
 
 
 class DecayedReplayBufferSamples(NamedTuple):
@@ -103,10 +104,11 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     :param prioritized: Whether ``update_priorities()`` can be called (https://arxiv.org/abs/1511.05952). Priorities
         multiply decay and initial weights; new transitions enter at the largest priority so far.
     :param beta: Exponent of the importance weights in the batch, in [0, 1]: 0 leaves them 1, 1 undoes the preference
-        for recent or prioritized transitions. It can be changed at any time. SB3's algorithms do not use these weights.
+        for recent or prioritized transitions. It can be changed at any time. SB3's algorithms do not use these weights,
+        which a warning says when they draw; ``ReptileDQN`` does.
     :param weighting: Where decay and initial weights act: ``"sampling"``, in what is drawn; or ``"loss"``, in the
         loss weights of a batch that is drawn uniformly: ``w / mean(w)``, so that the expected gradient is the same. It
-        cannot be combined with priorities, which only act in sampling.
+        cannot be combined with priorities, which only act in sampling. SB3's algorithms ignore loss weights.
     :param storage_dir: A folder on a disk that holds the observations instead of memory, for buffers larger than
         memory. It needs room for all of them; the files have no names and vanish with the process.
     :param on_bad_transition: What happens to a row in which a reward, or a float of an observation, is not finite:
@@ -123,6 +125,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     derive_from: ClassVar[dict[type[ReplayBuffer], type[ReplayBuffer]]] = {}
     #: The observations on disk, if they are not in memory
     _scratch: ScratchFiles | None = None
+    #: Whether the row before the next one was left out
+    _is_after_gap: bool = False
 
     def __init__(
         self,
@@ -203,7 +207,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """
-        Store a row, one transition from each environment.
+        Store a row, one transition from each environment. Where its observation is not the next observation of the row
+        before, as after a reset, the episode in progress is ended there as if by a time limit.
 
         :param obs: Observations
         :param next_obs: Next observations
@@ -211,20 +216,30 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :param reward: Rewards
         :param done: Whether an episode ended
         :param infos: Additional information, one dict for each environment
-        :raises ValueError: if an initial weight is not a finite number > 0, or, with ``on_bad_transition="raise"``, a
-            reward or a float of an observation is not finite; nothing is stored then
+        :raises ValueError: if the actions are those of another number of environments, an initial weight is not a
+            finite number > 0, or, with ``on_bad_transition="raise"``, a reward or a float of an observation is not
+            finite; nothing is stored then
         :raises RuntimeError: in a forked child process, if the observations are in its parent's ``storage_dir``
         """
         if self._scratch is not None:
             self._scratch.check_owner()
+        if np.size(action) != self.n_envs * self.action_dim:
+            raise ValueError(
+                f"the replay buffer was made for {self.n_envs} environments with actions of {self.action_dim} numbers, "
+                f"got actions of shape {np.shape(action)}: use a buffer made for these environments"
+            )
         if not self._bad_transitions.accepts(obs, next_obs, reward):
             self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
             self._leave_gap(np.asarray(done))
+            self._is_after_gap = True
             return
         weights = None
         if self._initial_weights is not None:
             weights = self._initial_weights(obs, next_obs, action, reward, done, infos)
             weights = check_weights("initial weights", weights, self.n_envs)
+        if not self._is_after_gap:
+            end_what_is_not_continued(self, obs)
+        self._is_after_gap = False
         super().add(obs, next_obs, action, reward, done, infos)
         self.distribution.add(weights, infos)
         if self._scratch is not None:
@@ -280,6 +295,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :return: The transitions, each field of shape (batch_size, ...), their numbers and importance weights
         :raises ValueError: if the buffer is empty
         """
+        check_learner(self)
         return self._batch(*self.distribution.draw(batch_size), env)
 
     def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:

@@ -1,6 +1,7 @@
 """Episodes in progress, and how they are ended where the next stored row does not follow."""
 
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -22,3 +23,43 @@ def end_running_episodes(buffer: ReplayBuffer, envs: np.ndarray | None = None) -
         buffer.dones[row] = 1  # its next observation will be that of another episode
     else:
         buffer.timeouts[row] = np.maximum(buffer.timeouts[row], buffer.dones[row] == 0)
+
+
+def end_what_is_not_continued(buffer: ReplayBuffer, obs: Any) -> None:
+    """
+    Before a row is stored: end the episodes that it does not continue, because its observation is not the next
+    observation of the newest row. The environment was reset in between, or is another one.
+
+    :param buffer: A replay buffer that keeps its rows as SB3's does. Observations that its class keeps in another form
+        are not compared.
+    :param obs: The observations of the next row
+    """
+    if buffer.size() == 0:
+        return
+    newest = (buffer.pos - 1) % buffer.buffer_size
+    stored: Any = buffer.observations if buffer.optimize_memory_usage else buffer.next_observations
+    row = buffer.pos if buffer.optimize_memory_usage else newest
+    is_dict = isinstance(stored, dict)
+    pairs = [(stored[key][row], obs[key]) for key in stored] if is_dict else [(stored[row], obs)]
+    differing = [envs for before, now in pairs if (envs := _differing(before, now)) is not None]
+    if differing:
+        is_running = (buffer.dones[newest] == 0) & (buffer.timeouts[newest] == 0)
+        broken = np.flatnonzero(is_running & np.any(differing, axis=0))
+        if len(broken) > 0:
+            end_running_episodes(buffer, broken)
+
+
+def _differing(stored: Any, given: Any) -> np.ndarray | None:
+    """In which environments two rows of observations differ, None for none."""
+    given = np.asarray(given)
+    if not isinstance(stored, np.ndarray) or stored.dtype.hasobject or stored.size != given.size:
+        return None
+    if given.dtype != stored.dtype:
+        with np.errstate(over="ignore", invalid="ignore"):
+            given = given.astype(stored.dtype)
+    # Bytes are equal where numbers are not, if these are NaN
+    if given.tobytes() == stored.tobytes():
+        return None
+    n_envs = len(stored)
+    rows = zip(given.reshape(n_envs, -1), stored.reshape(n_envs, -1), strict=True)
+    return np.array([one.tobytes() != other.tobytes() for one, other in rows])

@@ -15,6 +15,7 @@ from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import NothingToDrawError
 from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import BufferState, objects_of, restore_storage, state_of_storage
+from sb3_reptile.replay.weight_users import check_learner
 from sb3_reptile.storage.values import from_json, infos_to_json, register_former_name
 
 
@@ -53,6 +54,7 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
         :return: The transitions, first those with their own goals, then the relabelled
         :raises RuntimeError: if no episode has ended yet, or none with a sampling weight above 0
         """
+        check_learner(self)
         try:
             indices, weights = self.distribution.draw(batch_size, self._eligible())
         except NothingToDrawError:
@@ -94,9 +96,28 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
 
     def can_be_sampled(self) -> bool:
         """
-        :return: Whether an episode has ended
+        :return: Whether an episode has ended, and one of its transitions has a sampling weight above 0
         """
-        return bool((self.ep_length > 0).any())
+        if not (self.ep_length > 0).any():
+            return False
+        try:
+            self.distribution.diagnostics(self._eligible())
+        except NothingToDrawError:
+            return False
+        return True
+
+    def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
+        """
+        Certain transitions with their own goals, without a draw.
+
+        :param indices: Numbers of stored transitions, int64, shape (n,)
+        :param env: Associated VecEnv to normalize the observations and rewards
+        :return: The transitions; their weights are 1
+        """
+        if self._scratch is not None:
+            self._scratch.touched(len(indices))
+        fields = self._get_real_samples(*np.divmod(indices, self.n_envs), env)
+        return DecayedReplayBufferSamples(*fields, indices, th.ones((len(indices), 1), device=self.device))
 
     def _arguments(self) -> dict[str, Any]:
         return {

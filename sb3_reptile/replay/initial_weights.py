@@ -46,7 +46,7 @@ class RandomWeights:
     """
     Draws each initial weight uniformly from (0, 1], by a random generator of its own.
 
-    :param seed: Seed of the generator; ``None`` draws it from NumPy's global generator, which a model's ``seed=`` sets
+    :param seed: Seed of the generator; ``None`` draws it by NumPy's global generator, which a model's ``seed=`` sets
     """
 
     def __init__(self, seed: int | None = None) -> None:

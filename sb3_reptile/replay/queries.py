@@ -148,6 +148,15 @@ class DistributionQueries(ReplayBuffer):
         """
         return self.distribution.n_drawable() > 0
 
+    def drawable(self) -> np.ndarray:
+        """
+        :return: Numbers of the transitions that can be drawn, int64, ascending. O(size)
+        """
+        ages = self.distribution.all_ages()
+        can_be_drawn = (ages >= 0) & (ages < self.distribution.n_drawable() * self.n_envs)
+        eligible = self._eligible() if self.can_be_sampled() else False
+        return np.flatnonzero(can_be_drawn if eligible is None else can_be_drawn & eligible)
+
     def ages(self) -> np.ndarray:
         """
         :return: Age of each transition in transitions, shape (buffer_size, n_envs), by row of the storage; -1 where

@@ -13,15 +13,19 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
-from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling, use_weights
 from sb3_reptile.replay.checks import check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
-from sb3_reptile.reptile_dqn.buffer_options import replay_options, warn_of_buffer_without_decay
+from sb3_reptile.replay.taking_over import fitted
+from sb3_reptile.reptile_dqn.buffer_options import replay_options
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
+from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
+from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
+from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
@@ -36,7 +40,7 @@ OPTIONS = {
 SMALLEST_TD_ERROR = 1e-6
 
 
-class ReptileDQN(ClosedFormDQN):
+class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     """
     DQN with decayed experience replay ("Reptile: Recurrent Experience Replay Technique"; not the meta-learning
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
@@ -214,12 +218,15 @@ class ReptileDQN(ClosedFormDQN):
         check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
+        if was_saved_by_dqn(self):
+            decay_what_dqn_saved(self)
         kwargs = dict(self.replay_buffer_kwargs)
         # The user's arguments of the buffer override the model's options, which are set to the same values
         for name in ("half_life", "weighting"):
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         self._check_options()
+        check_discrete_spaces(self.observation_space, self.action_space)
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
@@ -242,34 +249,28 @@ class ReptileDQN(ClosedFormDQN):
         truncate_last_traj: bool = True,
     ) -> None:
         """
-        Load a replay buffer from a pickle file. Its transitions keep their ages; it adopts the model's half-life and
-        weighting.
+        Load a replay buffer from a pickle file. Its transitions keep their ages; it adopts the model's half-life,
+        weighting and n-step returns. The transitions of a buffer of another kind, SB3's own for instance, are taken
+        into the model's in their order, with a warning.
 
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer`` with online sampling:
             If set to ``True``, we assume that the last trajectory in the replay buffer was finished
             (and truncate it).
             If set to ``False``, we assume that we continue the same trajectory (same episode).
-        :raises ValueError: if the buffer has no priorities and the model needs them; the model keeps its own then
+        :raises ValueError: if the buffer was made for other spaces or another number of environments, or has no
+            priorities and the model needs them; the model keeps its own then
         """
         present = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        buffer = self.replay_buffer
-        if self.priority is not None and not getattr(buffer, "prioritized", False):
+        assert present is not None
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            assert self.replay_buffer is not None
+            self.replay_buffer = fitted(self.replay_buffer, present, path)
+            hand_options_to_buffer(self, path)
+        except BaseException:
             self.replay_buffer = present
-            raise ValueError(
-                f"priority={self.priority!r} needs a replay buffer with priorities, {path} has none: "
-                "load the model with priority=None, or begin with an empty buffer"
-            )
-        if not isinstance(buffer, DecayedSampling):
-            warn_of_buffer_without_decay(type(buffer), self.half_life)
-            return
-        if not buffer.prioritized:
-            buffer.weighting = self.weighting
-        takes_number = buffer.takes_half_life and buffer.consistency is None
-        is_number = self.half_life is not None and self.half_life != "auto"
-        if is_number and "decay" not in self.replay_buffer_kwargs and takes_number:
-            buffer.half_life = self.half_life  # type: ignore[assignment]
+            raise
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         # Switch to train mode (this affects batch norm / dropout)
@@ -278,6 +279,8 @@ class ReptileDQN(ClosedFormDQN):
         self._update_learning_rate(self.policy.optimizer)
         buffer = self.replay_buffer
         assert buffer is not None
+        if isinstance(buffer, DecayedSampling):
+            use_weights(buffer)
         if self.priority is not None:
             buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
 
@@ -348,7 +351,8 @@ class ReptileDQN(ClosedFormDQN):
 
     def td_errors(self, indices: np.ndarray) -> th.Tensor:
         """
-        The TD errors of stored transitions under the present networks; nothing is trained.
+        The TD errors of stored transitions under the present networks; nothing is trained. With hindsight replay, those
+        with the goals that were pursued.
 
         :param indices: Numbers of transitions in the replay buffer
         :return: ``target - value``, shape (len(indices), 1)
@@ -362,7 +366,8 @@ class ReptileDQN(ClosedFormDQN):
         """
         Write log data.
         """
-        if self._last_batch is not None and isinstance(self.replay_buffer, DecayedSampling):
+        is_decayed = isinstance(self.replay_buffer, DecayedSampling)
+        if self._last_batch is not None and is_decayed and self.replay_buffer.can_be_sampled():  # type: ignore[union-attr]
             self._log_replay(*self._last_batch)
         super().dump_logs()
 

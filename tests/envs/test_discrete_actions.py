@@ -47,6 +47,12 @@ def test_multi_discrete_actions_are_numbered_as_they_are():
     assert all_actions(env) == [[a, b] for a in (0, 1) for b in (5, 6, 7)]
 
 
+def test_discrete_actions_that_begin_elsewhere_are_numbered_from_0():
+    env = DiscreteActions(Arm(spaces.Discrete(3, start=-1)))
+    assert env.action_space == spaces.Discrete(3)
+    assert [int(env.action(number)) for number in range(3)] == [-1, 0, 1]
+
+
 def test_discrete_actions_passes_check_env():
     check_env(DiscreteActions(gym.make("Pendulum-v1"), bins=5))
 
@@ -60,7 +66,7 @@ def test_discrete_actions_passes_check_env():
         (spaces.Box(-1, 1, (2,)), [3, 1], r"got \[3, 1\]"),
         (spaces.Box(-1, np.inf, (2,)), 3, "needs actions with bounds, got Box"),
         (spaces.Box(-1, 1, (20,)), 3, "bins=3 makes 3486784401 actions in 20 dimensions: use fewer"),
-        (spaces.Discrete(3), 3, "DiscreteActions needs Box or MultiDiscrete actions, got Discrete"),
+        (spaces.MultiBinary(3), 3, "DiscreteActions needs Box, MultiDiscrete or Discrete actions, got MultiBinary"),
     ],
 )
 def test_what_cannot_be_numbered_is_refused(space, bins, message):

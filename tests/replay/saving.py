@@ -5,6 +5,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile.replay import use_weights
 from tests.conftest import NO_TIMEOUTS
 
 DICT = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (2,))})
@@ -25,6 +26,7 @@ CASES = {
 
 
 def draw(buffer, size=64):
+    use_weights(buffer)
     return buffer.sample(size)
 
 

@@ -152,3 +152,18 @@ def test_a_row_that_must_not_be_drawn_is_not_whatever_its_weight(n_rows):
 def test_exponential_halves_every_half_life():
     assert np.allclose(Exponential(10)(np.array([0, 10, 20, 30])), [1, 0.5, 0.25, 0.125])
     assert np.array_equal(Exponential(float("inf"))(np.array([0, 10**12])), [1, 1])
+
+
+@pytest.mark.parametrize("horizon", [1e14, 1e18, 1e100, 1e300])
+def test_a_line_that_hardly_falls_is_uniform_whatever_its_length(horizon):
+    sampler = LinearSampler(1 / horizon, 0)
+    quantiles = sampler.quantile(1_000, (np.arange(1_000) + 0.5) / 1_000)
+    assert np.array_equal(quantiles, np.arange(1_000))
+
+
+@pytest.mark.parametrize("floor", [0, 5e-324, 1e-300, 0.5, 1])
+def test_a_line_that_falls_within_a_row_leaves_the_newest_and_the_floor(floor):
+    sampler = LinearSampler(3e300, floor)
+    u = np.linspace(0, 1, 1_001)[:-1]
+    counts = np.bincount(sampler.quantile(10, u.copy()), minlength=10)
+    assert counts / 1_000 == pytest.approx(np.array([1] + 9 * [floor]) / (1 + 9 * floor), abs=0.003)

@@ -81,8 +81,11 @@ def test_bad_transitions_are_skipped_and_counted():
 @pytest.mark.filterwarnings("ignore:the reward")
 def test_n_step_returns_end_before_a_gap():
     buffer = make_buffer(DecayedNStepReplayBuffer, n_steps=3, gamma=1.0, on_bad_transition="skip")
+    obs = 0
     for reward in (1, 2, NAN, 4, 5, 6):
-        add(buffer, reward=reward, next_obs=reward if reward == reward else 0)
+        next_obs = reward if reward == reward else 3
+        add(buffer, reward=reward, obs=obs, next_obs=next_obs)
+        obs = next_obs
     batch = buffer.transitions(np.arange(5))
     assert batch.rewards.flatten().tolist() == [3, 2, 15, 11, 6]
     assert batch.next_observations[:, 1].tolist() == [2, 2, 6, 6, 6]

@@ -119,7 +119,7 @@ def test_weighting_in_the_loss_has_the_expected_gradient_of_weighting_in_samplin
         return th.cat([parameter.grad.flatten() for parameter in model.q_net.parameters()])
 
     kwargs = dict(kwargs)
-    half_life = kwargs.pop("half_life", 1_000)
+    half_life = kwargs.pop("half_life", None)
     model = trained(loss=loss, weighting="loss", half_life=half_life, replay_buffer_kwargs=kwargs)
     buffer = model.replay_buffer
     n = buffer.size()

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_reptile import (
     DecayedDictReplayBuffer,
+    DecayedHerReplayBuffer,
     DecayedNStepReplayBuffer,
     DecayedReplayBuffer,
     DecayedSampling,
@@ -436,3 +437,137 @@ def test_random_initial_weights_follow_the_seed_of_the_model():
     assert_same_parameters(first, second)
     other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(seed=1, **options)).learn(200)
     assert differ(first, other)
+
+
+def uniform_replay(path, model_class=DQN, n_envs=1, **kwargs):
+    model = model_class("MlpPolicy", cartpole(n_envs), **small(**kwargs)).learn(120)
+    model.save_replay_buffer(path / "buffer")
+    model.save(path / "model")
+    return model
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize(
+    "options", [dict(), dict(n_steps=3), dict(priority="td_error"), dict(half_life="auto")], ids=str
+)
+def test_transitions_of_uniform_replay_are_taken_over_with_ages_in_order(tmp_path, options, n_envs):
+    theirs = uniform_replay(tmp_path, n_envs=n_envs).replay_buffer
+    model = ReptileDQN("MlpPolicy", cartpole(n_envs), **small(**options))
+    own = type(model.replay_buffer)
+    with pytest.warns(UserWarning, match=r"holds a ReplayBuffer: its 120 newest transitions were taken over into the"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    buffer = model.replay_buffer
+    assert type(buffer) is own
+    assert np.array_equal(buffer.observations, theirs.observations)
+    assert buffer.ages()[0, 0] == 120 - n_envs
+    model.learn(60, reset_num_timesteps=False)
+    assert buffer.n_added == 180
+
+
+@pytest.mark.parametrize("kwargs", [dict(), dict(n_steps=3), dict(replay_buffer_class=ReplayBuffer)], ids=str)
+def test_a_model_of_dqn_decays_when_it_is_loaded(tmp_path, kwargs):
+    theirs = uniform_replay(tmp_path, **kwargs)
+    with pytest.warns(UserWarning, match="the model was saved by DQN: its replay decays from now on"):
+        model = ReptileDQN.load(tmp_path / "model", env=cartpole())
+    assert type(model.replay_buffer) is (DecayedNStepReplayBuffer if "n_steps" in kwargs else DecayedReplayBuffer)
+    assert getattr(model.replay_buffer, "n_steps", 1) == kwargs.get("n_steps", 1)
+    assert_same_parameters(model, theirs)
+    with pytest.warns(UserWarning, match="were taken over"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    model.learn(40, reset_num_timesteps=False)
+    # Once saved, it is ours
+    model.save(tmp_path / "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ReptileDQN.load(tmp_path / "ours")
+
+
+def test_hindsight_replay_of_dqn_decays_when_it_is_loaded(tmp_path):
+    env = BitFlippingEnv(n_bits=4, continuous=False)
+    DQN("MultiInputPolicy", env, **small(replay_buffer_class=HerReplayBuffer)).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="DecayedHerReplayBuffer, half_life=None"):
+        model = ReptileDQN.load(tmp_path / "model", env=env)
+    assert type(model.replay_buffer) is DecayedHerReplayBuffer
+
+
+def test_uniform_replay_that_was_asked_for_stays(tmp_path):
+    with pytest.warns(UserWarning, match="is ignored because `ReplayBuffer`"):
+        model = uniform_replay(tmp_path, ReptileDQN, replay_buffer_class=ReplayBuffer)
+    with pytest.warns(UserWarning, match="is ignored because `ReplayBuffer`"):
+        loaded = ReptileDQN.load(tmp_path / "model")
+    assert type(loaded.replay_buffer) is type(model.replay_buffer) is ReplayBuffer
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_a_loaded_buffer_computes_the_returns_of_the_model(tmp_path, n_steps):
+    uniform_replay(tmp_path, ReptileDQN, n_steps=5, gamma=0.9)
+    model = ReptileDQN("MlpPolicy", cartpole(), **small(n_steps=n_steps, gamma=0.5))
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (n_steps, 0.5)
+    assert model.replay_buffer.size() == 120
+
+
+@pytest.mark.parametrize("model_class", [DQN, ReptileDQN])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: cartpole(3), "was made for n_envs=3, the model has n_envs=1"),
+        (
+            lambda: make_vec_env("Acrobot-v1"),
+            "was made for observation_space=Box.*, the model has observation_space=Box",
+        ),
+    ],
+)
+def test_a_buffer_of_other_environments_is_refused_when_it_is_loaded(tmp_path, other, message, model_class):
+    saved = model_class("MlpPolicy", other(), **small()).learn(30)
+    saved.save_replay_buffer(tmp_path / "buffer")
+    model = ReptileDQN("MlpPolicy", cartpole(), **small()).learn(20)
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match=message):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is own
+    assert own.size() == 20
+    model.replay_buffer = saved.replay_buffer
+    with pytest.raises(ValueError, match=f"model.replay_buffer {message}"):
+        model.learn(10)
+
+
+class From(gym.Env):
+    """Spaces that begin at 1; the reward is for action 2."""
+
+    observation_space = spaces.Box(0, 1, (1,))
+    action_space = spaces.Discrete(2, start=1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.zeros(1, dtype=np.float32), float(action == 2), True, False, {}
+
+
+def test_actions_that_begin_at_one_are_refused_and_learned_through_the_wrapper():
+    with pytest.raises(ValueError, match=r"actions must be numbered from 0, got Discrete\(2, start=1\): wrap the env"):
+        ReptileDQN("MlpPolicy", From(), **small())
+    model = ReptileDQN("MlpPolicy", DiscreteActions(From()), **small(learning_rate=1e-2, train_freq=1)).learn(200)
+    action, _ = model.predict(np.zeros(1, dtype=np.float32), deterministic=True)
+    assert DiscreteActions(From()).action(action) == 2
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=-1),
+        spaces.MultiDiscrete([3, 2], start=[0, 1]),
+        spaces.Dict({"x": spaces.Discrete(2, start=1)}),
+    ],
+)
+def test_discrete_observations_that_begin_elsewhere_are_refused(space):
+    class Env(From):
+        observation_space = space
+        action_space = spaces.Discrete(2)
+
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    with pytest.raises(ValueError, match=r"discrete observations must be numbered from 0, got .*Discrete"):
+        ReptileDQN(policy, Env(), **small())

@@ -1,0 +1,61 @@
+"""What ReptileDQN does with files of SB3's DQN, and with a replay buffer that was loaded."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from sb3_reptile.replay import DecayedSampling
+from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS
+from sb3_reptile.reptile_dqn.buffer_options import warn_of_buffer_without_decay
+
+if TYPE_CHECKING:
+    from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
+
+
+def was_saved_by_dqn(model: "ReptileDQN") -> bool:
+    """
+    :param model: A model that is not set up yet
+    :return: Whether its attributes were loaded from a file of SB3's DQN
+    """
+    attributes = vars(model)
+    return "exploration_schedule" in attributes and "beta_schedule" not in attributes
+
+
+def decay_what_dqn_saved(model: "ReptileDQN") -> None:
+    """
+    Replace the class of replay buffer that DQN had selected by the one that decays, with a warning.
+
+    :param model: A model with the attributes of a DQN
+    """
+    decayed = DECAYED_COUNTERPARTS.get(model.replay_buffer_class)  # type: ignore[arg-type]
+    if decayed is not None:
+        model.replay_buffer_class = decayed
+        warnings.warn(
+            f"the model was saved by DQN: its replay decays from now on ({decayed.__name__}, "
+            f"half_life={model.half_life}); load it with half_life=float('inf') for uniform replay",
+            stacklevel=4,
+        )
+
+
+def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:
+    """
+    Let a replay buffer that was loaded replay as the model's options say.
+
+    :param model: The model that has the buffer
+    :param path: Where the buffer was loaded from
+    :raises ValueError: if it has no priorities and the model needs them
+    """
+    buffer = model.replay_buffer
+    if model.priority is not None and not getattr(buffer, "prioritized", False):
+        raise ValueError(
+            f"priority={model.priority!r} needs a replay buffer with priorities, {path} has none: "
+            "load the model with priority=None, or begin with an empty buffer"
+        )
+    if not isinstance(buffer, DecayedSampling):
+        warn_of_buffer_without_decay(type(buffer), model.half_life)
+        return
+    if not buffer.prioritized:
+        buffer.weighting = model.weighting
+    takes_number = buffer.takes_half_life and buffer.consistency is None
+    is_number = model.half_life is not None and model.half_life != "auto"
+    if is_number and "decay" not in model.replay_buffer_kwargs and takes_number:
+        buffer.half_life = model.half_life  # type: ignore[assignment]
