@@ -1,7 +1,6 @@
-"""The table, curves and films of `benchmarks/applications.py`, from its records and from what was trained here."""
+"""The table, curves and films of `benchmarks/applications.py`, from its records and from models trained here."""
 
 from pathlib import Path
-from string import Template
 from typing import NamedTuple
 
 import application_runs as runs
@@ -12,8 +11,9 @@ from application_runs import DECAYED, UNIFORM, Application, Run
 from sb3_reptile.evaluation import plotting, tables
 from sb3_reptile.evaluation.records import BINS, Record
 from sb3_reptile.evaluation.statistics import Estimate, student_interval, welch_interval
+from sb3_reptile.evaluation.templates import PageTemplate
 
-TEMPLATE = Template((Path(__file__).parent / "templates" / "applications.md").read_text())
+fill = PageTemplate(Path(__file__).parent / "templates" / "applications.md").fill
 
 
 def records_of(records: dict[Run, Record], application: str, method: str) -> list[Record]:
@@ -36,7 +36,7 @@ def over_last_third(curves: np.ndarray) -> np.ndarray:
 
 
 def smooth(curves: np.ndarray, width: int = 5) -> np.ndarray:
-    """The mean of each point and its neighbours, as far as there are any."""
+    """Moving average; shorter at the ends."""
     kernel = np.ones(width)
     count = np.convolve(np.ones(curves.shape[1]), kernel, "same")
     return np.array([np.convolve(curve, kernel, "same") / count for curve in curves])
@@ -44,7 +44,7 @@ def smooth(curves: np.ndarray, width: int = 5) -> np.ndarray:
 
 def oracle_and_random(application: Application) -> np.ndarray:
     """
-    The returns of an oracle and of a random policy with users who are shown random items.
+    The returns of an oracle and of a random policy, for users who are shown random items.
 
     :return: Returns per episode over a run, shape (2, BINS)
     """
@@ -68,8 +68,8 @@ def oracle_and_random(application: Application) -> np.ndarray:
 
 def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
     """
-    Learning curves: the mean over seeds, and from the lowest to the highest of them. Intervals of so few seeds would
-    hide the curves; they are in the table.
+    Learning curves: mean, lowest and highest seed. Intervals of so few seeds would hide the curves; they are in the
+    table.
     """
     figure, panels = plotting.grid(len(names))
     for name, panel in zip(names, panels, strict=True):
@@ -106,10 +106,7 @@ def table(records: dict[Run, Record]) -> list[str]:
     For each method the mean return over training, its difference to that of uniform replay, and the mean return over
     the last third of training, with intervals over the seeds; for recommenders also the returns of an oracle.
     """
-    lines = [
-        "| | method | seeds | mean return over training | less uniform's | over its last third | minutes a run |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, application in runs.APPLICATIONS.items():
         known = {method: own for method in application.methods if (own := records_of(records, name, method))}
         curves = {method: curves_of(records, name, method) for method in known}
@@ -119,21 +116,22 @@ def table(records: dict[Run, Record]) -> list[str]:
             less = ""
             if uniform not in (None, method) and len(own) > 1 and len(known[uniform]) > 1:
                 less = cell(welch_interval(whole, over_all(curves[uniform])))
-            # The record of a resumed run states the duration of its last piece only
+            # The record of a resumed run has the duration of its last part only
             seconds = [record["wall_seconds"] for record in own if not record["resumed"]]
             minutes = f"{float(np.median(seconds)) / 60:.1f}" if seconds else ""
             returns = cell(student_interval(whole)), less, cell(student_interval(end))
-            lines.append(f"| {' | '.join([application.about, method, str(len(own)), *returns, minutes])} |")
+            rows.append([application.about, method, str(len(own)), *returns, minutes])
         if known and application.clicks is not None:
             for policy, level in zip(("oracle", "random"), oracle_and_random(application), strict=True):
                 # One curve: no interval
                 part = (cell(student_interval(mean(level[None]))) for mean in (over_all, over_last_third))
-                lines.append(f"| {application.about} | {policy} | | {' | | '.join(part)} | |")
-    return lines
+                rows.append([application.about, policy, "", next(part), "", next(part), ""])
+    header = ["", "method", "seeds", "mean return over training", "difference to uniform", "last third of training"]
+    return tables.table([*header, "minutes per run"], rows, text_columns=2)
 
 
-def between_changes(records: dict[Run, Record]) -> list[str]:
-    """The mean return of each method before the first change, up to the second one, and so on."""
+def between_changes(records: dict[Run, Record]) -> str:
+    """The mean return of each method in each phase."""
     lines = []
     for name, application in runs.APPLICATIONS.items():
         ends = [round(step * BINS / application.steps) for step in application.changes]
@@ -142,18 +140,18 @@ def between_changes(records: dict[Run, Record]) -> list[str]:
             if ends and len(curves):
                 means = "; ".join(f"{part.mean():.2f}" for part in np.split(curves, ends, axis=1))
                 lines.append(f"* {application.about}, {method}: {means}")
-    return ["", "Mean returns between changes, over all seeds:", "", *lines] if lines else []
+    return fill("between_changes", lines=lines) if lines else ""
 
 
-def evaluations(records: dict[Run, Record]) -> list[str]:
-    """Returns of the trained agents without exploration, where the application asks for them."""
+def evaluations(records: dict[Run, Record]) -> str:
+    """Returns of the trained agents without exploration, for applications with ``evaluated`` episodes."""
     lines = []
     for run, record in records.items():
         if returns := record.get("evaluation"):
             about = f"{runs.APPLICATIONS[run.application].about}, {run.method}, seed {run.seed}"
             mean, low, high = np.mean(returns), min(returns), max(returns)
             lines.append(f"* {about}: {mean:.2f} over {len(returns)} episodes ({low:.0f} to {high:.0f})")
-    return ["", "Returns of the trained agents without exploration:", "", *lines] if lines else []
+    return fill("evaluations", lines=lines) if lines else ""
 
 
 def report() -> None:
@@ -163,15 +161,15 @@ def report() -> None:
     for section in dict.fromkeys(runs.APPLICATIONS[name].section for name in known):
         names = [name for name in known if runs.APPLICATIONS[name].section == section]
         draw(names, records, runs.IMAGES / f"applications_{section}.png")
-    parts = {part.__name__: "\n".join(part(records)) for part in (table, between_changes, evaluations)}
-    (runs.RECORDS.parent / "applications.md").write_text(TEMPLATE.substitute(parts).rstrip() + "\n")
+    parts = {part.__name__: part(records) for part in (table, between_changes, evaluations)}
+    (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n")
 
 
 # ---- Films
 
 
 class Film(NamedTuple):
-    """How a trained agent is shown: number of frames, steps per frame, duration and width of a frame."""
+    """Film of a trained agent: number of frames, steps per frame, duration and width of a frame."""
 
     frames: int
     every: int = 1
@@ -179,7 +177,7 @@ class Film(NamedTuple):
     width: int = 240
 
 
-# The applications that can be watched
+# Applications with rendering
 FILMS = {
     "pong": Film(300, every=4),
     "obstacles": Film(60, milliseconds=250),
@@ -190,7 +188,7 @@ FILMS = {
 
 
 def film(name: str) -> None:
-    """A GIF of the agent of the first decayed run, in its environment as it was at the end of training."""
+    """A GIF of the agent of the first decayed run, in its environment at the end of training."""
     from PIL import Image
 
     (frames, every, milliseconds, width), application = FILMS[name], runs.APPLICATIONS[name]

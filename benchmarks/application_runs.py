@@ -1,4 +1,4 @@
-"""The applications of `docs/applications.md` as data, and their runs: commands, set-ups, folders and records."""
+"""The applications of `docs/applications.md` as data, and their runs: commands, folders and records."""
 
 import csv
 import hashlib
@@ -24,11 +24,11 @@ DECAYED, UNIFORM = "decayed", "uniform"
 @dataclass(frozen=True)
 class Application:
     """
-    What is trained.
+    A task with the commands that train on it.
 
     :param about: Description for the report
-    :param section: The figure that shows its curve
-    :param command: The command of a run, without the seed, the folder and the method's own arguments
+    :param section: Name of the figure with its curve
+    :param command: Command of a run, without seed, folder and arguments of the method
     :param methods: The arguments of each method
     :param steps: Environment steps of a run
     :param changes: Steps at which the task changes
@@ -36,7 +36,7 @@ class Application:
     :param counts: Steps that SB3's Monitor counts per step of the agent
     :param monitor: The Monitor's files that hold the returns, in the folder of a run
     :param evaluated: Number of episodes for which the trained agent is evaluated without exploration
-    :param clicks: The environment whose ``info`` has the click rates of an oracle and of a random policy
+    :param clicks: Environment whose ``info`` has the click rates of an oracle and of a random policy
     :param network: File for the network of the first decayed run, for runs that start from it
     """
 
@@ -67,15 +67,15 @@ def zoo(
     env: str,
     steps: int,
     *params: str,
-    besides: dict[str, tuple[str, ...]] | None = None,
+    other_methods: dict[str, tuple[str, ...]] | None = None,
     **others: Any,
 ) -> Application:
-    """An entry of ``zoo_configs``, with its own decay, with replay that does not decay, and with others ``besides``."""
+    """An entry of ``zoo_configs``: with its decay, with uniform replay, and with ``other_methods``."""
     uniform = NO_DECAY if algo == "reptile_dqn" else "replay_buffer_kwargs:dict(half_life=float('inf'))"
     file = () if algo == "reptile_dqn" else ("-conf", f"zoo_configs/{algo}.yml")
     command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
     methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
-    methods.update(besides or {})
+    methods.update(other_methods or {})
     return Application(about, section, command, methods, steps, **others)
 
 
@@ -84,7 +84,7 @@ def changes(period: int, steps: int) -> tuple[int, ...]:
 
 
 def small(*layers: int) -> tuple[str, str]:
-    """Networks and batches smaller than the RL Zoo's, so that all of them can be trained on a small machine."""
+    """Networks and batches smaller than the RL Zoo's, for training on a small machine."""
     return f"policy_kwargs:dict(net_arch=[{','.join(map(str, layers))}])", "batch_size:128"
 
 
@@ -102,12 +102,15 @@ SWAPPED = (
 PONG_NETWORK = RECORDS / "pong_network.zip"
 FROM_PONG = (
     f"pretrained:'{PONG_NETWORK.relative_to(ROOT)}'",
-    # Random actions would waste what the network can do
+    # Many random actions would hide what the network can do
     "exploration_initial_eps:0.1",
 )
 EVALUATED = 20
 
-# Whose colour and line a method has in figures
+# Hashes of records contain the former paths of these classes
+RECORDED_AS = {"__import__('sb3_reptile.networks').networks.": "__import__('sb3_reptile.envs').envs."}
+
+# Family of each method, which decides its colour and line in figures
 FAMILIES = {
     DECAYED: "default",
     UNIFORM: "uniform",
@@ -158,7 +161,7 @@ APPLICATIONS = {
         "DriftingRooms-v0",
         80_000,
         changes=changes(20_000, 80_000),
-        besides=AUTO,
+        other_methods=AUTO,
     ),
     "motorway": zoo(
         "Driving in changing traffic",
@@ -168,7 +171,7 @@ APPLICATIONS = {
         20_000,
         changes=changes(5_000, 20_000),
         # A longer memory than the default decay's
-        besides={"half-life of 5,000": ("-params", "half_life:5000.0"), **AUTO},
+        other_methods={"half-life of 5,000": ("-params", "half_life:5000.0"), **AUTO},
     ),
     "recommender": zoo(
         "Recommending to users whose interests change",
@@ -177,7 +180,7 @@ APPLICATIONS = {
         "DriftingRecommender-v0",
         100_000,
         changes=changes(20_000, 100_000),
-        besides=AUTO,
+        other_methods=AUTO,
         clicks="DriftingRecommender-v0",
     ),
     "shop": zoo(
@@ -227,7 +230,7 @@ class Run(NamedTuple):
 
 
 def plan(names: list[str]) -> list[Run]:
-    """All runs of these applications: every method once before any has its next seed."""
+    """All runs of these applications, seed by seed."""
     applications = {name: APPLICATIONS[name] for name in names}
     most = max(application.seeds for application in applications.values())
     return [
@@ -254,13 +257,16 @@ def command(run: Run, folder: str) -> list[str]:
 
 
 def set_up(run: Run) -> str:
-    """What a run consists of, as a hash of eight digits; records of another set-up are left out."""
+    """Hash of a run's configuration, eight digits; records with another hash are ignored."""
     what: list[Any] = [command(run, "FOLDER")]
     if is_of_the_zoo(run.application):
         algo, env = (what[0][what[0].index(name) + 1] for name in ("--algo", "--env"))
         entries = yaml.safe_load((ROOT / "zoo_configs" / f"{algo}.yml").read_text())
         what.append(entries.get(env, entries["default"]))
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    text = json.dumps(what, sort_keys=True)
+    for present, recorded in RECORDED_AS.items():
+        text = text.replace(present, recorded)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 # ---- Records
@@ -287,20 +293,20 @@ def episodes_of(application: Application, folder: Path) -> list[tuple[int, float
     for path in files:
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(line for line in file if line[0] != "#") if row["l"]]
-        # Parallel environments make the same number of steps
+        # Parallel environments take the same number of steps
         ends = np.cumsum([int(float(row["l"])) for row in rows]) * len(files) // application.counts
         episodes += zip(ends.tolist(), (float(row["r"]) for row in rows), strict=True)
     return sorted(episodes)
 
 
 def model_of(run: Run) -> Path:
-    """The file of the model that a run of the RL Zoo has trained."""
+    """File of the model trained by a run of the RL Zoo."""
     (model_path,) = folder_of(run).glob("*/*_1/*.zip")
     return model_path
 
 
 def trained(run: Run) -> tuple[Any, Any]:
-    """The model that a run of the RL Zoo has trained, and its environment with rendering."""
+    """The model trained by a run of the RL Zoo, and its environment with rendering."""
     from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
 
     from sb3_reptile.zoo.registration import register

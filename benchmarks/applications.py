@@ -1,15 +1,15 @@
 """
-What `docs/applications.md` shows: each application trained with decayed and with uniform replay, one record per run.
+The runs of `docs/applications.md`: each application trained with decayed and with uniform replay, one record per run.
 
-    python benchmarks/applications.py                     train what is missing, two at once
+    python benchmarks/applications.py                     train the missing runs, two at a time
     python benchmarks/applications.py pong --jobs 1       only this one
-    python benchmarks/applications.py --plan              what is there and what is missing
-    python benchmarks/applications.py --report            the table and the curves, from the records there are
-    python benchmarks/applications.py --films             the films, of what was trained here
+    python benchmarks/applications.py --plan              list finished and missing runs
+    python benchmarks/applications.py --report            make the table and the curves from the records
+    python benchmarks/applications.py --films             make films of the agents trained here
 
-A run is the command that the page gives, with a seed. Its models and logs stay in `runs/applications`, its record is a
-line of `benchmarks/results/applications/NAME.jsonl`. An interrupted run is repeated, or resumed if it keeps
-checkpoints. The applications are in `benchmarks/application_runs.py`.
+A run is the command on the page, with a seed. Its models and logs are in `runs/applications`, its record is a line of
+`benchmarks/results/applications/NAME.jsonl`. An interrupted run is repeated, or resumed if it keeps checkpoints. The
+applications are in `benchmarks/application_runs.py`.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from sb3_reptile.evaluation.machine import versions_used
 from sb3_reptile.evaluation.records import Record, learning_curve, now, sole_writer
 from sb3_reptile.evaluation.runner import Job, train_or_exit
 
-# What a record depends on
+# Code on which a record depends
 CODE = ("sb3_reptile", "zoo_configs", "examples", "benchmarks/applications.py", "benchmarks/application_runs.py")
 
 
 class ApplicationJob(Job):
-    """A run whose record is made of the files that its command leaves in its folder."""
+    """A run whose record is made from the files in its folder."""
 
     def __init__(self, run: Run) -> None:
         self.run_of_it, self.application = run, runs.APPLICATIONS[run.application]
@@ -77,7 +77,7 @@ class ApplicationJob(Job):
 
 
 def keep_network(run: Run, path: Path) -> None:
-    """Save the network of a run for ``pretrained``, in half precision and without the rest: a tenth of the size."""
+    """Save the network of a run for ``pretrained``, in half precision: a tenth of the model's size."""
     from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 
     _, parameters, _ = load_from_zip_file(runs.model_of(run), load_data=False)
@@ -113,12 +113,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ", ".join(runs.APPLICATIONS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {known}; all by default")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
-    parser.add_argument("--hours", type=float, default=math.inf, help="start no run after that long")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--hours", type=float, default=math.inf, help="start no run after this time")
     parser.add_argument("--seeds", type=int, help="only seeds below this number")
-    parser.add_argument("--plan", action="store_true", help="print what is there and what is missing; train nothing")
+    parser.add_argument("--plan", action="store_true", help="list finished and missing runs; train nothing")
     parser.add_argument("--report", action="store_true", help="make the table and the curves; train nothing")
-    parser.add_argument("--films", action="store_true", help="make the films of what was trained here; train nothing")
+    parser.add_argument("--films", action="store_true", help="make films of the agents trained here; train nothing")
     arguments = parser.parse_args()
     names = arguments.names or list(runs.APPLICATIONS)
     if unknown := set(names) - set(runs.APPLICATIONS):

@@ -1,21 +1,20 @@
 """
-What saving, checking and holding replay buffers costs, next to SB3's pickle and to memory.
+Cost of saving, checking and storing replay buffers, compared with SB3's pickle and with memory.
 
     python benchmarks/checkpoint.py [--quick] [--output benchmarks/results/checkpoint.csv]
 
-It writes records (CSV) and, next to them, the tables (Markdown) that it prints; `--from-records` rebuilds the tables
-from the records without measuring. Methods take turns, in random order; every part runs in a process of its own.
+It writes records (CSV) and, in the same folder, the tables (Markdown) that it prints; `--from-records` rebuilds the
+tables without measuring. Methods take turns, in random order; every part runs in its own process.
 
     python benchmarks/checkpoint.py --part soak --transitions 100000000
 
-The soak adds so many transitions, draws throughout and saves now and then; it is not part of the default run.
+The soak test adds this number of transitions, with draws and checkpoints; it is not part of the default run.
 """
 
 import argparse
 import csv
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -26,11 +25,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sb3_reptile.evaluation import tables
+from sb3_reptile.evaluation.machine import THREADS, installed_versions, processor_name
+from sb3_reptile.evaluation.templates import PageTemplate, join
+
 RESULTS = Path(__file__).parent / "results"
+TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "checkpoint.md")
 FIELDS = ["part", "method", "round", "measure", "value", "environment"]
 PARTS = ["save", "add", "atari", "soak"]
 PACKAGES = ["torch", "stable_baselines3", "safetensors", "numpy"]
@@ -51,7 +54,7 @@ def resident() -> int:
 
 
 class Peak:
-    """The largest memory of this process while something runs, above what it was before."""
+    """Increase of this process's memory at its peak while the block runs."""
 
     def __enter__(self) -> "Peak":
         self.before = self.highest = resident()
@@ -81,7 +84,7 @@ def flush(path: Path) -> None:
 
 
 def filled(buffer: Any) -> int:
-    """Fill a buffer of 8 floats with an episode of 200 steps after the other, and tell how many bytes it holds."""
+    """Fill a buffer of 8 floats with episodes of 200 steps; return its size in bytes."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -138,7 +141,7 @@ def measure_save(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, flo
     }
     checkpoint(before, None)
     for number in range(rounds):
-        # What training would have added since
+        # As if training had added 10,000 transitions
         first = 10_000 * number % 1_000_000
         ours.rewards[first : first + 10_000] += 1
         previous = Folder(before, "benchmark")
@@ -147,13 +150,13 @@ def measure_save(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, flo
                 if method in (AGAIN, CHECKED) or path != again:
                     shutil.rmtree(path, ignore_errors=True)
                     path.unlink(missing_ok=True)
-            os.sync()  # so that none has to wait for what another left to the system
+            os.sync()  # so that no method waits for the writes of another
             with Peak() as peak:
                 start = time.perf_counter()
                 methods[method]()
                 seconds = time.perf_counter() - start
             yield method, number, "seconds", seconds
-            # With what the buffer holds already
+            # Including the buffer itself
             yield method, number, "peak / buffer", 1 + peak.bytes / n_bytes
             if method in loads:
                 start = time.perf_counter()
@@ -186,13 +189,14 @@ def measure_add(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, floa
 
 
 def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, float]]:
-    """DQN with images from an environment that takes no time: 200,000 transitions on disk, and in memory."""
+    """DQN with images from an environment that takes no time: 200,000 transitions on disk or in memory."""
     import gymnasium as gym
     import numpy as np
 
     from sb3_reptile import ReptileDQN
 
-    warnings.filterwarnings("ignore", message="The last trajectory")  # of SB3, about memory optimisation
+    # SB3 warns at each learn() that memory optimization truncates the last episode
+    warnings.filterwarnings("ignore", module="stable_baselines3.common.off_policy_algorithm")
 
     class FakeImages(gym.Env):
         observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -228,7 +232,7 @@ def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, fl
             model.replay_buffer.add(image, image, zero, zero, zero, [{}])  # type: ignore[union-attr]
         return model.learn(120)
 
-    # One method alone tells of its memory, two of them in turns of their speed
+    # One method alone measures memory, two in turns measure speed
     methods = os.environ["ATARI_METHODS"].split("|")
     models = {method: make(method) for method in methods}
     for number in range(rounds):
@@ -248,7 +252,7 @@ SOAK_POINTS = 50
 
 
 def measure_soak(transitions: int, folder: Path) -> Iterator[tuple[str, int, str, float]]:
-    """Many transitions through one buffer, with draws, priorities and checkpoints throughout."""
+    """Add many transitions to one buffer, with draws, priorities and checkpoints."""
     import numpy as np
     from gymnasium import spaces
 
@@ -307,18 +311,15 @@ def child(part: str, rounds: int, folder: str) -> None:
 
 
 def environment() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = models[0] if models else platform.machine()
-    return f"{cpu}; {', '.join(f'{package} {version(package)}' for package in PACKAGES)}"
+    versions = installed_versions(PACKAGES)
+    return f"{processor_name()}; {', '.join(f'{package} {number}' for package, number in versions.items())}"
 
 
 def run_child(part: str, rounds: int, storage: Path, **variables: str) -> Iterator[Record]:
     about = environment()
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with tempfile.TemporaryDirectory(dir=storage) as folder:
         command = [sys.executable, __file__, "--child", part, str(rounds), folder]
-        environ = {**os.environ, **dict.fromkeys(names, "1"), **variables}
+        environ = {**os.environ, **dict.fromkeys(THREADS, "1"), **variables}
         with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -362,107 +363,63 @@ def ratio(records: list[Record], method: str, reference: str, measure: str) -> s
     return f"{statistics.median(ours[number] / theirs[number] for number in ours):.2f}"
 
 
-def methods_of(records: Iterable[Record]) -> list[str]:
-    return sorted({record["method"] for record in records})
+def median(records: Iterable[Record], method: str, measure: str) -> float:
+    return statistics.median(values(records, method, measure).values())
 
 
 def save_table(records: list[Record]) -> list[str]:
-    size = "1,000,000 transitions of 8 floats, 84 MB"
-    lines = [f"## Saving: {size}", "", "| | ms | ratio to the pickle | to the flushed pickle | peak / buffer |"]
-    lines.append("|---|---:|---:|---:|---:|")
+    rows = []
     for method in (PICKLE, PICKLE_FLUSHED, FULL, AGAIN, CHECKED):
-        milliseconds = 1e3 * statistics.median(values(records, method, "seconds").values())
         peak = max(values(records, method, "peak / buffer").values())
         ratios = [ratio(records, method, reference, "seconds") for reference in (PICKLE, PICKLE_FLUSHED)]
-        lines.append(f"| {method} | {milliseconds:.0f} | {ratios[0]} | {ratios[1]} | {peak:.2f} |")
-    for method in (f"{PICKLE}, load", f"{FULL}, load"):
-        milliseconds = 1e3 * statistics.median(values(records, method, "seconds").values())
+        rows.append([method, f"{1e3 * median(records, method, 'seconds'):.0f}", *ratios, f"{peak:.2f}"])
+    for method, label in ((f"{PICKLE}, load", f"{PICKLE}, load"), (f"{FULL}, load", "load()")):
         compared = ratio(records, method, f"{PICKLE}, load", "seconds")
-        lines.append(f"| {method.replace('save(), load', 'load()')} | {milliseconds:.0f} | {compared} | | |")
-    return [
-        *lines,
-        "",
-        "Medians, and medians of the ratios within a round; less is faster. The peak is the largest of all rounds.",
-        "SB3's pickle is saved when it has been flushed: until then it is in memory only, and lost when the machine",
-        "stops. SB3 writes in place, without checksums, and leaves it to the system when to write to the disk;",
-        "`save()` and checkpoints are checked, written aside and flushed. A checkpoint writes the files that changed",
-        "since the last and links to the others; its first one is a `save()`. `load()` checks everything.",
-        "",
-    ]
+        rows.append([label, f"{1e3 * median(records, method, 'seconds'):.0f}", compared, "", ""])
+    return tables.table(["", "ms", "ratio to the pickle", "to the flushed pickle", "peak / buffer"], rows)
 
 
 def add_table(records: list[Record]) -> list[str]:
-    lines = ["## Adding a transition of 8 floats", "", "| | us | ratio to SB3 |", "|---|---:|---:|"]
-    for method in ("SB3", *(name for name in methods_of(records) if name != "SB3")):
-        microseconds = statistics.median(values(records, method, "microseconds").values())
-        lines.append(f"| {method} | {microseconds:.1f} | {ratio(records, method, 'SB3', 'microseconds')} |")
-    return [*lines, ""]
+    methods = sorted({record["method"] for record in records}, key=lambda method: (method != "SB3", method))
+    measure = "microseconds"
+    rows = [[name, f"{median(records, name, measure):.1f}", ratio(records, name, "SB3", measure)] for name in methods]
+    return tables.table(["", "us", "ratio to SB3"], rows)
 
 
 def atari_table(records: list[Record]) -> list[str]:
-    lines = [
-        "## 200,000 transitions of 4x84x84 images, in memory and on disk (`storage_dir`)",
-        "",
-        "| | steps/s | speed, of that in memory | peak of resident memory, MB |",
-        "|---|---:|---:|---:|",
-    ]
+    rows = []
     for method in ATARI_METHODS:
-        reference = method.replace("disk", "memory")
-        speed = statistics.median(values(records, method, "steps/s").values())
         (peak,) = values(records, method, "peak MB").values()
-        compared = ratio(records, method, reference, "steps/s")
-        lines.append(f"| {method} | {speed:.0f} | {compared} | {peak:,.0f} |")
-    return [
-        *lines,
-        "",
-        "ReptileDQN, CnnPolicy, batch 32, an update every 4 steps, `optimize_memory_usage`: 5.6 GB of images.",
-        "Speeds are medians of turns of 100 steps and of the ratios within a round. The disk's cache was not limited:",
-        "where there is less memory for it than the part of the buffer that is drawn from, draws wait for the disk.",
-        "",
-    ]
+        compared = ratio(records, method, method.replace("disk", "memory"), "steps/s")
+        rows.append([method, f"{median(records, method, 'steps/s'):.0f}", compared, f"{peak:,.0f}"])
+    return tables.table(["", "steps/s", "speed relative to memory", "peak of resident memory, MB"], rows)
 
 
 def soak_table(records: list[Record]) -> list[str]:
     names = ["add, us per transition", "sample and update, us", "save, s", "resident MB"]
-    columns = {name: values(records, "soak", name) for name in names}
-    total = max(values(records, "soak", "transitions").values())
-    lines = [
-        f"## Soak: {total:,.0f} transitions",
-        "",
-        f"| of them | {' | '.join(names)} |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    columns = [values(records, "soak", name) for name in names]
+    rows = []
     fifth = SOAK_POINTS // 5
     for part in range(5):
         points = [str(point) for point in range(part * fifth, (part + 1) * fifth)]
-        medians = [statistics.median(column[point] for point in points) for column in columns.values()]
-        cells = " | ".join(f"{median:.3g}" if median < 100 else f"{median:,.0f}" for median in medians)
-        lines.append(f"| {part * 20} to {part * 20 + 20} % | {cells} |")
-    return [
-        *lines,
-        "",
-        "One prioritized buffer of 1,000,000 with a half-life of 100,000, 64 environments; a batch of 256 drawn, and",
-        f"its priorities set, every 10,000 transitions; {SOAK_POINTS} checkpoints. Medians of each fifth.",
-        "",
-    ]
+        medians = [statistics.median(column[point] for point in points) for column in columns]
+        cells = (f"{value:.3g}" if value < 100 else f"{value:,.0f}" for value in medians)
+        rows.append([f"{part * 20} to {part * 20 + 20} %", *cells])
+    return tables.table(["share of the run", *names], rows)
 
 
 def markdown(records: list[Record]) -> str:
-    tables = {"save": save_table, "add": add_table, "atari": atari_table, "soak": soak_table}
-    lines = [
-        "# What checkpoints, checks and buffers on disk cost",
-        "",
-        "`python benchmarks/checkpoint.py` measures it, the soak with `--part soak`; the records are in the CSV file",
-        "of the same name.",
-        "",
-        f"{records[0]['environment']}.",
-        "",
-    ]
-    for part, table in tables.items():
+    functions = {"save": save_table, "add": add_table, "atari": atari_table, "soak": soak_table}
+    sections = []
+    for part, table in functions.items():
         of_part = [record for record in records if record["part"] == part]
+        soak = {}
+        if of_part and part == "soak":
+            total = max(values(of_part, "soak", "transitions").values())
+            soak = {"transitions": f"{total:,.0f}", "points": SOAK_POINTS}
         if of_part:
-            lines += table(of_part)
-    return "\n".join(lines).rstrip() + "\n"
+            sections.append(TEMPLATE.fill(part, table=table(of_part), **soak))
+    return TEMPLATE.fill("page", environment=records[0]["environment"], sections=join(sections)) + "\n"
 
 
 def read(path: Path) -> list[Record]:
@@ -473,9 +430,13 @@ def read(path: Path) -> list[Record]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--part", choices=PARTS, action="append", help="measure this alone, and keep the other records")
-    parser.add_argument("--transitions", type=int, default=100_000_000, help="of the soak")
-    parser.add_argument("--storage", type=Path, default=Path(), help="a folder on the disk to measure (default: here)")
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="measure only this part and keep the other records"
+    )
+    parser.add_argument("--transitions", type=int, default=100_000_000, help="number of transitions of the soak test")
+    parser.add_argument(
+        "--storage", type=Path, default=Path(), help="folder on the disk to measure (default: the working directory)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS / "checkpoint.csv", help="CSV file to write")
     parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)

@@ -2,13 +2,13 @@
 How soon `half_life="auto"` notices that a task has changed, how often it is wrong, and what it then holds to be true.
 
     python benchmarks/detection.py [--seeds 20] [--task ...] [--jobs 1]      run what is missing, then write the table
-    python benchmarks/detection.py --from-records                            the table alone
+    python benchmarks/detection.py --from-records                            write the table only
     python benchmarks/detection.py --run TASK SEED                           one run; prints its record
-    python benchmarks/detection.py --picture docs/images/evidence.png        how evidence adds up, drawn
+    python benchmarks/detection.py --picture docs/images/evidence.png        draw the evidence over time
 
 Nothing is trained. Policies are scripted and improve as those of an agent do: the share of random actions falls from 1
-to 0.05 over each run, the rest are those of a heuristic. So the states that are visited change all the time, which must
-not be taken for a change of the task. A run is a line of `benchmarks/results/detection.jsonl`; the table goes to
+to 0.05 over each run; the other actions are those of a heuristic. So the visited states change all the time, which must
+not be mistaken for a change of the task. A run is a line of `benchmarks/results/detection.jsonl`; the table goes to
 `benchmarks/results/detection.md`.
 """
 
@@ -36,31 +36,34 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_reptile import envs
+from sb3_reptile.evaluation import tables
+from sb3_reptile.evaluation.templates import PageTemplate
 from sb3_reptile.replay import DecayedReplayBuffer
 from sb3_reptile.replay.auto import Settings
 
 RESULTS = Path(__file__).parent / "results"
+TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "detection.md")
 Heuristic = Callable[[gym.Env, np.ndarray], Any]
 
-# Alarms up to that many steps after a change are put down to it
+# Alarms up to this number of steps after a change are attributed to it
 WINDOW = 3_000
-# What is held to be true is looked at from that many steps after a change on
+# Consistencies are measured from this number of steps after a change on
 SETTLED = 1_000
 FINAL_RANDOM = 0.05
 
 
 def balance(env: gym.Env, obs: np.ndarray) -> int:
-    """CartPole: push to where the pole falls."""
+    """CartPole: push in the direction in which the pole falls."""
     return int(obs[2] + 0.3 * obs[3] + 0.02 * obs[0] + 0.05 * obs[1] > 0)
 
 
 def swing(env: gym.Env, obs: np.ndarray) -> int:
-    """Acrobot: torque with the second joint's motion puts energy in."""
+    """Acrobot: torque in the direction of the second joint's motion adds energy."""
     return 2 if obs[5] > 0 else 0
 
 
 def rock(env: gym.Env, obs: np.ndarray) -> int:
-    """MountainCar: accelerate the way it moves."""
+    """MountainCar: accelerate in the direction of motion."""
     return 2 if obs[1] > 0 else 0
 
 
@@ -86,11 +89,11 @@ def wander(env: gym.Env, obs: np.ndarray) -> Any:
 @dataclass(frozen=True)
 class Task:
     """
-    :param about: What it is, for the table
+    :param about: Description for the table
     :param make: Makes the environment
-    :param heuristic: What the policy becomes
+    :param heuristic: The policy towards the end
     :param steps: Steps of a run
-    :param gradual: Whether it changes all the time
+    :param gradual: Whether it changes continuously
     """
 
     about: str
@@ -205,7 +208,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
 
 
 def delays(record: dict[str, Any]) -> list[float]:
-    """Steps from each change to the first alarm after it; infinite where there is none in time."""
+    """Steps from each change to the first alarm after it; infinite if there is none within ``WINDOW``."""
     noticed = [alarm[0] for alarm in record["alarms"]]
     found = [[at - change for at in noticed if 0 < at - change <= WINDOW] for change in record["changes"]]
     return [float(after[0]) if after else math.inf for after in found]
@@ -216,26 +219,12 @@ def false_alarms(record: dict[str, Any]) -> int:
     return sum(not any(0 < at - change <= WINDOW for change in record["changes"]) for at in noticed)
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def page(records: list[dict[str, Any]]) -> str:
     """
     :param records: The records
-    :return: The table, as Markdown
+    :return: The page, as Markdown
     """
-    lines = [
-        "# How soon a change is noticed",
-        "",
-        "`python benchmarks/detection.py` makes it from the records in `detection.jsonl`, each of which names the",
-        "command that makes it again. Nothing is trained: scripted policies improve from random to skilled over each",
-        "run, so the states they visit change all the time.",
-        "",
-        f"Delay: steps from a change to the first alarm, median over changes and seeds; noticed: within {WINDOW:,}",
-        "steps. False alarms: those that no change precedes by that much, per 100,000 steps that are not within it.",
-        "Consistency: mean over the stored transitions that are true at present and over those that are not, from",
-        f"{SETTLED:,} steps after a change on; 1 is what is replayed in full.",
-        "",
-        "| task | seeds | changes noticed | delay | false alarms per 100k | consistency, if true | if not |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for name, task in TASKS.items():
         of_task = [record for record in records if record["task"] == name]
         if not of_task:
@@ -251,13 +240,15 @@ def table(records: list[dict[str, Any]]) -> str:
         alarms = f"({1e5 * n_false / quiet:.1f} alarms)" if task.gradual else f"{1e5 * n_false / quiet:.1f}"
         noticed = f"{n_noticed} of {len(all_delays)}" if all_delays else ""
         median = statistics.median(all_delays) if all_delays else math.inf
-        cells = [task.about, len(of_task), noticed, f"{median:.0f}" if math.isfinite(median) else "", alarms, *means]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        delay = f"{median:.0f}" if math.isfinite(median) else ""
+        rows.append([task.about, str(len(of_task)), noticed, delay, alarms, *means])
+    header = ["task", "seeds", "changes noticed", "delay", "false alarms per 100k"]
+    lines = tables.table([*header, "consistency, valid", "consistency, invalid"], rows)
+    return TEMPLATE.fill("page", window=f"{WINDOW:,}", settled=f"{SETTLED:,}", table=lines) + "\n"
 
 
 def draw(path: Path) -> None:
-    """What speaks against the first and the second phase of a CartPole whose actions swap, and what follows from it."""
+    """Draw the evidence against both phases of a CartPole whose actions swap, and their consistencies."""
     from matplotlib.figure import Figure
 
     from sb3_reptile.figures import BLUE, GREY, ORANGE, label_axes
@@ -304,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument("--run", nargs=2, metavar=("TASK", "SEED"))
     parser.add_argument("--from-records", action="store_true")
     parser.add_argument("--picture", type=Path)
@@ -327,8 +318,8 @@ def main() -> None:
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 records.append(record)
-    arguments.records.with_suffix(".md").write_text(table(records))
-    print(table(records))
+    arguments.records.with_suffix(".md").write_text(page(records))
+    print(page(records))
 
 
 if __name__ == "__main__":

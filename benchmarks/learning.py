@@ -1,12 +1,12 @@
 """
 Which replay learns best, where tasks drift and where they do not: methods x tasks x seeds, one record per run.
 
-    python benchmarks/learning.py --jobs 2 --hours 1.5      train what is missing, the most informative runs first
-    python benchmarks/learning.py --plan                    what is there, what is missing, how long it would take
+    python benchmarks/learning.py --jobs 2 --hours 1.5      train the missing runs, the most informative first
+    python benchmarks/learning.py --plan                    list finished and missing runs, with an estimate of the time
     python benchmarks/learning.py --run TASK METHOD SEED    one run; prints its record, which names this command
 
 Methods are in `benchmarks/methods.py`, tasks in `benchmarks/tasks.py`. Every finished run is a line of
-`benchmarks/results/learning/TASK.jsonl`; an interrupted run leaves nothing and is repeated.
+`benchmarks/results/learning/TASK.jsonl`; an interrupted run is repeated.
 `benchmarks/learning_report.py` makes the tables and figures of `docs/results.md` from these records.
 """
 
@@ -33,9 +33,9 @@ ROOT = Path(__file__).parent.parent
 RECORDS = Path(__file__).parent / "results" / "learning"
 # Of runs with other learners than one-step returns
 LEARNER_RECORDS = Path(__file__).parent / "results" / "learners"
-# What the child processes run
+# Program of the child processes
 PROGRAM = Path(__file__)
-# What a record depends on
+# Code on which a record depends
 CODE = ("sb3_reptile", *(f"benchmarks/{name}.py" for name in ("learning", "methods", "tasks", "variants")))
 
 
@@ -43,7 +43,7 @@ CODE = ("sb3_reptile", *(f"benchmarks/{name}.py" for name in ("learning", "metho
 
 
 class Run(NamedTuple):
-    """What identifies a record. A volume of None is the task's own, a learner of None has one-step returns."""
+    """Key of a record. A volume of None is that of the task, a learner of None has one-step returns."""
 
     task: str
     method: str
@@ -54,7 +54,7 @@ class Run(NamedTuple):
 
 VOLUMES = (2, 8, 64)
 VOLUME_TASK = "cartpole-actions"
-# Seeds that all tasks have before any task has more. The replay volumes end with the second round, large tasks, too
+# Ranges of seeds: all tasks finish a round before any begins the next. Other replay volumes have two rounds
 ROUNDS = ((0, 3), (3, 5), (5, 10))
 VOLUME_ROUNDS = ROUNDS[:2]
 
@@ -66,7 +66,7 @@ def seeds_of(task: str, method: str) -> int:
 def plan() -> list[Run]:
     """
     All runs, the most informative first. Each round has the tuning tasks, the reporting tasks and the other replay
-    volumes; within each of these, all methods have one seed before any has the next.
+    volumes; within each of these, runs are ordered by seed.
     """
     runs = []
     for seeds in ROUNDS:
@@ -86,7 +86,7 @@ def plan() -> list[Run]:
 
 
 def learner_plan(learners: list[str], methods: list[str] | None) -> list[Run]:
-    """All runs with these learners, a seed of each task, method and learner after the other."""
+    """All runs with these learners, ordered by seed."""
     of_task = {name: task.methods if methods is None else tuple(methods) for name, task in TASKS.items()}
     return [
         Run(name, method, seed, None, learner)
@@ -99,7 +99,7 @@ def learner_plan(learners: list[str], methods: list[str] | None) -> list[Run]:
 
 
 def set_up(run: Run) -> str:
-    """What a run consists of, as a hash of eight digits; records of another set-up are left out."""
+    """Hash of a run's configuration, eight digits; records with another hash are ignored."""
     task, method = TASKS[run.task], METHODS[run.method]
     settings = settings_with_volume(task, run.volume)
     what = [task.env, task.env_kwargs, task.steps, settings, OPTIMIZER, method.set_up]
@@ -115,7 +115,7 @@ def set_up(run: Run) -> str:
 
 
 def command(run: Run) -> list[str]:
-    """The command that makes exactly one record, run in the root of the repository."""
+    """The command that makes this record, run in the root of the repository."""
     volume = [] if run.volume is None else ["--volume", f"{run.volume:g}"]
     learner = [] if run.learner is None else ["--learner", run.learner]
     return ["benchmarks/learning.py", "--run", run.task, run.method, str(run.seed), *volume, *learner]
@@ -143,7 +143,7 @@ def sort_key(run: Run) -> tuple[Any, ...]:
 def reference_returns(records: dict[Run, Record]) -> tuple[float, ...]:
     """
     :param records: Records
-    :return: For each of MinAtar's games alone the mean return of uniform replay over the last third of its runs
+    :return: For each of MinAtar's games, the mean return of uniform replay over the last third of its runs
     """
     means = []
     for name in GAMES:
@@ -154,12 +154,12 @@ def reference_returns(records: dict[Run, Record]) -> tuple[float, ...]:
 
 
 def compared(record: Record, known: Record) -> str:
-    """Whether a run has been reproduced, in words."""
+    """Message that states whether a run was reproduced."""
     if record["curve"] == known["curve"]:
-        return "the curve is that of the existing record"
+        return "the curve equals that of the existing record"
     here, there = (versions.get("processor", "an unknown one") for versions in (record["versions"], known["versions"]))
-    reason = "" if here == there else f": that was made on another processor ({there}; here: {here})"
-    return f"the curve is not that of the existing record{reason}"
+    reason = "" if here == there else f", which was made on another processor ({there}; this one: {here})"
+    return f"the curve differs from that of the existing record{reason}"
 
 
 # ---- One run
@@ -196,7 +196,7 @@ def build(run: Run) -> Any:
     learner = {} if run.learner is None else LEARNERS[run.learner].arguments
     algorithm: Any = {"DQN": DQN, "ReptileDQN": ReptileDQN}[method.algorithm]
     if "q_lambda" in learner and algorithm is DQN:
-        # The same replay, and the same bits but for the learner
+        # The same replay; only the learner differs
         algorithm, settings["half_life"] = ReptileDQN, math.inf
     if run.learner is not None and LEARNERS[run.learner].cut:
         from variants import WatkinsDQN
@@ -243,7 +243,7 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
     from sb3_reptile.callbacks import ReExplore
 
     th.set_num_threads(1)
-    # Before training, so that the commit is that of the code which is running
+    # Before training, so that the commit is that of the running code
     versions = versions_used(ROOT, CODE)
     task = TASKS[run.task]
     episodes: list[tuple[int, float]] = []
@@ -266,7 +266,6 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
 
     start, cpu_start = time.perf_counter(), time.process_time()
     model = build(run)
-    # Nobody reads the logs
     model.learn(task.steps, callback=callbacks, log_interval=None)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     curve = learning_curve(episodes, task.steps)
@@ -299,8 +298,8 @@ def print_record(run: Run, with_progress: bool) -> Record:
 
 def random_returns(task: Task) -> list[float]:
     """
-    Mean return of the episodes that random actions finish in as many steps as a run has; one for each game, where the
-    task's ``random_return`` has several.
+    Mean return of random actions over as many steps as a run has; one per phase if the task's ``random_return`` has
+    several.
     """
     env = make_env(task)
     env.action_space.seed(0)
@@ -322,7 +321,7 @@ def random_returns(task: Task) -> list[float]:
 
 
 def seconds_per_run(records: dict[Run, Record]) -> Callable[[Run], float]:
-    """An estimate of how long a run takes: the mean over its method's records, its task's, or what the task says."""
+    """Estimate of the duration of a run: the mean over the records of its method or task, else ``Task.seconds``."""
     known: dict[tuple[Any, ...], list[float]] = {}
     for run, record in records.items():
         for key in ((run.task, run.volume, run.method), (run.task, run.volume)):
@@ -354,11 +353,11 @@ def print_plan(runs: list[Run], records: dict[Run, Record]) -> None:
         print(f"{task:<22}{name:>7}  {method:<24}{done:>5}{len(group):>4}{seconds:>9.0f}{left:>12.2f}")
     missing = [run for run in runs if run not in records]
     left, total = sum(hours[run] for run in missing), sum(hours.values())
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs are there; core-hours left: {left:.1f} of {total:.1f}")
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; core-hours left: {left:.1f} of {total:.1f}")
 
 
 def make_one(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Carry out ``--run``."""
+    """The command ``--run``."""
     name, method, seed = arguments.run
     if name not in TASKS or not seed.isdecimal():
         parser.error(f"--run takes a task ({', '.join(TASKS)}), a method and a seed, got {name} {method} {seed}")
@@ -384,14 +383,14 @@ def make_one(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 
 
 def job(run: Run) -> Job:
-    """A run in a process of its own, as its command starts it."""
+    """A run in a child process."""
     return Job(" ".join(command(run)[2:]), [str(PROGRAM), *command(run)[1:], "--progress"], TASKS[run.task].steps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
-    parser.add_argument("--hours", type=float, default=math.inf, help="start no run after that long")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--hours", type=float, default=math.inf, help="start no run after this time")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="only these tasks")
     parser.add_argument("--method", nargs="+", help="only these methods")
     parser.add_argument("--seeds", type=int, help="only seeds below this number")
@@ -399,9 +398,9 @@ def main() -> None:
         "--learner", nargs="+", choices=LEARNERS, help="with these learners instead of one-step returns"
     )
     parser.add_argument("--records", type=Path, help="folder of the records")
-    parser.add_argument("--plan", action="store_true", help="print what is there and what is missing; train nothing")
-    parser.add_argument("--run", nargs=3, metavar=("TASK", "METHOD", "SEED"), help="one run; print its record")
-    parser.add_argument("--volume", type=float, help="with --run: another replay volume than the task's own")
+    parser.add_argument("--plan", action="store_true", help="list finished and missing runs; train nothing")
+    parser.add_argument("--run", nargs=3, metavar=("TASK", "METHOD", "SEED"), help="train one run and print its record")
+    parser.add_argument("--volume", type=float, help="with --run: replay volume (default: that of the task)")
     parser.add_argument("--append", action="store_true", help="with --run: append the record to the others")
     parser.add_argument("--random", action="store_true", help="measure the returns of random actions")
     parser.add_argument("--progress", action="store_true", help=argparse.SUPPRESS)

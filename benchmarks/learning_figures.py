@@ -36,7 +36,7 @@ def draw_curves(results: Results, tasks: list[str], methods: list[str], path: Pa
 
 
 def draw_half_lives(results: Results, tasks: list[str], path: Path) -> None:
-    """Area under the curve by mean age of what is replayed, for decay and for FIFO buffers."""
+    """Area under the curve by mean age of the replayed transitions, for decay and for FIFO buffers."""
     figure, panels = plotting.grid(len(tasks), columns=3)
     for name, panel in zip(tasks, panels, strict=True):
         for family, marker, text in (("exponential", "o", "exponential decay"), ("fifo", "s", "FIFO buffer")):
@@ -61,7 +61,7 @@ def draw_half_lives(results: Results, tasks: list[str], path: Path) -> None:
 
 
 def draw_profiles(groups: dict[str, Matrices], methods: list[list[str]], path: Path) -> None:
-    """Share of the runs above each score."""
+    """Performance profiles: share of the runs above each score."""
     figure, panels = plotting.grid(len(groups), columns=3)
     thresholds = np.linspace(-0.1, 1.1, 61)
 
@@ -78,7 +78,7 @@ def draw_profiles(groups: dict[str, Matrices], methods: list[list[str]], path: P
 
 
 def draw_improvement(groups: dict[str, Matrices], path: Path) -> None:
-    """Probability that a run of a method is better than one of uniform replay, and than one of the best FIFO buffer."""
+    """Probability of improvement over uniform replay and over the best FIFO buffer."""
     methods = [method.name for method in PLANNED if any(method.name in matrices for matrices in groups.values())]
     figure, panels = plotting.grid(len(groups), height=0.9 + 0.21 * len(methods), columns=3)
     for (title, matrices), panel in zip(groups.items(), panels, strict=True):
@@ -116,7 +116,7 @@ def draw_volumes(results: Results, path: Path) -> None:
             if not found:
                 continue
             value, errors = error_bars(list(found.values()))
-            # Shifted, so that intervals do not hide each other
+            # Shifted, so that intervals do not overlap
             x = np.array(list(found)) * 1.03 ** (rank - 2)
             style = dict(method.style._asdict(), marker="xos^D"[rank], markersize=4, linewidth=1.3, capsize=2)
             style["alpha"] = 1 if method.name == "uniform" else 1.1 - 0.2 * rank

@@ -1,5 +1,5 @@
 """
-docs/results.md and its figures, from the records of benchmarks/learning.py and from nothing else.
+docs/results.md and its figures, from the records of benchmarks/learning.py alone.
 
     python benchmarks/learning_report.py [--records benchmarks/results/learning] [--output docs/results.md]
 
@@ -8,11 +8,9 @@ the number of seeds. The prose is in `benchmarks/templates/results.md`.
 """
 
 import argparse
-import re
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from string import Template
 
 import learning_figures as figures
 import numpy as np
@@ -34,31 +32,18 @@ from sb3_reptile.evaluation.statistics import (
     ratio_of_iqms,
 )
 from sb3_reptile.evaluation.tables import bold_if, cell, table
+from sb3_reptile.evaluation.templates import PageTemplate, join
 from sb3_reptile.replay.decay import make_decay
 
-# Below this score nothing had been learned that could be lost
+# Below this score, nothing has been learned that a change could destroy
 LEARNED = 0.1
-# Families that forget by a rule that is fixed beforehand
+# Families whose way of forgetting is fixed in advance
 FIXED = ("uniform", "fifo", "exponential", "power", "linear", "ere", "combined")
 UNIFORM = METHODS["uniform"]
 NO_RECORDS = "No records yet."
+NOT_SIGNIFICANT = "no significant difference"
 
-# The parts of the template, each after a line "<!-- name -->"
-_, *PARTS = re.split(r"<!-- (\w+) -->\n", (Path(__file__).parent / "templates" / "results.md").read_text())
-TEMPLATES = dict(zip(PARTS[::2], map(Template, PARTS[1::2]), strict=True))
-
-
-def fill(part: str, /, **values: str | int | float | Iterable[str]) -> str:
-    """A part of the template with its placeholders replaced; the lines of a value become lines of the page."""
-    texts = {
-        key: str(value) if isinstance(value, str | int | float) else "\n".join(value) for key, value in values.items()
-    }
-    # What was left empty leaves no empty lines
-    return re.sub(r"\n{3,}", "\n\n", TEMPLATES[part].substitute({key: text.strip("\n") for key, text in texts.items()}))
-
-
-def paragraphs(parts: Iterable[str]) -> str:
-    return "\n\n".join(part.strip("\n") for part in parts)
+fill = PageTemplate(Path(__file__).parent / "templates" / "results.md").fill
 
 
 # ---- Cells
@@ -78,7 +63,7 @@ def label_cell(method: str) -> str:
 
 
 def returns_cell(results: Results, task: str, method: str, volume: float | None = None, bold: bool = False) -> str:
-    """IQM of the returns with the number of runs; empty without any."""
+    """IQM of the returns with the number of runs; empty if there are none."""
     estimate = results.estimate(task, method, volume)
     if estimate is None:
         return ""
@@ -86,7 +71,7 @@ def returns_cell(results: Results, task: str, method: str, volume: float | None 
 
 
 def compared_cell(function: Callable[..., np.ndarray], matrices: Matrices, method: str, other: str | None) -> str:
-    """A comparison with another method, if it has runs."""
+    """A comparison with another method; empty if that has no runs."""
     if other is None or other not in matrices or other == method:
         return ""
     return cell(estimates(function, matrices[method], matrices[other])[0])
@@ -94,17 +79,17 @@ def compared_cell(function: Callable[..., np.ndarray], matrices: Matrices, metho
 
 def verdict(difference: Estimate) -> str:
     if np.isnan(difference.low):
-        return "too few runs to say"
+        return "too few runs"
     if difference.low > 0:
         return "better"
-    return "worse" if difference.high < 0 else "the interval has 0 in it"
+    return "worse" if difference.high < 0 else NOT_SIGNIFICANT
 
 
 # ---- Tables
 
 
 def tasks_table() -> list[str]:
-    header = ["task", "what it is", "role", "steps", "transitions replayed a step", "random return", "reference"]
+    header = ["task", "description", "role", "steps", "transitions replayed per step", "random return", "reference"]
     rows = []
     for name, task in TASKS.items():
         row = [f"`{name}`", task.about, task.role, f"{task.steps:,}", f"{task.volume:g}"]
@@ -125,7 +110,7 @@ def aggregate_table(matrices: Matrices) -> list[str]:
         value = bold_if(method == highest, cell(estimates(iqm, matrix)[0]))
         row = [label_cell(method), "" if age is None else f"{age:,.0f}", str(len(matrix)), value]
         rows.append([*row, *(compared_cell(function, matrices, method, other) for function, other in comparisons)])
-    header = ["method", "mean age", "seeds", "IQM of the score", "IQM / uniform's", "P(above uniform)"]
+    header = ["method", "mean age", "seeds", "IQM of the score", "IQM / uniform", "P(above uniform)"]
     return table([*header, f"P(above {METHODS[window].label if window else 'the best FIFO'})"], rows)
 
 
@@ -161,17 +146,17 @@ def recovery_table(results: Results, task: str) -> list[str]:
         recovered = [change for change in learned if change.recovery is not None]
         steps = ""
         if learned:
-            # Those that have not recovered count with the length of the phase
+            # Changes without a recovery count with the length of the phase
             median = statistics.median(c.length if c.recovery is None else c.recovery for c in learned)
             steps = f"{'not in ' if 2 * len(recovered) <= len(learned) else ''}{median:,.0f}"
         regret = mean_over_changes(runs, lambda change: change.regret(best))
         row = [label_cell(method), cell(before[method]), cell(after), steps]
         rows.append([*row, f"{len(recovered)} of {len(learned)}", cell(regret, 0)])
-    return table(["method", "score before a change", "after it", "steps to 90 %", "recovered", "regret"], rows)
+    return table(["method", "score before a change", "after the change", "steps to 90 %", "recovered", "regret"], rows)
 
 
 def difference(results: Results, tasks: list[str], method: str, other: str) -> Estimate | None:
-    """Difference of two methods' IQMs; None unless both have been run on all of some tasks."""
+    """Difference of two methods' IQMs; None unless both have runs on all these tasks."""
     first, second = results.score_matrix(tasks, method), results.score_matrix(tasks, other)
     return None if first is None or second is None else estimates(difference_of_iqms, first, second)[0]
 
@@ -183,7 +168,7 @@ def compare(results: Results, tasks: list[str], method: str, other: str) -> list
 
 
 def titled(tasks: list[str]) -> dict[str, list[str]]:
-    return {**{f"`{task}`": [task] for task in tasks}, "all of them": tasks}
+    return {**{f"`{task}`": [task] for task in tasks}, "all": tasks}
 
 
 # ---- Sections
@@ -195,7 +180,7 @@ def methods_for_curves(results: Results, tasks: Iterable[str], matrices: Matrice
 
 
 def group_section(results: Results, tasks: list[str], images: Path, prefix: str, name: str) -> str:
-    """What has been run on a group of tasks."""
+    """The results on a group of tasks."""
     if not tasks:
         return NO_RECORDS
     matrices = results.score_matrices(tasks)
@@ -216,8 +201,8 @@ def group_section(results: Results, tasks: list[str], images: Path, prefix: str,
         name=name,
         aggregate=fill("aggregate", table=aggregate_table(matrices)) if matrices else "",
         by_task=task_table(results, tasks),
-        comparisons=paragraphs(comparisons),
-        recoveries=paragraphs(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
+        comparisons=join(comparisons),
+        recoveries=join(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
     )
 
 
@@ -248,7 +233,7 @@ def best_of_each(results: Results, tasks: list[str], methods: list[str]) -> np.n
 
 
 def auto_section(results: Results, drifting: list[str], stationary: list[str], images: Path, prefix: str) -> str:
-    """``half_life="auto"`` next to the best there is, to an oracle, and to what it is without one of its parts."""
+    """``half_life="auto"`` compared with the best fixed settings, an oracle, and itself without one of its parts."""
     drifting, stationary = (results.with_records(tasks, AUTO.name) for tasks in (drifting, stationary))
     if not drifting:
         return NO_RECORDS
@@ -261,12 +246,12 @@ def auto_section(results: Results, drifting: list[str], stationary: list[str], i
         images=prefix,
         value=cell(estimates(iqm, results.score_matrices(drifting)[AUTO.name])[0]),
         differences=auto_differences(results, drifting),
-        stationary=paragraphs(
+        stationary=join(
             fill("auto_stationary", other=m.label, differences=compare(results, stationary, AUTO.name, m.name))
             for m in (UNIFORM, DEFAULT)
             if stationary
         ),
-        parts=paragraphs(
+        parts=join(
             fill("auto_parts", task=task, differences=differences)
             for task in TASKS
             if (differences := auto_parts(results, task))
@@ -275,7 +260,7 @@ def auto_section(results: Results, drifting: list[str], stationary: list[str], i
 
 
 def auto_differences(results: Results, tasks: list[str]) -> list[str]:
-    """``half_life="auto"`` less other methods on tasks that drift."""
+    """Differences of ``half_life="auto"`` to other methods on tasks that drift."""
     matrices = results.score_matrices(tasks)
     fixed = [method for method in results.methods(tasks) if METHODS[method].family in FIXED]
     others = {method: matrices[method] for method in fixed if method in matrices}
@@ -285,20 +270,20 @@ def auto_differences(results: Results, tasks: list[str]) -> list[str]:
         (less,) = estimates(difference_of_iqms, matrices[AUTO.name], others[single])
         (ratio,) = estimates(ratio_of_iqms, matrices[AUTO.name], best_of_each(results, tasks, fixed))
         lines = [
-            f"* Less the best single fixed setting in hindsight ({METHODS[single].label}): {cell(less)}",
-            f"* As a ratio to the best fixed setting of each task in hindsight: {cell(ratio)}",
+            f"* Minus the best single fixed setting in hindsight ({METHODS[single].label}): {cell(less)}",
+            f"* Ratio to the best fixed setting of each task in hindsight: {cell(ratio)}",
         ]
     for method in (UNIFORM, DEFAULT, ORACLE):
         common = results.with_records(tasks, method.name)
         less_method = difference(results, common, AUTO.name, method.name)
         if less_method is not None:
-            where = "" if common == tasks else f" on the {len(common)} that it was run on"
-            lines.append(f"* Less {method.label}{where}: {cell(less_method)}")
+            where = "" if common == tasks else f" on the {len(common)} tasks with runs of it"
+            lines.append(f"* Minus {method.label}{where}: {cell(less_method)}")
     return lines
 
 
 def auto_parts(results: Results, task: str) -> list[str]:
-    """``half_life="auto"`` less the same with one of its parts changed."""
+    """Differences of ``half_life="auto"`` to the same with one part changed."""
     found = {part.label: difference(results, [task], AUTO.name, part.name) for part in ABLATIONS}
     return [f"* {label}: {cell(less)}" for label, less in found.items() if less is not None]
 
@@ -314,18 +299,18 @@ def volume_section(results: Results, images: Path, prefix: str) -> str:
         [label_cell(method), *(returns_cell(results, VOLUME_TASK, method, volume) for volume in columns)]
         for method in VOLUME_METHODS
     ]
-    header = ["method", *(f"{own if volume is None else volume:g} a step" for volume in columns)]
+    header = ["method", *(f"{own if volume is None else volume:g} per step" for volume in columns)]
     return fill("volumes", task=VOLUME_TASK, table=table(header, rows), images=prefix)
 
 
 def share_beyond(capacity: int, full: int) -> float:
-    """The share of the default's draws from a full buffer that are older than what a smaller one holds."""
+    """Share of the default's draws from a full buffer that are older than all transitions in a smaller one."""
     weights = make_decay(DEFAULT.arguments["replay_buffer_kwargs"]["decay"])(np.arange(full))
     return float(weights[capacity:].sum() / weights.sum())
 
 
 def capacity_section(results: Results, tasks: list[str]) -> str:
-    """The default in smaller buffers, if that has been run."""
+    """The default in smaller buffers, if there are such runs."""
     tried = [task for task in tasks if any(results.of(task, method.name) for method in SMALLER.values())]
     if not tried:
         return ""
@@ -335,7 +320,7 @@ def capacity_section(results: Results, tasks: list[str]) -> str:
     for capacity, method in methods.items():
         row = [f"{capacity:,}", "" if capacity == full else f"{100 * share_beyond(capacity, full):.0f} %"]
         rows.append([*row, *(returns_cell(results, task, method.name) for task in tried)])
-    return fill("capacity", full=f"{full:,}", table=table(["capacity", "no longer there", *tried], rows))
+    return fill("capacity", full=f"{full:,}", table=table(["capacity", "older draws", *tried], rows))
 
 
 def limits_section(results: Results, tasks: list[str]) -> str:
@@ -357,14 +342,14 @@ def limits_section(results: Results, tasks: list[str]) -> str:
         rows.append(row)
     if not rows:
         return NO_RECORDS
-    words = {"worse": "worse", "better": "better", "the interval has 0 in it": "not told apart"}
     summary = []
     for title, verdicts in found.items():
-        parts = [f"{word} on {', '.join(verdicts[key])}" for key, word in words.items() if key in verdicts]
+        order = ("worse", "better", NOT_SIGNIFICANT)
+        parts = [f"{word} on {', '.join(verdicts[word])}" for word in order if word in verdicts]
         if parts:
-            summary.append(f"* The default next to {title}: {'; '.join(parts)}.")
-    header = ["task", "default", "best method in hindsight", "its IQM", "default less uniform", "less the best FIFO"]
-    return fill("limits", summary=summary, table=table([*header, "less the best"], rows))
+            summary.append(f"* The default compared with {title}: {'; '.join(parts)}.")
+    header = ["task", "default", "best method in hindsight", "its IQM", "default minus uniform", "minus the best FIFO"]
+    return fill("limits", summary=summary, table=table([*header, "minus the best"], rows))
 
 
 # ---- The page
@@ -416,7 +401,7 @@ def report(records: dict[Run, Record], images: Path, prefix: str) -> str:
 
 
 def check_references(records: dict[Run, Record]) -> None:
-    """The references of MinAtar are results themselves."""
+    """MinAtar's reference returns are results of this benchmark: check that they are up to date."""
     if any(run.task in GAMES and run.method == "uniform" for run in records):
         measured = reference_returns(records)
         if measured != TASKS["minatar"].reference_return:

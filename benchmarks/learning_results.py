@@ -1,4 +1,4 @@
-"""What the tables and figures of `benchmarks/learning_report.py` need of the records: returns, scores, best methods."""
+"""Returns, scores and best methods, computed from the records for `benchmarks/learning_report.py`."""
 
 from collections.abc import Collection, Iterable
 
@@ -12,7 +12,7 @@ from sb3_reptile.evaluation.statistics import FEWEST_FOR_INTERVAL, Estimate, est
 
 FIFO = [name for name, method in METHODS.items() if method.family == "fifo"]
 PUBLISHED = [name for name, method in METHODS.items() if method.published]
-# What anybody could use, unlike an oracle
+# Methods that do not need to know the changes in advance
 USABLE = [name for name, method in METHODS.items() if method.family != "oracle"]
 
 Matrices = dict[str, np.ndarray]
@@ -20,7 +20,7 @@ Matrices = dict[str, np.ndarray]
 
 class Results:
     """
-    The records by task, method and replay volume; a volume of None is the task's own.
+    The records by task, method and replay volume; a volume of None is that of the task.
 
     :param records: What ``learning.read_records()`` returns
     """
@@ -34,7 +34,7 @@ class Results:
         return [method for method in METHODS if method in present]
 
     def with_records(self, tasks: Iterable[str], method: str | None = None) -> list[str]:
-        """Those of some tasks that have a record, or one of a method."""
+        """The tasks that have a record, or a record of ``method``."""
         present = {run.task for run in self.records if run.volume is None and method in (None, run.method)}
         return [task for task in tasks if task in present]
 
@@ -42,7 +42,7 @@ class Results:
         return [record for run, record in self.records.items() if run[:4] == (task, method, run.seed, volume)]
 
     def returns(self, task: str, method: str, volume: float | None = None) -> np.ndarray:
-        """Area under the return curve of each run, which is the mean over its points; shape (runs, 1)."""
+        """Area under the return curve of each run (the mean over its points), shape (runs, 1)."""
         return np.array([[record["auc"]] for record in self.of(task, method, volume)])
 
     def estimate(self, task: str, method: str, volume: float | None = None) -> Estimate | None:
@@ -52,8 +52,8 @@ class Results:
 
     def score_matrix(self, tasks: Iterable[str], method: str) -> np.ndarray | None:
         """
-        Scores of the areas, shape (runs, tasks); None if a task has no run. Where tasks have different numbers of runs,
-        the first of each count, so that all tasks have the same influence.
+        Scores of the areas, shape (runs, tasks); None if a task has no run. If the numbers of runs differ, the last
+        runs of some tasks are left out, so that all tasks have the same influence.
         """
         columns = [[np.mean(scores(record)) for record in self.of(task, method)] for task in tasks]
         runs = min(map(len, columns), default=0)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sb3_reptile.evaluation.plotting import Style, style_of
 
-# Records identify variants by the names of classes that there once were
+# Records identify variants by the names of former classes
 RECORDED_AS = {
     "OracleDistribution": "OracleReplayBuffer",
     "ForgettingDistribution": "DetectionReplayBuffer",
@@ -21,14 +21,14 @@ class Method:
 
     :param name: Its name in records and commands
     :param label: Its name in tables and figures
-    :param family: Which methods it belongs to; decides its colour
-    :param algorithm: The class that learns
-    :param arguments: Arguments of that class besides the task's
-    :param mean_age: Mean age of what is replayed from a large buffer (transitions), where it depends on nothing else
-    :param published: Whether it was published by others, as it is
+    :param family: Family of methods; decides its colour
+    :param algorithm: Class of the algorithm
+    :param arguments: Arguments of that class, in addition to those of the task
+    :param mean_age: Mean age of the transitions replayed from a large buffer, if it depends on the method alone
+    :param published: Whether others published it in this form
     :param variant: The class in ``benchmarks/variants.py`` of its replay buffer's distribution
     :param reexplores: Whether it is trained with the callback ``ReExplore``
-    :param styled_as: Whose colour and line it has in figures; its family's by default
+    :param styled_as: Method whose colour and line it has in figures; by default those of its family
     """
 
     name: str
@@ -48,12 +48,12 @@ class Method:
 
     @property
     def set_up(self) -> list[Any]:
-        """What identifies the method in the set-up of a record. It must not change, or records are left out."""
+        """The method in the hash of a record. If it changes, records are ignored."""
         variant = {} if self.variant is None else {"replay_buffer_class": RECORDED_AS[self.variant]}
         return [self.algorithm, {**self.arguments, **variant}]
 
     def arguments_for_training(self) -> dict[str, Any]:
-        """The arguments with the variant of the distribution: the only place that imports ``variants``."""
+        """The arguments with the class of the distribution. Nothing else imports ``variants``."""
         if self.variant is None:
             return self.arguments
         import variants
@@ -69,7 +69,7 @@ class Method:
 
 
 def fifo(size: int) -> Method:
-    """SB3's DQN with a buffer of so many transitions."""
+    """SB3's DQN with a smaller buffer."""
     return Method(f"fifo-{size}", f"FIFO {size:,}", "fifo", "DQN", {"buffer_size": size}, mean_age=(size - 1) / 2)
 
 
@@ -86,7 +86,7 @@ def exponential(half_life: int) -> Method:
 
 
 def mixed(half_life: int, share: float) -> Method:
-    """Exponential decay, with a share of the draws uniform."""
+    """Exponential decay with a share of uniform draws."""
     return Method(
         f"exp-{half_life}-uniform-{share}",
         f"half-life {half_life:,}, {100 * share:.0f} % uniform",
@@ -106,7 +106,7 @@ def prioritized(half_life: int) -> Method:
 
 
 def in_loss(half_life: int) -> Method:
-    """Drawn uniformly, with exponential decay in the loss."""
+    """Uniform replay with exponential decay in the loss."""
     return Method(
         f"loss-exp-{half_life}",
         f"half-life {half_life:,} in the loss",
@@ -132,7 +132,7 @@ def power(scale: int, exponent: float) -> Method:
 
 
 def auto(inner: Method) -> Method:
-    """``half_life="auto"``, with the decay of another method as long as nothing changes."""
+    """``half_life="auto"`` with the decay of another method within a regime."""
     if "half_life" in inner.arguments:
         decay = {"exponential": {"half_life": inner.arguments["half_life"]}}
     else:
@@ -142,7 +142,7 @@ def auto(inner: Method) -> Method:
 
 
 def oracle(inner: Method) -> Method:
-    """The same if it knew each change."""
+    """A method that knows each change."""
     return Method(
         f"oracle-{inner.name}",
         f"oracle, {inner.label}",
@@ -159,7 +159,7 @@ def changed(auto_method: Method, change: str, **changes: Any) -> Method:
 
 
 def smaller(method: Method, size: int) -> Method:
-    """A method in a buffer of so many transitions."""
+    """A method with a smaller buffer."""
     return replace(
         method,
         name=f"{method.name}-in-{size}",
@@ -173,7 +173,7 @@ def smaller(method: Method, size: int) -> Method:
 
 NO_DECAY = float("inf")
 UNIFORM = Method("uniform", "uniform (SB3)", "uniform", "DQN")
-# Of the package, inside half_life="auto" too
+# The package's default, also within a regime of half_life="auto"
 DEFAULT = replace(power(100, 1.5), styled_as="default")
 # arXiv 2110.02421
 PER_AGE = other_decay("power-1", "1/age", "power", {"power_law": {"scale": 1}}, published=True)
@@ -181,12 +181,12 @@ POWER_100 = other_decay("power-100", "1/(age + 100)", "power", {"power_law": {"s
 AUTO = auto(DEFAULT)
 ORACLE = oracle(DEFAULT)
 
-# One of them replays transitions of the same mean age as the default
+# FIFO buffers
 WINDOWS = tuple(fifo(size) for size in (1_000, 3_000, 5_000, 6_000, 10_000, 30_000))
 # The default in buffers that hold less than a run
 SMALLER = {size: smaller(DEFAULT, size) for size in (3_000, 10_000)}
-# "auto" with one of its parts changed: at every alarm it forgets all that came before, for ever; the time spent in
-# another regime counts, too; it explores again at every alarm
+# "auto" with one part changed: it forgets everything before an alarm permanently; time spent in another regime counts
+# as age; it explores again at every alarm
 ABLATIONS = (
     changed(AUTO, "forgets", variant="ForgettingDistribution"),
     changed(AUTO, "ordinary clock", variant="OrdinaryClockDistribution"),
@@ -200,8 +200,8 @@ PLANNED = (
     *map(exponential, (100, 300, 1_000, 3_000, 10_000, 30_000)),
     *(PER_AGE, POWER_100, DEFAULT, power(300, 2.0)),
     *(linear(10_000), linear(80_000)),
-    # Emphasizing recent experience (arXiv 1906.04009), and the newest transition in every batch (arXiv 1712.01275),
-    # both with the papers' own values
+    # Emphasizing recent experience (arXiv 1906.04009) and combined experience replay (arXiv 1712.01275), both with the
+    # values of the papers
     other_decay("ere", "ERE", "ere", {"ere": {}}, published=True),
     Method(
         "combined",
@@ -225,9 +225,9 @@ PLANNED = (
     *ABLATIONS,
     ORACLE,
 )
-# Consistency with hardly any decay inside
+# Consistency with almost no decay
 LONG_AUTOS = tuple(auto(exponential(half_life)) for half_life in (10_000, 100_000, 1_000_000))
-# No longer planned, but there are records, or planned with other learners only
+# Methods with records that are no longer planned, or only with other learners
 FORMER = (
     *LONG_AUTOS,
     oracle(exponential(1_000_000)),
@@ -245,9 +245,9 @@ METHODS = {method.name: method for method in (*PLANNED, *FORMER)}
 @dataclass(frozen=True)
 class Learner:
     """
-    What learns from the replayed transitions: returns of several steps.
+    A learner with multi-step returns.
 
-    :param n_steps: Steps of a return
+    :param n_steps: Number of steps of a return
     :param q_lambda: λ of Peng's Q(λ); 1 for uncorrected returns
     :param cut: Whether returns end before an action that is not greedy, as in Watkins's Q(λ)
     :param options: Other arguments of the algorithm, which override the task's
@@ -272,11 +272,10 @@ class Learner:
 
     @property
     def set_up(self) -> dict[str, Any]:
-        """What identifies the learner in the set-up of a record."""
+        """The learner in the hash of a record."""
         return {**self.arguments, **({"cut": True} if self.cut else {})}
 
 
-# The first question of the tuning tasks
 LEARNERS = {
     learner.name: learner
     for learner in (
@@ -299,16 +298,16 @@ def choice(*names: str) -> tuple[str, ...]:
 ALL = choice(*(method.name for method in PLANNED))
 # For tasks whose runs take long
 FEWER = choice("uniform", "fifo-1000", "fifo-3000", "exp-300", "power-1", "prioritized", AUTO.name, ORACLE.name)
-# What could be the default
+# Candidates for the default
 CANDIDATES = choice(
     *("uniform", "fifo-1000", "fifo-3000", "exp-100", "exp-300", "exp-1000", "exp-3000"),
     *("power-1", "power-100", "power-300-2", "exp-300-uniform-0.1"),
 )
 # Where a run takes longest
 FEWEST = choice("uniform", "fifo-1000", AUTO.name)
-# With other replay volumes than the task's own
+# Methods with runs at other replay volumes
 VOLUME_METHODS = choice("uniform", "fifo-1000", "exp-300", "exp-1000", "exp-3000")
-# Tried in search of a default, and not continued beyond so many seeds
+# Tried in search of a default, with no more than TRIED_SEEDS seeds
 TRIED = (
     *("fifo-5000", "fifo-30000", "linear-80000", "power-300-2", "exp-300-uniform-0.1"),
     *(method.name for method in (*SMALLER.values(), *AUTO_OTHERS)),

@@ -1,11 +1,11 @@
 """
-What a call of the replay buffers costs: `sample`, `add` and `update_priorities`, next to SB3's and other libraries'.
+Time per call of `sample`, `add` and `update_priorities`, compared with SB3 and other libraries.
 
     python benchmarks/sampling.py [--quick] [--output benchmarks/results/sampling.csv]
 
-It writes records (CSV) and, next to them, the tables (Markdown) that it prints; `--from-records` rebuilds the tables
-from the records without measuring. The buffers compared are full, run on one thread, and take turns: in every round
-each of them is timed for a short block of calls, in random order.
+It writes records (CSV) and, in the same folder, the tables (Markdown) that it prints; `--from-records` rebuilds the
+tables without measuring. The buffers are full and run on one thread. They take turns: in every round each of them is
+timed for a short block of calls, in random order.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import csv
 import gc
 import math
 import os
-import platform
 import random
 import sys
 import time
@@ -21,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,9 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from tqdm import tqdm
 
+from sb3_reptile.evaluation import tables
+from sb3_reptile.evaluation.machine import installed_versions, processor_name
+from sb3_reptile.evaluation.templates import PageTemplate, join
 from sb3_reptile.replay import (
     DecayedDictReplayBuffer,
     DecayedNStepReplayBuffer,
@@ -45,6 +46,7 @@ from sb3_reptile.replay import (
 )
 
 RESULTS = Path(__file__).parent / "results"
+TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "sampling.md")
 
 CAPACITIES = [10_000, 100_000, 1_000_000, 10_000_000]
 ADDS = 256  # calls of add() in a block
@@ -54,7 +56,8 @@ CHUNK = 10_000  # rows written at a time into the buffers of other libraries
 # Exponents of priorities and importance weights in every prioritized buffer (https://arxiv.org/abs/1511.05952)
 ALPHA, BETA = 0.6, 0.4
 
-PACKAGES = ["numpy", "torch", "stable_baselines3", "numba", "cpprb", "tianshou"]
+PEERS = ["cpprb", "tianshou"]
+PACKAGES = ["numpy", "torch", "stable_baselines3", "numba", *PEERS]
 FIELDS = ["capacity", "observation", "batch", "buffer", "operation", "median_us", "min_us", "max_us"]
 FIELDS += ["ratio", "reference", "rounds", *PACKAGES, "cpu"]
 
@@ -68,10 +71,10 @@ RNG = np.random.default_rng(0)
 @dataclass(frozen=True)
 class Observation:
     """
-    What the buffers store, and how it is measured.
+    An observation to store, and how to measure with it.
 
     :param max_capacity: The largest buffer to fill with it
-    :param rounds: How often each buffer has its turn
+    :param rounds: Number of turns of each buffer
     :param quick_rounds: The same with ``--quick``; 0 leaves it out
     :param calls: Calls of ``sample()`` in a block, by batch size
     """
@@ -102,11 +105,11 @@ INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, 30, {256: 200})
 @dataclass(frozen=True)
 class Contender:
     """
-    A full buffer, behind the same calls as all others.
+    A full buffer with a common interface.
 
     :param sample: Takes a batch size
     :param add: Adds a row, the same every time
-    :param settle: Does what ``add()`` has put off, to be counted with it
+    :param settle: Does the work that ``add()`` defers, which is counted with it
     :param update: Takes what ``sample()`` returned and a new priority for each transition
     """
 
@@ -121,7 +124,7 @@ class Cell:
     """
     Buffers that are compared with each other.
 
-    :param contenders: How to make each of them; the first is the one that the ratios refer to
+    :param contenders: Function that makes each of them; the first is the reference of the ratios
     """
 
     capacity: int
@@ -133,7 +136,7 @@ class Cell:
         return next(iter(self.contenders))
 
     def groups(self, memory: float) -> list[list[str]]:
-        """What fits into the memory (bytes) at once, the reference being in every group."""
+        """Groups that fit into the memory (bytes); the reference is in every group."""
         # A transition: two observations; action, reward, ends and the tree of the priorities take less than 64 bytes
         at_once = int(memory / (self.capacity * (2 * self.observation.n_bytes + 64))) - 1
         others = list(self.contenders)[1:]
@@ -155,7 +158,7 @@ def as_arrays(value: np.ndarray | dict[str, np.ndarray]) -> Iterable[np.ndarray]
 
 
 def fill(buffer: ReplayBuffer) -> None:
-    """Make it full, every page of its memory being written."""
+    """Make the buffer full and write every page of its memory."""
     for name in ("observations", "next_observations", "actions", "rewards"):
         for array in as_arrays(getattr(buffer, name)):
             array.fill(1)
@@ -174,7 +177,7 @@ def fill(buffer: ReplayBuffer) -> None:
 
 def sb3_buffer(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **settings: Any) -> Contender:
     if issubclass(buffer_class, DecayedSampling):
-        # The others do not look for bad data; what that costs is told by benchmarks/checkpoint.py
+        # The others do not check for bad data; benchmarks/checkpoint.py measures this check
         settings["on_bad_transition"] = "allow"
     buffer = buffer_class(capacity, space, spaces.Discrete(2), device="cpu", **settings)
     fill(buffer)
@@ -189,12 +192,12 @@ def sb3_buffer(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **se
     settle = buffer.distribution._weighted._bring_tree_up_to_date
     if not buffer.prioritized:
         return contender(settle)
-    # The other libraries raise the priorities to their power themselves
+    # The other libraries apply the exponent themselves
     return contender(settle, lambda batch, priorities: buffer.update_priorities(batch.indices, priorities**ALPHA))
 
 
 def decays(capacity: int) -> dict[str, dict[str, Any]]:
-    """The settings of DecayedReplayBuffer that are measured, by the names of the table."""
+    """The measured settings of DecayedReplayBuffer, by their names in the table."""
     linear = {"linear": {"horizon": 0.8 * capacity}}
     prioritized = {"prioritized": True, "beta": BETA}
     return {
@@ -266,7 +269,7 @@ def tianshou_buffer(capacity: int, observation: Observation, prioritized: bool) 
         buffer = PrioritizedReplayBuffer(capacity, alpha=ALPHA, beta=BETA)
     else:
         buffer = TianshouReplayBuffer(capacity)
-    # What its from_data() does
+    # As from_data() does
     buffer.set_batch(rows)
     buffer._size = capacity
     row = {"obs": np.ones(observation.shape, observation.dtype), "act": np.ones(1, np.int64), "rew": np.float32(1)}
@@ -305,7 +308,7 @@ def n_step(capacity: int, observation: Observation) -> Cell:
 
 
 def dictionaries(capacity: int) -> Cell:
-    """The floats, split into two observations."""
+    """Dict observations: the floats in two parts."""
     space = spaces.Dict({name: spaces.Box(0, 1, (4,), np.float32) for name in ("position", "velocity")})
     contenders = {
         "SB3 DictReplayBuffer, 2 keys": partial(sb3_buffer, DictReplayBuffer, capacity, space),
@@ -317,7 +320,7 @@ def dictionaries(capacity: int) -> Cell:
 
 
 def index_drawing(capacity: int) -> Cell:
-    """The decays with a closed form, without storage."""
+    """Decays with a closed form, without storage."""
 
     def make(settings: dict[str, Any]) -> Contender:
         buffer = DecayedReplayBuffer(capacity, INDICES.space, spaces.Discrete(2), device="cpu", **settings)
@@ -365,7 +368,7 @@ def time_samples(contender: Contender, batch_size: int, calls: int) -> dict[str,
 
 
 def time_adds(contender: Contender) -> float:
-    """Microseconds per call, together with what the calls have put off."""
+    """Microseconds per call, including deferred work."""
     add, settle = contender.add, contender.settle
     assert add is not None
     start = time.perf_counter_ns()
@@ -377,11 +380,11 @@ def time_adds(contender: Contender) -> float:
 
 
 def measure(cell: Cell, names: list[str], rounds: int, bar: tqdm) -> Times:
-    """Microseconds per call. The buffers are gone afterwards."""
+    """Microseconds per call."""
     contenders = {name: cell.contenders[name]() for name in names}
     times: Times = defaultdict(list)
     turns = list(contenders.items())
-    # The first round, which compiles, does not count
+    # The first round, which compiles, is not counted
     for done in range(-1, rounds):
         for batch_size, calls in cell.observation.calls.items():
             random.shuffle(turns)
@@ -430,39 +433,23 @@ def records_of(cell: Cell, groups: list[list[str]], rounds: int, bar: tqdm) -> I
 
 
 def environment() -> Record:
-    return {**{package: installed_version(package) for package in PACKAGES}, "cpu": cpu_model()}
-
-
-def installed_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return {**dict.fromkeys(PACKAGES, ""), **installed_versions(PACKAGES), "cpu": processor_name()}
 
 
 def run(path: Path, quick: bool, memory: float) -> None:
-    """Measure everything, and write the records of a cell as soon as it is done."""
+    """Measure everything; write the records of a cell as soon as it is finished."""
     th.set_num_threads(1)
     np.random.seed(0)
     random.seed(0)
-    peers = [peer for peer in ("cpprb", "tianshou") if installed_version(peer)]
-    for absent in sorted({"cpprb", "tianshou"} - set(peers)):
+    peers = list(installed_versions(PEERS))
+    for absent in sorted(set(PEERS) - set(peers)):
         print(f"{absent} is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
     plan = []
     for cell in all_cells(CAPACITIES[:1] if quick else CAPACITIES, peers):
         rounds = cell.observation.quick_rounds if quick else cell.observation.rounds
         groups = cell.groups(memory) if rounds > 0 else []
         if not groups:
-            what = f"{cell.reference} and what is compared with it, {cell.capacity:,} x {cell.observation.name}"
+            what = f"{cell.reference} and the buffers compared with it, {cell.capacity:,} x {cell.observation.name}"
             print(f"left out {'of a quick run' if quick else 'by --memory'}: {what}", file=sys.stderr)
         plan.append((cell, groups, rounds))
     total = sum(rounds * len(names) for _, groups, rounds in plan for names in groups)
@@ -478,7 +465,7 @@ def run(path: Path, quick: bool, memory: float) -> None:
 
 
 def distinct(records: Iterable[Record], field: str) -> list[str]:
-    """The values of a field, in the order in which they were measured."""
+    """The values of a field, in the order of measurement."""
     return list(dict.fromkeys(record[field] for record in records))
 
 
@@ -487,21 +474,18 @@ def number(text: str) -> str:
 
 
 def table(records: list[Record], columns: str) -> list[str]:
-    """Buffers in the lines; ``columns`` is the field that differs between the columns."""
+    """One line per buffer, one column per value of the field ``columns``."""
     values = distinct(records, columns)
-    cells = {(record["buffer"], record[columns]): record for record in records}
-    lines = [f"| {columns} | " + " | ".join(map(number, values)) + " |", "|---" + "|---:" * len(values) + "|"]
-    for buffer in distinct(records, "buffer"):
-        found = [cells.get((buffer, value)) for value in values]
-        texts = [
-            f"{float(record['median_us']):.1f} ({float(record['ratio']):.2f})" if record else "" for record in found
-        ]
-        lines.append(f"| {buffer} | " + " | ".join(texts) + " |")
-    return lines
+    cells = {
+        (record["buffer"], record[columns]): f"{float(record['median_us']):.1f} ({float(record['ratio']):.2f})"
+        for record in records
+    }
+    rows = [[name, *(cells.get((name, value), "") for value in values)] for name in distinct(records, "buffer")]
+    return tables.table([columns, *map(number, values)], rows)
 
 
-def sections(records: list[Record]) -> Iterator[list[str]]:
-    """Tables with a column for each capacity, or, where there is only one, for each batch size."""
+def sections(records: list[Record]) -> Iterator[str]:
+    """Tables with a column per capacity, or per batch size if there is only one capacity."""
     for observation in distinct(records, "observation"):
         of_observation = [record for record in records if record["observation"] == observation]
         what = "index drawing alone" if observation == INDICES.name else f"observations {observation}"
@@ -510,15 +494,16 @@ def sections(records: list[Record]) -> Iterator[list[str]]:
             capacities, batches = distinct(chosen, "capacity"), distinct(chosen, "batch")
             heading = f"## `{operation}`, {what}"
             if len(capacities) == 1 and len(batches) > 1:
-                yield [f"{heading}, capacity {number(capacities[0])}", "", *table(chosen, "batch"), ""]
+                yield "\n".join([f"{heading}, capacity {number(capacities[0])}", "", *table(chosen, "batch")])
                 continue
             for batch in batches:
                 of_batch = [record for record in chosen if record["batch"] == batch]
-                yield [heading + (f", batch {number(batch)}" if batch else ""), "", *table(of_batch, "capacity"), ""]
+                title = heading + (f", batch {number(batch)}" if batch else "")
+                yield "\n".join([title, "", *table(of_batch, "capacity")])
 
 
 def left_out(records: list[Record]) -> Iterator[str]:
-    """What the tables lack, in sentences."""
+    """Sentences that state what the tables leave out."""
     for observation in (FLOATS, IMAGES):
         measured = {record["capacity"] for record in records if record["observation"] == observation.name}
         missing = [capacity for capacity in distinct(records, "capacity") if capacity not in measured]
@@ -540,30 +525,17 @@ def rounds_of(records: list[Record]) -> str:
 
 def markdown(records: list[Record]) -> str:
     first = records[0]
-    lines = [
-        "# What a call of the replay buffers costs",
-        "",
-        "`python benchmarks/sampling.py` measures it; the records are in the CSV file of the same name.",
-        "",
-        "Microseconds per call, median over the rounds; in brackets the ratio to SB3's `ReplayBuffer` in the same",
-        "round, median too. Buffers with 3 steps or 2 keys are compared with SB3's `NStepReplayBuffer` or",
-        "`DictReplayBuffer`, index drawing with `np.random.randint`. `update_priorities` and `sample + update` have no",
-        "counterpart in SB3: their ratio is to its `sample`.",
-        "",
-        "All buffers are full and hold the transitions of one environment; everything runs on one thread, and every",
-        "buffer has a short turn in every round. SB3 and this package return tensors, cpprb and tianshou arrays.",
-        f"Prioritized buffers raise priorities to the power {ALPHA} and compute importance weights with beta {BETA};",
-        "every sample is followed by an update of its transitions.",
-        f"`add` is the mean of {ADDS} calls, with what they put off; the rows are made beforehand.",
-        "",
-    ]
     versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
-    lines += [f"{first['cpu']}; {versions}.", "", f"Rounds: {rounds_of(records)}.", ""]
-    for sentence in left_out(records):
-        lines += [sentence, ""]
-    for section in sections(records):
-        lines += section
-    return "\n".join(lines).rstrip() + "\n"
+    page = TEMPLATE.fill(
+        "page",
+        alpha=ALPHA,
+        beta=BETA,
+        adds=ADDS,
+        environment=f"{first['cpu']}; {versions}",
+        rounds=rounds_of(records),
+        sections=join([*left_out(records), *sections(records)]),
+    )
+    return page + "\n"
 
 
 def main() -> None:
@@ -574,11 +546,11 @@ def main() -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        help="CSV file to write; the tables go next to it (default: benchmarks/results/sampling.csv, "
+        help="CSV file to write; the tables are in the same folder (default: benchmarks/results/sampling.csv, "
         "with --quick sampling_quick.csv)",
     )
     parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
-    parser.add_argument("--memory", type=float, default=13, help="GB that the buffers may take at once (default: 13)")
+    parser.add_argument("--memory", type=float, default=13, help="GB that the buffers may take (default: 13)")
     arguments = parser.parse_args()
     path = arguments.output or RESULTS / ("sampling_quick.csv" if arguments.quick else "sampling.csv")
     if path.suffix != ".csv":
@@ -595,7 +567,7 @@ def main() -> None:
         reader = csv.DictReader(file)
         records = list(reader)
     if reader.fieldnames != FIELDS or not records:
-        parser.error(f"{path} does not hold records of this benchmark; measure anew")
+        parser.error(f"{path} does not hold records of this benchmark; measure again")
     text = markdown(records)
     path.with_suffix(".md").write_text(text)
     print(text, end="")

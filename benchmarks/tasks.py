@@ -1,4 +1,4 @@
-"""The tasks of `benchmarks/learning.py`, as data: environments, steps, settings, and which methods are run on them."""
+"""The tasks of `benchmarks/learning.py` as data: environments, steps, settings and methods."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,26 +9,26 @@ from methods import ALL, CANDIDATES, FEWER, FEWEST, ORACLE, SMALLER, choice
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """
-    What is learned, and for how long.
+    A task and the settings for it.
 
     :param about: Description for the report
-    :param role: Whether defaults are chosen on it (tuning) or it only measures how good they are (reporting), decided
-        before any reporting run
+    :param role: Whether defaults are chosen on it (tuning) or only measured (reporting); decided before any reporting
+        run
     :param drifts: Whether it changes during training
     :param env: Id of the environment, registered by Gymnasium or ``sb3_reptile.envs``
     :param env_kwargs: Its arguments
     :param steps: Environment steps of a run
     :param settings: Arguments of the algorithm
-    :param random_return: Mean return of random actions, whose score is 0; one for all phases or one for each in turn.
+    :param random_return: Mean return of random actions, which has the score 0; one for all phases, or one per phase.
         ``--random`` measures it
-    :param reference_return: The return whose score is 1, likewise: what Gymnasium calls solved (``reward_threshold``
-        in its registry) where no comment says otherwise
-    :param seconds: Rough duration of a run, for the plan until there are records
+    :param reference_return: Return that has the score 1, in the same form: Gymnasium's ``reward_threshold`` unless a
+        comment says otherwise
+    :param seconds: Rough duration of a run, for ``--plan`` until there are records
     :param seeds: Runs of each method
     :param methods: Names of the methods that are run
     :param policy: Policy of the algorithm
-    :param bins: Number of discrete actions that ``DiscreteActions`` makes of each continuous one
-    :param algorithm: What learns: SB3's DQN and ReptileDQN, or SB3's SAC with our replay buffer
+    :param bins: Number of values per continuous action, for ``DiscreteActions``
+    :param algorithm: SB3's DQN and ReptileDQN, or SB3's SAC with our replay buffer
     """
 
     about: str
@@ -131,7 +131,7 @@ SAC_PENDULUM: dict[str, Any] = dict(
     policy_kwargs=dict(net_arch=[64, 64]),
 )
 
-# Close to MinAtar's authors (arXiv:1903.03176), but for an update every four steps only, at a higher learning rate
+# Close to those of MinAtar's authors (arXiv:1903.03176), but an update every four steps, at a higher learning rate
 MINATAR: dict[str, Any] = dict(
     learning_rate=1e-3,
     batch_size=32,
@@ -143,11 +143,11 @@ MINATAR: dict[str, Any] = dict(
     gradient_steps=1,
     exploration_fraction=16_000 / 120_000,
     exploration_final_eps=0.05,
-    # A class of sb3_reptile.envs, by name, so that this file can be imported without them
+    # A class of sb3_reptile.envs, by name, so that this file does not import torch
     policy_kwargs=dict(features_extractor_class="MinAtarCnn", net_arch=[]),
 )
 
-# As zoo_configs/reptile_dqn.yml, for less long
+# As in zoo_configs/reptile_dqn.yml, for fewer steps
 PENDULUM: dict[str, Any] = dict(
     learning_rate=1e-3,
     batch_size=128,
@@ -165,14 +165,14 @@ PENDULUM: dict[str, Any] = dict(
 
 
 def reference_game(game: str, random_return: float, reference_return: float, **others: Any) -> Task:
-    """One of MinAtar's games alone; it also measures the reference return of the task that has both."""
+    """One game of MinAtar. Its results are the reference return of the task with both games."""
     return Task(
         about=f"MinAtar's {game} alone",
         role="tuning",
         env="DriftingMinAtar-v0",
         env_kwargs=dict(period=30_000, games=[game]),
         steps=30_000,
-        # As far as it has come with exploration before its first change
+        # As many steps of exploration as in the task with both games
         settings={**MINATAR, "exploration_fraction": 16_000 / 30_000},
         random_return=random_return,
         reference_return=reference_return,
@@ -184,13 +184,13 @@ def reference_game(game: str, random_return: float, reference_return: float, **o
 
 def drifting(settings: dict[str, Any], exploration: float, **others: Any) -> dict[str, Any]:
     """
-    A stationary task's settings where the task drifts: a buffer that holds the whole run, as SB3's default would, and
-    exploration that is down to its final rate long before the first change and stays there.
+    A stationary task's settings for a version that drifts: a buffer that holds the whole run, as SB3's default would,
+    and exploration that reaches its final rate long before the first change.
     """
     return {**settings, "buffer_size": 100_000, "exploration_fraction": exploration, **others}
 
 
-# Physics are stated although they are the defaults of the environments: they are then part of the set-up of a record.
+# Physics are given although they are the environments' defaults, so that they are part of a record's hash
 TASKS = {
     "cartpole-actions": Task(
         about="CartPole-v1 whose two actions swap every 15,000 steps",
@@ -275,7 +275,7 @@ TASKS = {
         random_return=39.2,
         reference_return=475.0,
         seeds=10,
-        # An oracle knows phases; there are none here
+        # There are no phases that an oracle could know
         methods=tuple(method for method in FEWER if method not in ("prioritized", ORACLE.name)),
         seconds=35,
     ),
@@ -381,17 +381,17 @@ TASKS = {
     ),
 }
 
-# MinAtar's games alone, in the order of the task that has both
+# The tasks with one game of MinAtar, in the order of the task with both
 GAMES = ("minatar-breakout", "minatar-space_invaders")
 
 
 def settings_with_volume(task: Task, volume: float | None) -> dict[str, Any]:
     """
-    The task's settings with another replay volume: other updates per rollout, or, where that would be less than one,
-    longer rollouts.
+    The task's settings with another replay volume: another number of updates per rollout, or longer rollouts if that
+    number would be less than one.
 
     :param task: The task
-    :param volume: Transitions replayed per environment step; None for the task's own
+    :param volume: Transitions replayed per environment step; None for that of the task
     :return: The settings
     :raises ValueError: if batches of the task's size do not make such a volume
     """
@@ -402,5 +402,5 @@ def settings_with_volume(task: Task, volume: float | None) -> dict[str, Any]:
     if 0 < updates < 1:
         updates, frequency = 1, batch_size / volume
     if updates <= 0 or not float(updates).is_integer() or not float(frequency).is_integer():
-        raise ValueError(f"batches of {batch_size} every {frequency} steps do not make a volume of {volume}")
+        raise ValueError(f"batches of {batch_size} every {frequency} steps cannot have a volume of {volume}")
     return {**task.settings, "train_freq": int(frequency), "gradient_steps": int(updates)}

@@ -39,7 +39,7 @@ EAGER = 'ReptileDQN, learner="eager"'
 PRIORITIES: dict[str, Any] = {"priority": "td_error"}
 FUSED: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
 
-# Keyword arguments besides those of the task; policy_kwargs are added to the task's
+# Keyword arguments in addition to the task's; policy_kwargs are added to the task's
 METHODS: dict[str, dict[str, Any]] = {
     REFERENCE: {},
     SBX: {},
@@ -311,7 +311,7 @@ def distinct(records: Iterable[Record], field: str) -> list[str]:
 
 
 def interval_of_median(values: list[float]) -> tuple[float, float]:
-    """Ranks between which the median lies in 95 of 100 cases, whatever the distribution; normal approximation."""
+    """Ranks between which the median lies in 95 of 100 cases, for any distribution; normal approximation."""
     values = sorted(values)
     half_width = 0.98 * len(values) ** 0.5
     low = max(0, math.floor(len(values) / 2 - half_width))
@@ -359,7 +359,7 @@ def markdown(records: list[Record]) -> str:
         "timed. All run on the CPU, on as many processors (where the system lets a process choose) as there are",
         "threads.",
         "",
-        "The last column is the share of the time that goes into ReptileDQN's logging of what is replayed, with SB3's",
+        "The last column is the share of the time that goes into ReptileDQN's logging of replay, with SB3's",
         "default `log_interval=4` (episodes): the shorter the episodes, the larger.",
         "",
         'ReptileDQN trains the same bits as with `learner="eager"`, without autograd; `learner="fast"` may round',
@@ -410,7 +410,7 @@ def main() -> None:
         reader = csv.DictReader(file)
         records = list(reader)
     if reader.fieldnames != FIELDS or not records:
-        parser.error(f"{path} does not hold records of this benchmark; measure anew")
+        parser.error(f"{path} does not hold records of this benchmark; measure again")
     text = markdown(records)
     path.with_suffix(".md").write_text(text)
     print(text, end="")

@@ -1,5 +1,5 @@
 """
-What is compared with the package: distributions (an oracle, and ``half_life="auto"`` without some of its parts), and
+Variants to compare with the package: distributions (an oracle, and ``half_life="auto"`` without some of its parts), and
 λ-returns that are cut at actions which are not greedy.
 """
 
@@ -16,12 +16,12 @@ from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, ValueCache
 
 # The smallest consistency of a segment in half_life="auto"
 LEAST = float(np.exp(Settings().doubt - Settings().bound))
-# All tasks alternate between as many
+# Number of phases between which all tasks alternate
 PHASES = 2
 
 
 class OracleDistribution(SamplingDistribution):
-    """``half_life="auto"`` that makes no mistakes: it reads the phase from ``info["phase"]`` at every step."""
+    """``half_life="auto"`` without errors: it reads the phase from ``info["phase"]`` at every step."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "has_segments": True})
@@ -42,7 +42,7 @@ class OracleDistribution(SamplingDistribution):
 
 
 class ForgettingDistribution(SamplingDistribution):
-    """``half_life="auto"`` that forgets, at every alarm, what was before it, and never takes anything back."""
+    """``half_life="auto"`` that permanently forgets everything before an alarm."""
 
     def set_segments(self, starts: np.ndarray, consistencies: np.ndarray, last_change: int | None) -> None:
         if last_change is not None:
@@ -51,7 +51,7 @@ class ForgettingDistribution(SamplingDistribution):
 
 
 class OrdinaryClock(SegmentedSampler):
-    """Ages are those of any other buffer: time spent in another regime counts too."""
+    """Ages as in any other buffer: time spent in another regime counts too."""
 
     def _clock(self, first_ages: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return first_ages

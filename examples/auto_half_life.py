@@ -1,4 +1,4 @@
-"""A CartPole whose actions swap back and forth, replay that notices, and a picture of what it held to be true."""
+"""A CartPole whose actions swap back and forth, replay that detects it, and a picture of consistencies."""
 
 import argparse
 
@@ -37,7 +37,7 @@ def main(steps: int, period: int, output: str) -> None:
     image = draw_consistency(axes, history.history, model.replay_buffer.consistency.changes, true_changes)
     figure.colorbar(image, label="consistency")
     axes.set_title(
-        "What was held to be true; dashed: the actions swap; triangles: it is noticed", fontsize=9, loc="left"
+        "Consistency of the stored transitions; dashed: the actions swap; triangles: alarms", fontsize=9, loc="left"
     )
     figure.savefig(output, dpi=120)
     print(f"drawn: {output}")

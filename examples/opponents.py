@@ -1,5 +1,5 @@
 """
-A predator and its prey (mpe2's simple_tag), each a ReptileDQN of its own. They learn in turns, so both find themselves
+A predator and its prey (mpe2's simple_tag), each with its own ReptileDQN. They learn in turns, so both find themselves
 in a world that drifts: it has an opponent in it that learns.
 
     python examples/opponents.py [--predator-half-life inf] [--prey-half-life inf] [--log logs/tag] [--gif tag.gif]

@@ -27,7 +27,7 @@ def make_buffer(buffer_class, n_envs=1, n_rows=N_ROWS, space=None, **kwargs):
 
 
 def fill(buffer, n_steps, start=0):
-    """Add rows in which every field tells the step and the environment it comes from; no episode ever ends."""
+    """Add rows in which every field identifies its step and its environment; no episode ever ends."""
     envs = np.arange(buffer.n_envs)
     for step in range(start, start + n_steps):
         obs, next_obs = (np.stack([np.full(buffer.n_envs, t), envs], axis=1) for t in (step, step + 1))
@@ -83,3 +83,16 @@ class Written(ReptileDQN):
         super().dump_logs()
         del self.logger.dump
         dump(step=self.num_timesteps)
+
+
+def parameters(model):
+    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
+
+
+def assert_trained(model, before):
+    after = parameters(model)
+    assert all(bool(th.isfinite(value).all()) for value in after.values())
+    trained = [key for key in after if key.endswith("weight") and "target" not in key]
+    assert trained
+    for key in trained:
+        assert not th.equal(after[key], before[key]), key

@@ -1,4 +1,4 @@
-"""The examples of the README and the docs run and print what they say; what is said of learning is in the results."""
+"""Examples in README and docs run and print what they promise; numbers about learning are in the results."""
 
 import re
 import subprocess
@@ -36,14 +36,14 @@ def test_links_to_files_lead_somewhere(page):
 
 
 def numbers(text):
-    """Numbers as they are written, with the interval behind them if there is one; no links, no code."""
+    """Numbers as written, with the interval that follows if there is one; without links and code."""
     text = re.sub(r"\]\([^)]*\)|`[^`]*`|\*\*", " ", text)
     number = r"-?\d[\d,]*(?<!,)(?:\.\d+)?"
     return set(re.findall(rf"(?<![\w.]){number}(?: \({number} to {number}\))?(?!\w)", " ".join(text.split())))
 
 
 def assert_numbers_are_from(part, of):
-    assert numbers(part), "no number is said"
+    assert numbers(part), "there is no number"
     known = (ROOT / of).read_text()
     # Without intervals, too
     assert numbers(part) - numbers(known) - numbers(known.replace("(", "; ")) == set()
@@ -54,7 +54,7 @@ def assert_numbers_are_from(part, of):
     [
         ("README.md", "## How well it works", "## Options", "docs/results.md"),
         ("docs/choosing.md", "", "", "docs/results.md"),
-        ("docs/auto.md", "**At learning**", "**At speed**", "docs/results.md"),
+        ("docs/auto.md", "**Learning**", "**Speed**", "docs/results.md"),
     ],
 )
 def test_numbers_of_learning_are_those_of_the_results(page, begins, ends, of):
@@ -66,7 +66,8 @@ def test_numbers_of_learning_are_those_of_the_results(page, begins, ends, of):
 def test_results_of_applications_are_those_of_the_table():
     page = (ROOT / "docs" / "applications.md").read_text()
     for section in page.split("\n## ")[1:]:
-        results = [paragraph for paragraph in section.split("\n\n") if paragraph.startswith("**Result.**")]
+        # With the table that may follow
+        results = re.findall(r"^\*\*Result\.\*\*.*?\n\n(?:\|.*?\n\n)?", f"{section}\n\n", re.DOTALL | re.MULTILINE)
         assert results, f"no result of {section.splitlines()[0]}"
         for result in results:
             assert_numbers_are_from(result, "benchmarks/results/applications.md")

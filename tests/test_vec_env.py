@@ -136,7 +136,7 @@ def test_one_environment_needs_no_list():
     assert vec_env.num_envs == 2
 
 
-def test_the_end_of_an_episode_resets_that_environment_and_tells_what_was_seen_last():
+def test_the_end_of_an_episode_resets_that_environment_and_returns_the_last_observation():
     vec_env = parallel_env_to_vec_env([Diary({2: ALL_OVER}), Diary({3: ALL_OVER})])
     vec_env.reset()
     assert [info["began"] for info in vec_env.reset_infos] == [0, 0, 0, 0]
@@ -156,7 +156,7 @@ def test_the_end_of_an_episode_resets_that_environment_and_tells_what_was_seen_l
 @pytest.mark.parametrize(
     ("red", "blue"), [("truncated", "truncated"), ("terminated", "terminated"), ("terminated", "truncated")]
 )
-def test_a_time_limit_is_told_from_a_terminal_state_for_each_agent(red, blue):
+def test_time_limits_and_terminal_states_are_distinguished_for_each_agent(red, blue):
     vec_env = parallel_env_to_vec_env(Diary({1: {"red": red, "blue": blue}}))
     vec_env.reset()
     _, _, dones, infos = vec_env.step(np.zeros(2, int))
@@ -268,7 +268,7 @@ def test_there_is_one_image_of_each_environment():
 
 class InTurns:
     def agent_iter(self):
-        """What tells an AEC environment from a parallel one."""
+        """Distinguishes an AEC environment from a parallel one."""
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ class RunFolder:
 
     def prune(self, kept: list[Path]) -> None:
         """
-        Remove checkpoints, also damaged ones, whose manifest tells that they were saved here.
+        Remove checkpoints, also damaged ones, whose manifest states that they were saved here.
 
         :param kept: Those that stay
         :raises OSError: if one cannot be removed

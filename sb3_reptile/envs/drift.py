@@ -14,7 +14,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 class DriftWrapper(gym.Wrapper):
     """
-    Base class of the wrappers below: a clock and the phase that follows from it. For a drift of your own, override one
+    Base class of the wrappers below: a clock and the phase that follows from it. For your own drift, override one
     of ``drift_env``, ``drift_action`` and ``drift_reward``, and use ``phase`` or ``now`` in it.
 
     A phase lasts ``period`` steps, over all episodes. ``info["phase"]`` is the phase in which the step was taken; from
@@ -24,7 +24,7 @@ class DriftWrapper(gym.Wrapper):
     The clock ``steps_taken`` starts at 0 in a new environment and is never reset, not even by ``reset(seed=...)``. A
     new environment with the same seed and the same actions repeats everything. Each copy in a vectorized environment
     has its own clock, and so has an evaluation environment: :class:`~sb3_reptile.callbacks.DriftEvalCallback` sets it
-    to that of training by ``get_drift_clock`` and ``set_drift_clock``. By hand, set the attribute:
+    to that of training by ``get_drift_clock`` and ``set_drift_clock``. To set it manually, assign the attribute:
     ``set_wrapper_attr("steps_taken", 30_000)``.
 
     :param env: Environment to wrap
@@ -102,7 +102,7 @@ class DriftWrapper(gym.Wrapper):
         inside = clock.get("inside")
         if "steps_taken" not in clock or (inside is not None) != self._drift_is_inside():
             raise ValueError(
-                f"the clock of another kind of environment cannot be set in {self}: wrap the two environments in the "
+                f"the clock of a different environment cannot be set in {self}: wrap the two environments in the "
                 f"same wrappers, got the clock {dict(clock)!r}"
             )
         self.steps_taken = clock["steps_taken"]

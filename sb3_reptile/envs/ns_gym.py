@@ -63,7 +63,7 @@ class NsGymTask(gym.Wrapper):
         """
         if set(self._get_parameters()) != set(clock.get("parameters", ())):
             raise ValueError(
-                f"the clock of another kind of environment cannot be set in {self}: make the two environments with the "
+                f"the clock of a different environment cannot be set in {self}: make the two environments with the "
                 f"same parameters, got the clock {dict(clock)!r}"
             )
         self.phase, self.steps_taken = clock["phase"], clock["steps_taken"]

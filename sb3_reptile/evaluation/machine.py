@@ -1,4 +1,4 @@
-"""What a run's exact values depend on besides its seed: processor, threads, versions of the software."""
+"""The machine facts on which a run's exact values depend, in addition to its seed: processor, threads, versions."""
 
 import contextlib
 import platform
@@ -11,6 +11,27 @@ from pathlib import Path
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 PACKAGES = ("torch", "stable_baselines3", "gymnasium", "numpy", "numba", "sb3_reptile")
+
+
+def processor_name() -> str:
+    """The processor's name, as its manufacturer calls it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """
+    :param packages: Names of packages
+    :return: Versions of those that are installed
+    """
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def processor() -> str:
@@ -28,14 +49,11 @@ def processor() -> str:
 
 def versions_used(repository: Path | None = None, code: Sequence[str] = ()) -> dict[str, str]:
     """
-    :param repository: A git repository whose commit is stated, too
+    :param repository: A git repository whose commit is added
     :param code: Paths in it; if one of them has uncommitted changes, "+" is appended to the commit
     :return: Versions of Python, the processor and the packages that are installed
     """
-    versions = {"python": platform.python_version(), "processor": processor()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
+    versions = {"python": platform.python_version(), "processor": processor(), **installed_versions(PACKAGES)}
     if repository is None:
         return versions
     with contextlib.suppress(OSError, subprocess.CalledProcessError):

@@ -21,7 +21,7 @@ INTERVAL = 2.0
 
 class Job:
     """
-    A run that is to be trained by a command of its own.
+    A run that is trained by its own command.
 
     The command prints lines to stdout: the number of steps so far, as often as it likes, and at last its record, JSON
     on one line. Subclasses are for commands that do not: they override :meth:`prepare`, :meth:`steps_so_far` and
@@ -110,7 +110,7 @@ def train_all(
     :param folder: Folder of the records
     :param n_processes: Number of processes at once
     :param hours: No run is started after that long
-    :param max_failures: No run is started after so many have failed
+    :param max_failures: Number of failed runs after which no run is started
     :return: The runs that failed
     :raises KeyboardInterrupt: on SIGINT or SIGTERM, after the child processes have ended; their runs leave no record
     """

@@ -88,7 +88,7 @@ class AgeSampler(ABC):
     def median(self, n_rows: int) -> float:
         """
         :param n_rows: Number of rows that can be drawn, >= 1
-        :return: The age in rows that half of what is drawn does not exceed, by bisection
+        :return: The median age of the draws in rows, by bisection
         """
         epsilon, total = self.uniform_fraction, self.total(n_rows)
         low, high = 0, n_rows - 1

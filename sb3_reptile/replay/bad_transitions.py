@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-# Up to so many numbers, Python's sum is faster than a pass by NumPy; it is finite only if all of them are
+# Up to this number of values, Python's sum is faster than a pass by NumPy; it is finite only if all of them are
 FEW = 32
 
 

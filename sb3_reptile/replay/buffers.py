@@ -87,7 +87,7 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
     drawn falls as ``(1 + age / 100) ** -1.5``, or halves every ``half_life`` transitions (truncated geometric
     replay, https://arxiv.org/abs/2605.10236), or follows another decay, initial weights and priorities.
 
-    A draw by age costs the same whatever the size of the buffer, one by weight grows with its logarithm, and nothing is
+    A draw by age costs the same for every size of the buffer, one by weight grows with its logarithm, and nothing is
     updated as the transitions age.
 
     :param buffer_size: Max number of element in the buffer

@@ -48,7 +48,7 @@ def decode(encoded: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray]) ->
             explicit = _unpack(encoded[name + EXPLICIT], array.shape[:2], name)
             given = encoded.get(name)
             if observations is None or given is None or len(given) != np.count_nonzero(explicit):
-                raise StorageError(f"the saved replay buffer does not tell all of {name}")
+                raise StorageError(f"the saved replay buffer does not contain all of {name}")
             array[:-1] = observations[1:]
             flat = _transitions(array)
             _check(given, (len(given), *flat.shape[1:]), array.dtype, name)

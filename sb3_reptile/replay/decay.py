@@ -18,7 +18,7 @@ class Decay:
     """
     The decay factor of a transition as a function ``f(age)`` of its age, with ``f(0) = 1``, never rising, >= 0.
 
-    A decay of your own is a frozen dataclass that derives from this, registered by :func:`register_decay`, with a
+    Your own decay is a frozen dataclass that derives from this, registered by :func:`register_decay`, with a
     ``__call__`` that takes an array of ages in transitions and returns ``f(age)`` of the same shape.
     """
 

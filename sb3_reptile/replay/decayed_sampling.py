@@ -121,7 +121,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     :raises OSError: if ``storage_dir`` is not a folder, or its disk has no room
     """
 
-    #: Storing classes that draw by themselves, and the decayed class that a user's class must derive from instead
+    #: Storing classes with their own draws, and the decayed class that a user's class must derive from instead
     derive_from: ClassVar[dict[type[ReplayBuffer], type[ReplayBuffer]]] = {}
     #: The observations on disk, if they are not in memory
     _scratch: ScratchFiles | None = None
@@ -219,7 +219,10 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :raises ValueError: if the actions are those of another number of environments, an initial weight is not a
             finite number > 0, or, with ``on_bad_transition="raise"``, a reward or a float of an observation is not
             finite; nothing is stored then
+        :raises RuntimeError: in a forked child process, if the observations are in its parent's ``storage_dir``
         """
+        if self._scratch is not None:
+            self._scratch.check_owner()
         if np.size(action) != self.n_envs * self.action_dim:
             raise ValueError(
                 f"the replay buffer was made for {self.n_envs} environments with actions of {self.action_dim} numbers, "

@@ -10,11 +10,11 @@ class Diagnostics(NamedTuple):
     """
     Statistics of a sampling distribution.
 
-    :param expected_age: Mean age of what is drawn
+    :param expected_age: Mean age of the draws
     :param entropy: ``-sum P log P``, in nats; ``log n`` for uniform replay of n
     :param effective_sample_size: ``(sum w)^2 / sum w^2 = 1 / sum P^2`` (Kish, Survey Sampling, 1965, section 8.2):
         the number of items for which a uniform distribution would be as concentrated
-    :param median_age: Median age of what is drawn
+    :param median_age: Median age of the draws
     """
 
     expected_age: float
@@ -27,10 +27,10 @@ class ReplayDiagnostics(NamedTuple):
     """
     What a buffer replays. Ages are in transitions.
 
-    :param expected_age: Mean age of what is drawn
+    :param expected_age: Mean age of the draws
     :param entropy: Entropy of the distribution over the transitions, in nats; ``log n`` for uniform replay
     :param effective_sample_size: Number of transitions for which uniform replay would be as concentrated
-    :param median_age: Median age of what is drawn: the half-life of an exponential decay in a large buffer
+    :param median_age: Median age of the draws: the half-life of an exponential decay in a large buffer
     :param newest_age: Age of the newest transition that can be drawn
     :param oldest_age: Age of the oldest transition that can be drawn
     :param replay_volume: Transitions drawn per transition added, so far

@@ -154,7 +154,8 @@ class SamplingDistribution(Ring):
     @property
     def half_life(self) -> float:
         """
-        The half-life in transitions. Setting it costs O(1), or O(size) with initial weights or priorities.
+        The half-life in transitions. Setting it takes O(1), but O(size) at the next draw with initial weights or
+        priorities: 2 to 7 ms for 1,000,000 transitions.
 
         :raises AttributeError: if the decay is not exponential
         """

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 def end_running_episodes(buffer: ReplayBuffer, envs: np.ndarray | None = None) -> None:
     """
     End episodes at the newest row, as if they were cut off by a time limit: no return and no hindsight goal reaches
-    across it. Storing classes that keep episodes register a function of their own.
+    across it. Storing classes that keep episodes register their own function.
 
     :param buffer: A replay buffer that keeps its rows as SB3's does
     :param envs: Numbers of the environments whose episodes end, None for all

@@ -67,6 +67,6 @@ def warn_if_not_picklable(**options: Any) -> None:
             warnings.warn(
                 f"{name}={option!r} cannot be pickled ({error}): save_replay_buffer() and "
                 "CheckpointCallback(save_replay_buffer=True) will fail. Define it at the top level of a module, "
-                "without open files, locks and the like, or save by ResumableCheckpoint or buffer.save()",
+                "without open files or locks, or save by ResumableCheckpoint or buffer.save()",
                 stacklevel=4,
             )

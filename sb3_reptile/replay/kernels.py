@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-# In a vectorised descent, one cumulative sum over so many nodes replaces the levels above them
+# In a vectorised descent, one cumulative sum over this number of nodes replaces the levels above them
 TOP = 4096
 
 

@@ -44,7 +44,7 @@ class BufferState(NamedTuple):
 
     :param rows: Its arrays with one entry for each row of the ring, not copied: to restore them, write into them
     :param arrays: Other arrays, as they are now
-    :param values: Numbers and the like, as JSON
+    :param values: Numbers and other small values, as JSON
     """
 
     rows: dict[str, np.ndarray]

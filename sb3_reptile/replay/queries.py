@@ -99,8 +99,8 @@ class DistributionQueries(ReplayBuffer):
     def update_priorities(self, indices: Any, priorities: Any, drawn_at: int | None = None) -> None:
         """
         Set the priorities of transitions, from their TD errors for instance. The number of a transition that is
-        overwritten becomes that of a new one: a learner that updates after more transitions were added tells when it
-        drew::
+        overwritten becomes that of a new one: a learner that updates after more transitions were added passes the time
+        of its draw::
 
             drawn_at, batch = buffer.n_added, buffer.sample(32)
             ...  # add transitions, compute TD errors

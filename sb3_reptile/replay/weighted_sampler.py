@@ -31,7 +31,7 @@ class WeightedSampler:
     MAX_EXPONENT = 500
     # 2^-UNDERFLOW times the largest weight possible, 1e50 squared, is 0 in double precision: 1075 + log2(1e100)
     UNDERFLOW = 1_500
-    # Rejection stops after so many tries per draw, or one per stored transition if that is more
+    # Rejection stops after this number of tries per draw, or one per stored transition if that is more
     MAX_TRIES = 100
 
     def __init__(self, age_sampler: AgeSampler, n_rows: int, n_envs: int) -> None:
@@ -45,7 +45,9 @@ class WeightedSampler:
 
     def set_age_sampler(self, age_sampler: AgeSampler) -> None:
         """
-        Change the decay and keep the weights. O(size) at the next draw, as every number in the tree changes.
+        Change the decay and keep the weights. O(size) at the next draw: with another half-life, the ratio of any two
+        numbers ``p_i 2^((birth_i - landmark) / half_life)`` changes with the difference of their ages, so that no
+        factor and no other landmark turns the old numbers into the new ones.
 
         :param age_sampler: Samples rows by the new decay alone
         """
@@ -84,7 +86,7 @@ class WeightedSampler:
 
     def state(self) -> dict[str, Any]:
         """
-        :return: All that it holds besides the weights ``p``, as JSON
+        :return: Its state except the weights ``p``, as JSON
         """
         return {"largest": self.largest, "rows_added": self.rows_added, "landmark": self.landmark}
 
@@ -116,8 +118,11 @@ class WeightedSampler:
         while start < self.rows_added:
             row = start % self.n_rows
             count = min(self.rows_added - start, self.n_rows - row)
-            exponents = (np.arange(start, start + count) - self.landmark) * self.exponent
-            values = self.p[row : row + count] * np.exp2(exponents)[:, None]
+            # As floats and in place: a change of the half-life does this for all rows
+            factors = np.arange(start - self.landmark, start - self.landmark + count, dtype=np.float64)
+            factors *= self.exponent
+            np.exp2(factors, out=factors)
+            values = self.p[row : row + count] * factors[:, None]
             self.tree.set_range(row * self.n_envs, values.reshape(-1))
             start += count
         self.rows_in_tree = self.rows_added

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch as th
 from torch import nn
 
-# Bytes: every parameter begins at a multiple of it, as a tensor of its own would, so that vectorized loops treat its
+# Bytes: every parameter begins at a multiple of it, as if it were a separate tensor, so that vectorized loops treat its
 # elements in the same groups
 ALIGNMENT = 64
 # Sizes of batches for which outputs are kept: there are few that return, and any number of others

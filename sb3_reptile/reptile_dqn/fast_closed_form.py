@@ -9,7 +9,7 @@ import torch as th
 
 from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, Layers
 
-# Products of so many multiplications are faster by oneDNN, whose calls cost more
+# Products of at least this number of multiplications are faster by oneDNN, whose calls cost more
 LARGE = 2**21
 # Products so much higher than wide are faster by MKL if they are computed transposed
 NARROW = 8

@@ -93,8 +93,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         newest, in transitions (all environments counted); ``inf`` replays uniformly; ``"auto"`` replays what still
         holds, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``, with which a
         number cannot be combined
-    :param weighting: Where decay acts: in what is drawn (``"sampling"``), or in the loss of what is drawn uniformly
-        (``"loss"``). The expected gradient is the same, the variance of ``"loss"`` higher.
+    :param weighting: Where decay acts: in the draws (``"sampling"``), or in the loss of uniform draws (``"loss"``). The
+        expected gradient is the same, the variance of ``"loss"`` higher.
     :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
         https://arxiv.org/abs/1511.05952), on top of the decay; ``None`` does not
     :param alpha: Exponent of the priorities, in [0, 1]; 0 makes them all the same
@@ -221,7 +221,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         if was_saved_by_dqn(self):
             decay_what_dqn_saved(self)
         kwargs = dict(self.replay_buffer_kwargs)
-        # What the user says of the buffer overrides the model's options, which then tell the same
+        # The user's arguments of the buffer override the model's options, which are set to the same values
         for name in ("half_life", "weighting"):
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))

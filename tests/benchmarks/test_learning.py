@@ -22,7 +22,7 @@ from tests.benchmarks import BENCHMARKS
 learning = importlib.import_module("learning")
 BINS, TASKS, Run = learning.BINS, learning.TASKS, learning.Run
 
-# A harness of its own: one task with three methods, whose runs do nothing but write that they began, and take 0.4 s
+# Its own harness: one task with three methods, whose runs do nothing but write that they began, and take 0.4 s
 HARNESS = f"""
 import dataclasses, sys, time, types
 sys.path.insert(0, {str(BENCHMARKS)!r})
@@ -91,7 +91,7 @@ def test_a_harness_that_was_stopped_goes_on_where_it_was(harness, tmp_path, numb
     wait_until(lambda: len(finished(tmp_path)) >= 1 and len(begun(tmp_path)) > len(finished(tmp_path)))
     process.send_signal(number)
     assert process.wait() != 0
-    time.sleep(0.6)  # longer than a run: nothing goes on by itself
+    time.sleep(0.6)  # longer than a run: nothing continues without a parent
     there = finished(tmp_path)
     assert 1 <= len(there) < len(ALL)
 
@@ -136,16 +136,16 @@ def made_up_record(run, value=None):
 
 
 @pytest.mark.parametrize(
-    ("there", "said"), [({"processor": "A"}, "another processor [(]A; here: B[)]"), ({}, "unknown")]
+    ("there", "said"), [({"processor": "A"}, "another processor [(]A; this one: B[)]"), ({}, "unknown")]
 )
-def test_it_is_said_if_another_processor_may_be_why_a_run_is_not_repeated(there, said):
+def test_another_processor_is_named_when_a_run_is_not_reproduced(there, said):
     known = {"curve": [1.0], "versions": there}
     again = {"curve": [1.0], "versions": {"processor": "B"}}
-    assert learning.compared(again, known) == "the curve is that of the existing record"
+    assert learning.compared(again, known) == "the curve equals that of the existing record"
     again["curve"] = [2.0]
-    assert re.search(f"is not that of the existing record: .*{said}", learning.compared(again, known))
+    assert re.search(f"differs from that of the existing record, .*{said}", learning.compared(again, known))
     same = {"curve": [3.0], "versions": {"processor": "B"}}
-    assert learning.compared(again, same) == "the curve is not that of the existing record"
+    assert learning.compared(again, same) == "the curve differs from that of the existing record"
 
 
 RUNS = [Run("cartpole", "uniform", seed) for seed in range(3)]
@@ -188,12 +188,12 @@ def test_the_plan_has_tuning_tasks_first_and_takes_turns_in_the_seeds():
 
 
 @pytest.mark.parametrize("volume", [2, 8, 64])
-def test_a_volume_is_what_is_replayed_per_step(volume):
+def test_volume_is_the_number_of_transitions_replayed_per_step(volume):
     task = TASKS[learning.VOLUME_TASK]
     settings = learning.settings_with_volume(task, volume)
     assert settings["batch_size"] * settings["gradient_steps"] == volume * settings["train_freq"]
     assert dataclasses.replace(task, settings=settings).volume == volume
-    with pytest.raises(ValueError, match="do not make a volume"):
+    with pytest.raises(ValueError, match="cannot have a volume"):
         learning.settings_with_volume(task, volume + 0.3)
 
 

@@ -88,8 +88,8 @@ def test_the_page_says_where_the_default_loses_and_to_what_anybody_could_use(rep
             run = Run("cartpole-actions", method, seed)
             records[run] = made_up_record(run, value)
     lines = report.limits_section(report.Results(records), ["cartpole-actions"]).splitlines()
-    assert "* The default next to uniform replay: better on `cartpole-actions`." in lines
-    assert "* The default next to the best FIFO: worse on `cartpole-actions`." in lines
+    assert "* The default compared with uniform replay: better on `cartpole-actions`." in lines
+    assert "* The default compared with the best FIFO: worse on `cartpole-actions`." in lines
     (row,) = (line for line in lines if line.startswith("| `cartpole-actions`"))
     assert row.split(" | ")[2] == "FIFO 1,000"
     ours, theirs, other, *_ = (
@@ -133,7 +133,7 @@ def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path,
     records = {run: made_up_record(run, value) for run, value in runs.items()}
     results = report.Results(records)
     page = report.auto_section(results, ["cartpole-physics"], [], tmp_path, "").splitlines()
-    (start,) = (number for number, line in enumerate(page) if line.startswith("On `cartpole-actions`, less what it is"))
+    (start,) = (number for number, line in enumerate(page) if line.startswith("On `cartpole-actions`, minus the same"))
     (less,) = re.fullmatch(r"\* auto, .*, forgets: (\S+) .*", page[start + 2]).groups()
     task = TASKS["cartpole-actions"]
     assert float(less) == pytest.approx(100 / (task.reference_return - task.random_return), abs=0.015)

@@ -50,18 +50,6 @@ def test_an_environment_that_cannot_be_restored_is_reset(n_steps, tmp_path):
     model.learn(30, reset_num_timesteps=False)
 
 
-def test_an_episode_longer_than_max_steps_is_not_recorded():
-    env = EpisodeRecorder(gym.make("Pendulum-v1"), max_steps=5)
-    env.reset(seed=0)
-    for _ in range(5):
-        env.step(np.zeros(1))
-    assert env.episode() is not None
-    env.step(np.zeros(1))
-    assert env.episode() is None
-    env.reset()
-    assert env.episode() is not None
-
-
 def test_another_environment_is_refused(tmp_path):
     _, folder = resumable(tmp_path)
     for env, message in [

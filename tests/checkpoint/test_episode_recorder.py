@@ -11,7 +11,7 @@ from sb3_reptile.checkpoint import EpisodeRecorder
 from sb3_reptile.envs import DriftingPhysics
 
 
-def test_an_episode_too_long_to_be_remembered_is_not():
+def test_an_episode_longer_than_max_steps_is_not_recorded():
     env = EpisodeRecorder(gym.make("Pendulum-v1"), max_steps=5)
     env.reset(seed=0)
     for _ in range(5):

@@ -18,7 +18,7 @@ from sb3_reptile.envs import (
 
 
 class Echo(gym.Env):
-    """Tells the action it was given."""
+    """Reports the action it received."""
 
     observation_space = spaces.Discrete(10)
 
@@ -65,7 +65,7 @@ def test_bad_periods_are_refused(period):
         PermutedActions(gym.make("CartPole-v1"), period=period)
 
 
-def test_permutations_tell_what_actions_do_in_each_phase():
+def test_permutations_define_what_actions_do_in_each_phase():
     env = PermutedActions(Echo(spaces.Discrete(3, start=2)), period=4, permutations=[[2, 3, 4], [4, 3, 2], [3, 4, 2]])
     done = [[env.step(np.int64(action))[0] for action in (2, 3, 4, 2)] for _ in range(3)]
     assert done == [[2, 3, 4, 2], [4, 3, 2, 4], [3, 4, 2, 3]]
@@ -120,7 +120,7 @@ DRIFTS = [
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
-def test_info_tells_the_phase_of_each_step_over_all_episodes(drift):
+def test_info_contains_the_phase_of_each_step_over_all_episodes(drift):
     env = drift(Weight(), period=4)
     phases = []
     for step in range(12):
@@ -163,7 +163,7 @@ def test_values_are_abrupt_or_gradual_and_recur_or_stay(kind, recurring, masses)
 
 
 class Motor(gym.Env):
-    """Tells the torques it was given."""
+    """Reports the torques it received."""
 
     observation_space = spaces.Box(-3, 3, (2,))
     action_space = spaces.Box(np.array([-2, -1], np.float32), np.array([2, 3], np.float32))
@@ -245,7 +245,7 @@ def cartpole_after(env, action):
 
 
 def test_cartpole_obeys_its_new_physics_at_once():
-    """What CartPole derives from its pole in the constructor is derived anew."""
+    """Values that CartPole derives from its pole in the constructor are recomputed."""
     env = DriftingPhysics(gym.make("CartPole-v1"), {"length": [0.5, 2.0], "masspole": [0.1, 0.4]}, period=2)
     first, again, changed = (cartpole_after(env, 1) for _ in range(3))
     assert first == again == cartpole_after(gym.make("CartPole-v1"), 1)

@@ -115,7 +115,7 @@ def test_a_week_gives_each_item_its_rate_in_all_of_the_log():
 
 @needs_obp
 @pytest.mark.parametrize("campaign", ["all", "men", "women"])
-def test_the_sample_has_too_few_clicks_to_tell_items_apart(campaign):
+def test_the_sample_has_too_few_clicks_to_distinguish_items(campaign):
     env = LoggedRecommender(campaign)
     shown = np.bincount(env._items)
     generator = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_the_observation_is_the_visitor_who_was_logged_then():
         assert env.reset()[0].tolist() == expected
 
 
-def test_clicks_are_drawn_as_often_as_told(log):
+def test_clicks_are_drawn_as_often_as_reported(log):
     env = LoggedRecommender(path=log(THREE_DAYS), window=1.5, smoothing=0.5, day=0.0)
     env.reset(seed=0)
     rates = env.click_rates()

@@ -32,7 +32,7 @@ def test_the_last_minatar_game_can_stay_and_one_game_alone_never_changes():
 def test_minatar_forgets_the_sticky_action_of_the_episode_before():
     env = make("DriftingMinAtar-v0", games=["breakout"], sticky_action_prob=1.0)
     env.reset(seed=0)
-    env.unwrapped._game.last_action = 1  # left, for ever
+    env.unwrapped._game.last_action = 1  # left, until the episode ends
     env.reset(seed=0)
     obs = env.step(0)[0]
     assert np.flatnonzero(obs[0, 9]) == [4]  # the paddle stays

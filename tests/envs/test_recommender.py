@@ -7,9 +7,9 @@ import pytest
 from sb3_reptile.envs import Recommender
 
 
-def test_a_recommender_tells_click_rates_and_clicks_as_often():
+def test_a_recommender_reports_the_click_rates_of_its_clicks():
     env = Recommender(n_items=5, memory=3)
-    clicks, told = 0, 0.0
+    clicks, expected = 0, 0.0
     for seed in range(400):
         env.reset(seed=seed)
         for _ in range(10):
@@ -22,8 +22,8 @@ def test_a_recommender_tells_click_rates_and_clicks_as_often():
             assert newest[-1] == (1 if reward else -1)
             np.testing.assert_allclose(newest[:-1], env.items[item], rtol=1e-6)
             clicks += reward
-            told += rates[item]
-    assert clicks == pytest.approx(told, rel=0.1)
+            expected += rates[item]
+    assert clicks == pytest.approx(expected, rel=0.1)
 
 
 def test_what_was_just_shown_is_clicked_less_until_it_is_forgotten():

@@ -29,7 +29,7 @@ def test_every_task_passes_both_check_envs(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_tells_its_phase(task):
+def test_every_task_reports_its_phase(task):
     env = make(task, period=40)
     assert env.reset()[1]["phase"] == 0
     actions = [env.action_space.sample() for _ in range(130)]

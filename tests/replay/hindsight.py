@@ -4,7 +4,6 @@ import functools
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from scipy import stats
 from stable_baselines3 import DDPG, DQN, SAC
@@ -71,7 +70,7 @@ def make_buffer(buffer_class=DecayedHerReplayBuffer, n_envs=1, n_rows=N_ROWS, **
 
 
 def fill(buffer, n_steps, start=0, length=length_of_episode):
-    """Add rows in which every field tells the step and the environment it comes from."""
+    """Add rows in which every field identifies its step and its environment."""
     envs = np.arange(buffer.n_envs)
     ends = [{end - 1 for _, end in episodes(start + n_steps, env, length)} for env in envs]
     for step in range(start, start + n_steps):
@@ -114,7 +113,7 @@ def assert_drawn_from(indices, probabilities):
     assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-4
 
 
-def assert_fields_tell_what_indices_tell(buffer, batch, n_steps):
+def assert_fields_match_indices(buffer, batch, n_steps):
     """
     Real transitions come first and then relabelled ones; each is what is stored at its index.
 
@@ -208,15 +207,3 @@ def make_model(name, n_envs=1, buffer_class=DecayedHerReplayBuffer, **options):
         seed=0,
         device="cpu",
     )
-
-
-def parameters(model):
-    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
-
-
-def assert_trained(model, before):
-    after = parameters(model)
-    assert all(bool(th.isfinite(value).all()) for value in after.values())
-    for key in after:
-        if key.endswith("weight") and "target" not in key:
-            assert not th.equal(after[key], before[key]), key

@@ -104,7 +104,7 @@ def test_forward_decay_stays_exact_through_a_billion_insertions(half_life, n_env
     sampler = WeightedSampler(GeometricSampler(Exponential(half_life).rate * n_envs), n_rows, n_envs)
     generator = np.random.default_rng(0)
     for jump in [n_rows, 10**3, 10**6] * 1_000:
-        # So many rows at once, of which the last n_rows remain; then a few one by one
+        # This number of rows at once, of which the last n_rows remain; then a few one by one
         sampler.p[:] = generator.exponential(size=sampler.p.shape) + 1e-3
         sampler.largest = 1e3
         sampler.rows_added += jump

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import DecayedSampling
+from tests.conftest import assert_trained, parameters
 
 INF = float("inf")
 DISCRETE = {"DQN": DQN, "QRDQN": QRDQN}
@@ -96,19 +97,6 @@ def make_model(name, env=None, run=240, policy="MlpPolicy", buffer_class=Decayed
     )
 
 
-def parameters(model):
-    return {key: value.clone() for key, value in model.get_parameters()["policy"].items()}
-
-
-def assert_trained(model, before):
-    after = parameters(model)
-    assert all(bool(th.isfinite(value).all()) for value in after.values())
-    trained = [key for key in after if key.endswith("weight") and "target" not in key]
-    assert trained
-    for key in trained:
-        assert not th.equal(after[key], before[key]), key
-
-
 def assert_same_parameters(ours, theirs):
     ours, theirs = parameters(ours), parameters(theirs)
     assert ours.keys() == theirs.keys()
@@ -120,7 +108,7 @@ def stored(array, indices):
     return array.reshape(-1, *array.shape[2:])[indices]
 
 
-def assert_batch_is_what_its_indices_tell(buffer, batch):
+def assert_batch_matches_its_indices(buffer, batch):
     n = len(batch.indices)
     assert batch.indices.dtype == np.int64
     assert (batch.indices >= 0).all()
@@ -134,8 +122,8 @@ def assert_batch_is_what_its_indices_tell(buffer, batch):
 
 class Watch:
     """
-    Compares what an algorithm draws while it trains with the probabilities that its buffer tells, by the mean age and
-    by the mean probability of what is drawn. Where there are priorities it changes them.
+    Compares what an algorithm draws while it trains with the probabilities that its buffer reports, by the mean age and
+    the mean probability of the draws. It changes priorities if there are any.
     """
 
     def __init__(self, buffer):
@@ -166,7 +154,7 @@ class Watch:
             self.buffer.update_priorities(batch.indices, 0.1 + batch.indices % 7)
         return batch
 
-    def assert_drawn_as_told(self):
+    def assert_draws_match_probabilities(self):
         assert self.n_batches > 0
         # Where the variance is 0, up to rounding, so is the excess
         assert (np.abs(self.excess) <= 4.5 * np.sqrt(self.variance) + 1e-9).all()
@@ -181,7 +169,7 @@ def test_every_algorithm_trains_on_what_the_buffer_says_it_draws(name, option):
     before = parameters(model)
     model.learn(240)
     assert_trained(model, before)
-    watch.assert_drawn_as_told()
+    watch.assert_draws_match_probabilities()
     assert model.replay_buffer.diagnostics().replay_volume == watch.n_batches * 16 / 240
     ages = np.stack(watch.ages)
     if option == "window":
@@ -194,7 +182,7 @@ def test_every_algorithm_trains_on_what_the_buffer_says_it_draws(name, option):
         assert ages.max() > 80
     if options.get("combined"):
         assert (ages[:, 0] == 0).all()
-    assert_batch_is_what_its_indices_tell(model.replay_buffer, watch.draw(16))
+    assert_batch_matches_its_indices(model.replay_buffer, watch.draw(16))
 
 
 @pytest.mark.parametrize("n_envs", [1, 8])
@@ -209,14 +197,14 @@ def test_parallel_environments_and_normalisation(option, name, n_envs):
     before = parameters(model)
     model.learn(n_steps)
     assert_trained(model, before)
-    watch.assert_drawn_as_told()
+    watch.assert_draws_match_probabilities()
     if option == "combined":
         # The newest row holds a transition of every environment
         assert (np.stack(watch.ages)[:, 0] == 0).all()
     buffer, env = model.replay_buffer, model.get_vec_normalize_env()
     assert buffer.n_envs == n_envs
     raw = watch.draw(32)
-    assert_batch_is_what_its_indices_tell(buffer, raw)
+    assert_batch_matches_its_indices(buffer, raw)
     batch = watch.draw(32, env=env)
     expected = env.normalize_obs(stored(buffer.observations, batch.indices))
     assert np.array_equal(batch.observations.numpy(), expected)
@@ -231,9 +219,9 @@ def test_initial_weights_come_from_the_info_of_the_environment():
     n_rows = model.replay_buffer.size()
     assert n_rows > 30
     weights = np.repeat(np.where(np.arange(1, n_rows + 1) % 3 == 0, 5.0, 1.0)[:, None], 4, axis=1)
-    told = model.replay_buffer.sampling_probabilities()
-    assert told[:n_rows] == pytest.approx(weights / weights.sum())
-    assert (told[n_rows:] == 0).all()
+    reported = model.replay_buffer.sampling_probabilities()
+    assert reported[:n_rows] == pytest.approx(weights / weights.sum())
+    assert (reported[n_rows:] == 0).all()
 
 
 def test_initial_weights_come_from_a_function_of_the_transition():
@@ -255,7 +243,7 @@ def test_dict_observations(option, name):
     before = parameters(model)
     model.learn(60)
     assert_trained(model, before)
-    watch.assert_drawn_as_told()
+    watch.assert_draws_match_probabilities()
     buffer, batch = model.replay_buffer, watch.draw(16)
     assert set(batch.observations) == {"vec", "img"}
     for ours, arrays in [
@@ -284,9 +272,9 @@ def test_n_step_returns(option, buffer_class, name, n_envs):
     before = parameters(model)
     model.learn(100 * n_envs)
     assert_trained(model, before)
-    watch.assert_drawn_as_told()
+    watch.assert_draws_match_probabilities()
     buffer, batch = model.replay_buffer, watch.draw(400)
-    assert_batch_is_what_its_indices_tell(buffer, batch)
+    assert_batch_matches_its_indices(buffer, batch)
     for index, reward, discount in zip(batch.indices, batch.rewards, batch.discounts, strict=True):
         row, env = divmod(index, n_envs)
         expected, n = 0.0, 0
@@ -312,7 +300,7 @@ def test_half_life_inf_trains_bit_for_bit_as_sb3(n_envs, name):
         model.learn(240)
     assert_trained(ours, before)
     assert_same_parameters(ours, reference)
-    # The comparison can tell: with a decay the parameters end elsewhere
+    # The comparison can fail: with a decay the parameters end elsewhere
     assert any(not th.equal(value, parameters(reference)[key]) for key, value in parameters(decayed).items())
 
 
@@ -339,22 +327,22 @@ def test_training_goes_on_from_a_saved_buffer_as_if_it_had_not_stopped(options, 
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert loaded.replay_buffer is not buffer
     assert type(loaded.replay_buffer) is DecayedReplayBuffer
-    told = buffer.sampling_probabilities()
-    assert np.array_equal(loaded.replay_buffer.sampling_probabilities(), told)
-    assert len(np.unique(told)) > 1
+    reported = buffer.sampling_probabilities()
+    assert np.array_equal(loaded.replay_buffer.sampling_probabilities(), reported)
+    assert len(np.unique(reported)) > 1
 
     before = parameters(loaded)
     probabilities = []
     for each in (model, loaded):
         each.set_random_seed(3)
         watch = Watch(each.replay_buffer)
-        # The weight of what is stored now must survive, to be drawn from when the rest is overwritten
+        # The weights of the present transitions must survive, to be drawn from when the rest is overwritten
         each.learn(120)
-        watch.assert_drawn_as_told()
+        watch.assert_draws_match_probabilities()
         probabilities.append(each.replay_buffer.sampling_probabilities())
     assert_trained(loaded, before)
     assert np.array_equal(*probabilities)
-    assert not np.array_equal(probabilities[0], told)
+    assert not np.array_equal(probabilities[0], reported)
     assert_same_parameters(loaded, model)
 
 
@@ -368,7 +356,7 @@ FILLS = {"partly filled": 19, "just full": N_ROWS, "wrapped": 4 * N_ROWS + 11}
 
 
 def transition(step, env):
-    """Every field of a transition tells where it comes from: observation, next observation, action, reward, done."""
+    """Every field of a transition identifies its origin: observation, next observation, action, reward, done."""
     obs, next_obs = (np.stack([t, env, 0 * env, 200 - t], axis=-1) for t in (step, step + 1))
     action = np.stack([step / 2, -env], axis=-1)
     return obs, next_obs, action, 10 * step + env, (step + 3 * env) % 7 == 0, (step + 3 * env) % 14 == 0
@@ -462,7 +450,7 @@ def test_dqn_trains_with_compressed_storage_as_with_plain_storage(option, n_envs
         watch = Watch(model.replay_buffer)
         model.learn(240)
         assert_trained(model, before)
-        watch.assert_drawn_as_told()
+        watch.assert_draws_match_probabilities()
         models.append(model)
     assert_same_parameters(*models)
     assert models[0].replay_buffer.observations.dtype == object

@@ -50,7 +50,7 @@ def test_frequencies_follow_the_truncated_geometric_law(
     expected = expected_frequencies(n_steps, N_ROWS, n_envs, half_life, uniform_fraction, optimize_memory_usage)
     assert_drawn_from(batch.rewards.numpy().ravel(), expected)
 
-    # All fields come from the row and the environment that the reward tells
+    # All fields come from the row and the environment that the reward identifies
     step, env = batch.rewards.numpy().ravel() // 10, batch.rewards.numpy().ravel() % 10
     assert np.array_equal(batch.observations.numpy(), np.stack([step, env], axis=1))
     assert np.array_equal(batch.next_observations.numpy(), np.stack([step + 1, env], axis=1))

@@ -135,5 +135,5 @@ def test_what_was_made_of_other_arrays_is_refused(name, value):
         del encoded[name]
     else:
         encoded[name] = value
-    with pytest.raises(StorageError, match=r"saved replay buffer (has|does not tell all of)"):
+    with pytest.raises(StorageError, match=r"saved replay buffer (has|does not contain all of)"):
         decoded(encoded, arrays)

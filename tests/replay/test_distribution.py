@@ -60,12 +60,12 @@ WEIGHTS = {
 
 
 def weights_of_steps(obs, next_obs, action, reward, done, infos):
-    """The same as WEIGHTS["function"], from what the buffer is told."""
+    """The same as WEIGHTS["function"], from the arguments of the buffer."""
     return 1.0 + (reward // 10 + reward % 10) % 3
 
 
 class Reference:
-    """Replay by the definition: a list of transitions, every weight computed anew whenever it is asked for."""
+    """Replay by the definition: a list of transitions, every weight computed from scratch for each query."""
 
     def __init__(
         self, n_envs, decay, weight=WEIGHTS["uniform"], uniform_fraction=0.0, n_rows=N_ROWS, skip_oldest=False
@@ -112,7 +112,7 @@ def make(kind="plain", n_envs=1, n_rows=N_ROWS, **kwargs):
 
 
 def add(buffer, reference=None, steps=1, start=None):
-    """Rows in which every field tells the step and the environment; no episode ends."""
+    """Rows in which every field identifies the step and the environment; no episode ends."""
     start = reference.steps if start is None else start
     envs = np.arange(buffer.n_envs)
     for step in range(start, start + steps):

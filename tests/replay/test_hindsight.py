@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.replay import DecayedHerReplayBuffer, DecayedReplayBuffer, DecayedSampling
+from tests.conftest import assert_trained, parameters
 from tests.replay.hindsight import (
     ALGORITHMS,
     DECAYS,
@@ -22,8 +23,7 @@ from tests.replay.hindsight import (
     WEIGHTS,
     Goals,
     assert_drawn_from,
-    assert_fields_tell_what_indices_tell,
-    assert_trained,
+    assert_fields_match_indices,
     bits,
     episode_of,
     expected_probabilities,
@@ -32,7 +32,6 @@ from tests.replay.hindsight import (
     make_buffer,
     make_model,
     one_long_episode_at_the_end,
-    parameters,
     weigh,
 )
 
@@ -65,8 +64,8 @@ def test_frequencies_are_those_of_the_transitions_of_finished_episodes(n_steps, 
     np.random.seed(0)
     batch = buffer.sample(12_000)
     assert_drawn_from(batch.indices, expected)
-    steps, envs = assert_fields_tell_what_indices_tell(buffer, batch, n_steps)
-    # The real ones by themselves too: a fifth of the batch, with 4 goals sampled for each
+    steps, envs = assert_fields_match_indices(buffer, batch, n_steps)
+    # The real ones alone too: a fifth of the batch, with 4 goals sampled for each
     real = batch.observations["observation"].numpy().astype(int)[:2_400]
     assert_drawn_from(real[:, 0] % N_ROWS * n_envs + real[:, 1], expected)
     terminated = [episode_of(step, env)[1] == step + 1 and step % 2 == 0 for step, env in zip(steps, envs, strict=True)]
@@ -82,7 +81,7 @@ def test_goals_come_from_the_episode_of_the_transition(strategy, options, n_envs
     fill(buffer, n_steps)
     np.random.seed(1)
     batch = buffer.sample(2_000)
-    steps, envs = assert_fields_tell_what_indices_tell(buffer, batch, n_steps)
+    steps, envs = assert_fields_match_indices(buffer, batch, n_steps)
     goals = batch.observations["desired_goal"].numpy()[:, 0]
     chosen = set()
     for step, env, goal in list(zip(steps, envs, goals, strict=True))[400:]:
@@ -104,7 +103,7 @@ def test_real_transitions_come_before_relabelled_ones(batch_size, n_sampled_goal
         batch = buffer.sample(batch_size)
         assert batch.indices.shape == (batch_size,)
         assert batch.weights.shape == batch.rewards.shape == batch.dones.shape == (batch_size, 1)
-        assert_fields_tell_what_indices_tell(buffer, batch, 70)
+        assert_fields_match_indices(buffer, batch, 70)
 
 
 def test_importance_weights_undo_the_probabilities():
@@ -158,7 +157,7 @@ def test_half_life_inf_draws_what_sb3_draws(n_steps, strategy, n_envs):
                 assert th.equal(getattr(ours, field)[key], value)
         for field in ("actions", "dones", "rewards"):
             assert th.equal(getattr(ours, field), getattr(theirs, field))
-        assert_fields_tell_what_indices_tell(buffer, ours, n_steps)
+        assert_fields_match_indices(buffer, ours, n_steps)
 
 
 @pytest.mark.parametrize("case", UNFINISHED)
@@ -248,7 +247,7 @@ def test_combined_replay_is_refused():
         make_buffer(combined=True)
 
 
-def test_told_probabilities_are_those_of_the_draws():
+def test_reported_probabilities_are_those_of_the_draws():
     buffer = make_buffer(n_envs=3, half_life=20, initial_weights=weigh)
     fill(buffer, 3 * N_ROWS + 17)
     expected = expected_probabilities(3 * N_ROWS + 17, 3, lambda age: 0.5 ** (age / 20), initial_weight)
@@ -273,7 +272,7 @@ def test_a_pickled_buffer_draws_the_same_once_it_has_an_environment(weights):
             fill(each, 13, start=start)
         assert np.array_equal(batches[0].indices, batches[1].indices)
         assert th.equal(batches[0].rewards, batches[1].rewards)
-        assert_fields_tell_what_indices_tell(loaded, batches[1], start)
+        assert_fields_match_indices(loaded, batches[1], start)
     assert np.array_equal(buffer.sampling_probabilities(), loaded.sampling_probabilities())
 
 
@@ -321,7 +320,7 @@ def test_half_life_inf_trains_bit_for_bit_as_sb3(name):
         model.learn(240)
     theirs, ours, decayed = (parameters(model) for model in models)
     assert all(th.equal(ours[key], value) for key, value in theirs.items())
-    # The comparison can tell: with a decay the parameters end elsewhere
+    # The comparison can fail: with a decay the parameters end elsewhere
     assert not all(th.equal(decayed[key], value) for key, value in theirs.items())
 
 

@@ -24,7 +24,7 @@ KINDS = {
     "auto": (DecayedReplayBuffer, BOX, dict(half_life="auto")),
 }
 N_ROWS = 40
-# Rows before which a transition was not stored, learn() began anew, or training was resumed
+# Rows before which a transition was not stored, learn() was called again, or training was resumed
 BOUNDARIES = (13, 55, 56, 90)
 # Rows at which a change was noticed
 CHANGES = (30, 75, 77)
@@ -41,7 +41,7 @@ class History:
         self.terminated = random.random(shape) < 0.1
         self.truncated = ~self.terminated & (random.random(shape) < 0.08)
         self.positions = random.normal(size=(*shape, 2)).astype(np.float32)
-        # Where an episode begins anew, the next observation is not the observation of the following row
+        # Where a new episode begins, the next observation is not the observation of the following row
         self.next_positions = np.append(self.positions[1:], random.normal(size=(1, *shape[1:], 2)), axis=0)
         self.next_positions = self.next_positions.astype(np.float32)
         if not buffer.optimize_memory_usage:

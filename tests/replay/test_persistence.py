@@ -11,17 +11,24 @@ import pytest
 from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import persistence
 from sb3_reptile.storage import (
-    DamagedError,
     ForeignError,
     MissingArgumentError,
-    NewerVersionError,
     StorageError,
 )
 from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from tests.conftest import fill, make_buffer
 from tests.replay import hindsight
 from tests.replay.saving import CASES, assert_same_batches, draw, prioritize
-from tests.storage.corruption import STRANGE, Trap, mutations, places, put, sealed
+from tests.storage.corruption import (
+    STRANGE,
+    Trap,
+    assert_damage_is_detected,
+    assert_newer_versions_are_refused,
+    mutations,
+    places,
+    put,
+    sealed,
+)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -196,20 +203,8 @@ def test_each_fault_has_its_own_error(saved, tmp_path):
     with pytest.raises(ForeignError, match="holds a replay buffer, not a checkpoint"):
         Folder(saved, "checkpoint")
 
-    file = saved / "transitions-0.safetensors"
-    good = file.read_bytes()
-    for bad in (good[:-1], good[:100], good[:3], b"", good + b"x", bytes([good[-9] ^ 16]).join([good[:-9], good[-8:]])):
-        file.write_bytes(bad)
-        with pytest.raises(DamagedError, match=r"transitions-0.safetensors is damaged"):
-            load()
-    file.unlink()
-    with pytest.raises(DamagedError, match=r"transitions-0.safetensors is missing"):
-        load()
-    file.write_bytes(good)
-
-    sealed(saved, lambda manifest: manifest.update(format_version=3, versions={"sb3-reptile": "9.9"}))
-    with pytest.raises(NewerVersionError, match=r"format version 3.*reads 2.*upgrade.*saved by 9.9"):
-        load()
+    assert_damage_is_detected(saved / "transitions-0.safetensors", load)
+    assert_newer_versions_are_refused(saved, load)
 
 
 def test_nothing_is_executed(saved, tmp_path):

@@ -174,7 +174,7 @@ def test_a_resumed_checkpoint_goes_on_bit_for_bit(tmp_path):
     assert_same_parameters(resumed, straight)
 
 
-def test_a_copied_model_trains_by_itself():
+def test_a_copied_model_trains_alone():
     model = train(ReptileDQN, **ZOO)
     before = copy.deepcopy(model.policy.state_dict())
     policy = copy.deepcopy(model.policy)

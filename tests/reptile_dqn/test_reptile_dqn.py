@@ -47,7 +47,7 @@ def test_half_life_inf_is_bitwise_dqn():
         replay_buffer_kwargs=dict(half_life=INF),
     ).learn(5_000)
     assert_same_parameters(plugged_in, reference)
-    # The comparison can tell: with a decay the parameters end elsewhere
+    # The comparison can fail: with a decay the parameters end elsewhere
     assert differ(ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu").learn(5_000), reference)
 
 
@@ -192,7 +192,7 @@ def test_bad_half_lives_are_refused(half_life, error):
         ReptileDQN("MlpPolicy", "CartPole-v1", half_life=half_life)
 
 
-def test_half_life_in_the_buffer_kwargs_goes_first():
+def test_half_life_in_the_buffer_kwargs_overrides_that_of_the_model():
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(half_life=30)))
     assert model.half_life == model.replay_buffer.half_life == 30
 
@@ -205,7 +205,7 @@ def test_a_loaded_model_takes_another_half_life_wherever_it_was_given_before(tmp
         assert loaded.half_life == loaded.replay_buffer.half_life == 7
 
 
-def test_the_weighting_in_the_buffer_kwargs_is_the_one_that_the_model_tells(tmp_path):
+def test_the_weighting_in_the_buffer_kwargs_is_that_of_the_model(tmp_path):
     kwargs = dict(weighting="loss")
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=kwargs)).learn(100)
     assert model.weighting == model.replay_buffer.weighting == "loss"
@@ -234,7 +234,7 @@ def test_a_scheduled_half_life_does_not_stand_beside_a_decay(tmp_path):
 
 
 @pytest.mark.parametrize("decay", ["power_law", {"exponential": {"half_life": 30}}])
-def test_another_decay_goes_before_the_half_life(decay, tmp_path):
+def test_another_decay_overrides_the_half_life(decay, tmp_path):
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(decay=decay))).learn(200)
     assert model.replay_buffer.decay == make_decay(decay)
     model.save_replay_buffer(tmp_path / "buffer")
@@ -271,7 +271,7 @@ def test_vec_envs(vec_env, normalize, n_envs):
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_it_logs_the_age_and_the_effective_sample_size_of_what_it_replays(n_envs):
+def test_it_logs_the_age_and_the_effective_sample_size_of_replayed_transitions(n_envs):
     model = Written("MlpPolicy", cartpole(n_envs), **small(half_life=60, train_freq=1))
     model.learn(600, log_interval=1)
     logged = model.written[-1]

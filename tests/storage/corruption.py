@@ -3,6 +3,9 @@
 import json
 import os
 
+import pytest
+
+from sb3_reptile.storage import DamagedError, NewerVersionError
 from sb3_reptile.storage.folder import MANIFEST, _seal
 
 
@@ -22,6 +25,26 @@ class Trap:
 
     def __reduce__(self):
         return os.system, (f"touch {self.path}",)
+
+
+def assert_damage_is_detected(file, load):
+    """Loading must refuse shortened, extended, changed and missing content of a file."""
+    good = file.read_bytes()
+    for bad in (good[:-1], good[:100], good[:3], b"", good + b"x", bytes([good[-9] ^ 16]).join([good[:-9], good[-8:]])):
+        file.write_bytes(bad)
+        with pytest.raises(DamagedError, match=f"{file.name} is damaged"):
+            load()
+    file.unlink()
+    with pytest.raises(DamagedError, match=f"{file.name} is missing"):
+        load()
+    file.write_bytes(good)
+
+
+def assert_newer_versions_are_refused(folder, load):
+    """Loading must refuse a folder of a newer format version. The folder stays changed."""
+    sealed(folder, lambda manifest: manifest.update(format_version=3, versions={"sb3-reptile": "9.9"}))
+    with pytest.raises(NewerVersionError, match=r"format version 3.*reads 2.*upgrade.*saved by 9.9"):
+        load()
 
 
 def mutations(content, generator, n):

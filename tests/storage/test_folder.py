@@ -10,9 +10,17 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from sb3_reptile.storage import DamagedError, ForeignError, NewerVersionError, StorageError
+from sb3_reptile.storage import DamagedError, ForeignError, StorageError
 from sb3_reptile.storage.folder import MANIFEST, Folder, slices, write_folder
-from tests.storage.corruption import STRANGE, mutations, places, put, sealed
+from tests.storage.corruption import (
+    STRANGE,
+    assert_damage_is_detected,
+    assert_newer_versions_are_refused,
+    mutations,
+    places,
+    put,
+    sealed,
+)
 
 KIND = "test"
 
@@ -111,21 +119,10 @@ def test_each_fault_has_its_own_error(saved, tmp_path):
     with pytest.raises(ForeignError, match="holds a test, not a checkpoint"):
         Folder(saved, "checkpoint")
 
-    file = saved / "first.safetensors"
-    good = file.read_bytes()
-    for bad in (good[:-1], good[:100], good[:3], b"", good + b"x", bytes([good[-9] ^ 16]).join([good[:-9], good[-8:]])):
-        file.write_bytes(bad)
-        with pytest.raises(DamagedError, match=r"first.safetensors is damaged"):
-            Folder(saved, KIND).verify()
-    file.unlink()
-    with pytest.raises(DamagedError, match=r"first.safetensors is missing"):
-        Folder(saved, KIND).verify()
+    assert_damage_is_detected(saved / "first.safetensors", lambda: Folder(saved, KIND).verify())
     with pytest.raises(DamagedError, match=r"contains no third.safetensors, only \['first.safetensors', 'second"):
         Folder(saved, KIND).read("third.safetensors")
-
-    sealed(saved, lambda manifest: manifest.update(format_version=3, versions={"sb3-reptile": "9.9"}))
-    with pytest.raises(NewerVersionError, match=r"format version 3.*reads 2.*upgrade.*saved by 9.9"):
-        Folder(saved, KIND)
+    assert_newer_versions_are_refused(saved, lambda: Folder(saved, KIND))
 
 
 def test_mutated_files_are_refused(saved):

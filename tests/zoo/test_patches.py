@@ -21,7 +21,7 @@ def test_unmodified_rl_zoo_trains_and_enjoys_dqn_with_our_config(tmp_path):
     assert "Mean reward" in output
 
 
-def test_unmodified_rl_zoo_takes_reptile_dqn_for_dqn_when_told_so(tmp_path):
+def test_unmodified_rl_zoo_uses_reptile_dqn_as_dqn_on_request(tmp_path):
     where = ["--algo", "dqn", "--env", "CartPole-v1", "-f", tmp_path, "--gym-packages", "sb3_reptile.zoo.dqn"]
     output = run("-m", "rl_zoo3.train", *where, *FAST)
     assert f"Loading hyperparameters from: {Path(rl_zoo3.__file__).parent}" in output

@@ -99,7 +99,7 @@ def half_life(entry):
 
 
 def decayed_buffer(entry):
-    """The decayed counterpart of what an entry of the RL Zoo replays from."""
+    """The decayed counterpart of the replay buffer of an entry of the RL Zoo."""
     known = {None: DecayedReplayBuffer, "HerReplayBuffer": DecayedHerReplayBuffer}
     return known[entry.get("replay_buffer_class")]
 

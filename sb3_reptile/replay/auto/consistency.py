@@ -140,7 +140,7 @@ class Consistency:
         :param values: Values that it returned
         """
         if arrays["sample_features"].shape[1] != self.embedding.length + self.actions.length:
-            # Saved by a version that did not hash categories: learn anew from here on
+            # Saved by a version that did not hash categories: learn from scratch
             self.reset()
             self.rows_seen = int(values["rows_seen"])
             self.next_model = self.rows_seen * self.n_envs + self.settings.warm_up

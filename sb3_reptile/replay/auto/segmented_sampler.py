@@ -17,7 +17,7 @@ class SegmentedSampler(AgeSampler):
     advances by ``c`` per row of a segment, so inconsistent segments do not age what came before them.
 
     Sampling is exact. One random number selects a segment by its total sampling weight, then a row in it by the inverse
-    of the decay. This costs O(number of segments + batch) more than the decay alone, whatever the capacity. While all
+    of the decay. This costs O(number of segments + batch) more than the decay alone, for every capacity. While all
     segments have consistency 1, the samples are those of the decay alone, bit for bit.
 
     :param inner: Sampler for the decay, without a uniform share

@@ -190,7 +190,7 @@ class Segments(list[Segment]):
         older, newer = self[index], self[index + 1]
         sample = join([older.sample, newer.sample])
         counts = np.array([len(older.sample.rows), len(newer.sample.rows)])
-        # A transition of a sample stands for so many rows
+        # A transition of a sample represents this number of rows
         rows_per_point = np.repeat(lengths / np.maximum(counts, 1), counts)
         size = min(self.settings.sample_size, len(sample.rows))
         if size > 0:

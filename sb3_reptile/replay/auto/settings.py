@@ -12,8 +12,8 @@ class Settings:
 
     :param max_features: Longest feature vector that is compared as it is; longer ones are projected (numbers)
     :param projected_features: Length of a projected feature vector (numbers)
-    :param max_categories: Largest number of discrete observations or actions that are told apart one by one; with more
-        of them, they are hashed (categories)
+    :param max_categories: Largest number of discrete observations or actions that are distinguished one by one; if
+        there are more, they are hashed (categories)
     :param image_side: Images are averaged down to at most this height and width first (pixels)
     :param max_groups: Largest number of ``MultiDiscrete`` actions for which only equal actions are compared; with more
         of them, actions are compared as numbers (actions)

@@ -534,7 +534,7 @@ def test_auto_learns_with_many_states_and_actions_at_a_fixed_cost(n_envs):
     assert buffer.sample(8).observations.shape == (8, 2)
 
 
-def test_a_state_from_before_categories_were_hashed_is_learned_anew():
+def test_a_state_from_before_categories_were_hashed_is_learned_from_scratch():
     one = Consistency(spaces.Discrete(3_000), spaces.Discrete(2), 1)
     arrays, values = one.state()
     arrays["sample_features"] = np.zeros((0, 33))

@@ -99,7 +99,7 @@ def test_hashed_categories_differ_in_about_half_of_their_signs():
     assert products.std() == pytest.approx(1 / np.sqrt(32), rel=0.05)
 
 
-def test_a_few_categories_are_told_apart_one_by_one():
+def test_a_few_categories_are_distinguished_one_by_one():
     np.testing.assert_array_equal(Embedding(spaces.Discrete(4, start=1))(np.array([[[2]], [[4]]])), np.eye(4)[[1, 3]])
     # Projected as the one-hot vectors that they stand for
     embedding = Embedding(spaces.Discrete(500))
