@@ -266,7 +266,7 @@ class ReplayFigures(BaseCallback):
 
     def _td_error_by_age(self, model: ReptileDQN) -> Any:
         buffer = _decayed_buffer(self)
-        # A generator of its own, so that training does not change
+        # Its own generator, so that training does not change
         indices = np.random.default_rng(self.num_timesteps).choice(buffer.drawable(), self.n_transitions)
         errors = model.td_errors(indices).abs().flatten().cpu().numpy()
         ages = buffer.ages_of(indices)

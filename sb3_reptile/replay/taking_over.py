@@ -52,7 +52,7 @@ def take_transitions(source: ReplayBuffer, target: ReplayBuffer) -> int:
     :param target: The buffer that they are added to, for the same spaces and number of environments. If it is smaller,
         it takes the newest.
     :return: Number of transitions taken
-    :raises ValueError: if the buffers do not fit each other, or ``source`` keeps its observations in a form of its own
+    :raises ValueError: if the buffers do not fit each other, or ``source`` does not keep its observations in arrays
     """
     check_fits(source, target.observation_space, target.action_space, target.n_envs, "the buffer to take from")
     if not _keeps_arrays(source):

@@ -1,4 +1,4 @@
-"""Which learners use what a batch carries besides transitions, and what is said to those that do not."""
+"""Which learners use the weights and indices of a batch, and warnings for those that do not."""
 
 import warnings
 import weakref
@@ -17,8 +17,8 @@ PATIENCE = 10_000
 
 def use_weights(buffer: "DecayedSampling") -> None:
     """
-    Say that a learner multiplies the loss of each transition by ``batch.weights``. ``ReptileDQN`` does; a learner of
-    your own that does calls this once, and is not warned then.
+    Say that a learner multiplies the loss of each transition by ``batch.weights``. ``ReptileDQN`` does; your
+    own learner, if it does, calls this once to avoid a warning.
 
     :param buffer: The replay buffer that the learner draws from
     """
@@ -41,15 +41,15 @@ def _warn_of_learner(buffer: "DecayedSampling") -> bool:
     if not is_used and buffer.weighting == "loss":
         warnings.warn(
             "weighting='loss' draws uniformly and acts through batch.weights, which SB3's and sb3-contrib's algorithms "
-            "ignore: old transitions count as much as new ones with them. Use weighting='sampling', or ReptileDQN; a "
-            "learner of your own that uses the weights calls sb3_reptile.replay.use_weights(buffer)",
+            "ignore: old transitions count as much as new ones with them. Use weighting='sampling', or ReptileDQN; "
+            "your own learner, if it uses the weights, calls sb3_reptile.replay.use_weights(buffer)",
             stacklevel=4,
         )
         return True
     if not is_used and buffer.beta > 0:
         warnings.warn(
             f"beta={buffer.beta} acts through batch.weights, which SB3's and sb3-contrib's algorithms ignore: use "
-            "beta=0, or ReptileDQN; a learner of your own that uses the weights calls "
+            "beta=0, or ReptileDQN; your own learner, if it uses the weights, calls "
             "sb3_reptile.replay.use_weights(buffer)",
             stacklevel=4,
         )

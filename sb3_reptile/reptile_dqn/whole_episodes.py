@@ -21,7 +21,7 @@ class WholeEpisodes(OffPolicyAlgorithm):
 
     SB3 does not store the step at which a callback stops training, and when training goes on, it combines the
     observation before that step with what follows after it. With this mixin the step is stored. Where an exception ends
-    training, or it begins anew, the environments are reset, and episodes in progress end in the replay buffer.
+    training, or it starts again, the environments are reset, and episodes in progress end in the replay buffer.
     """
 
     def _setup_learn(

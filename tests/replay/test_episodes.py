@@ -35,7 +35,7 @@ def add(buffer, now, then, done=0.0, truncated=False):
 
 
 def cut_off(buffer):
-    """Which stored rows end an episode that has not ended by itself."""
+    """Which stored rows end an episode that has not ended on its own."""
     flags = buffer.dones if buffer.optimize_memory_usage else buffer.timeouts
     return flags[: buffer.size()].astype(int).tolist()
 
@@ -95,7 +95,7 @@ def test_memory_optimised_rows_do_not_lead_into_another_episode():
 
 
 def continue_training(name, path, tmp_path, **options):
-    """Train, and go on in one of the ways in which the environment begins anew."""
+    """Train, and go on in one of the ways in which the environment starts again."""
     model_class, task = {"DQN": (DQN, "CartPole-v1"), "SAC": (SAC, "Pendulum-v1")}[name]
     model = model_class("MlpPolicy", make_vec_env(task, seed=0), **small(learning_starts=1_000, **options))
     model.learn(36)
@@ -123,7 +123,7 @@ def continue_training(name, path, tmp_path, **options):
     ],
     ids=["SAC", "DQN", "memory optimised"],
 )
-def test_every_algorithm_ends_what_is_in_progress_where_the_environment_begins_anew(name, options, path, tmp_path):
+def test_every_algorithm_ends_what_is_in_progress_where_the_environment_starts_again(name, options, path, tmp_path):
     buffer = continue_training(name, path, tmp_path, **options).replay_buffer
     n = buffer.size()
     following = buffer.observations[1:n] if buffer.optimize_memory_usage else buffer.next_observations[: n - 1]

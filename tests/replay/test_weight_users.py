@@ -1,4 +1,4 @@
-"""Learners that do not use what a batch carries are told of options that have no effect."""
+"""Learners that ignore a part of the batch are warned of options that have no effect."""
 
 import pickle
 import warnings
@@ -26,14 +26,14 @@ def learn(model_class, options, **kwargs):
         (dict(beta=0.5, prioritized=True), "beta=0.5 acts through batch.weights, which SB3's"),
     ],
 )
-def test_algorithms_that_ignore_weights_are_told_once(model_class, options, message):
-    with pytest.warns(UserWarning, match=message) as told:
+def test_algorithms_that_ignore_weights_are_warned_once(model_class, options, message):
+    with pytest.warns(UserWarning, match=message) as warned:
         learn(model_class, options)
-    assert sum("batch.weights" in str(warning.message) for warning in told) == 1
+    assert sum("batch.weights" in str(warning.message) for warning in warned) == 1
 
 
 @pytest.mark.parametrize("kwargs", [dict(weighting="loss"), dict(priority="td_error"), dict()])
-def test_reptile_dqn_uses_weights_and_is_not_told(kwargs):
+def test_reptile_dqn_uses_weights_and_is_not_warned(kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = learn(ReptileDQN, {}, **kwargs)
@@ -44,7 +44,7 @@ def test_reptile_dqn_uses_weights_and_is_not_told(kwargs):
             buffer.sample(3)
 
 
-def test_a_learner_that_says_that_it_uses_weights_is_not_told():
+def test_a_learner_that_says_that_it_uses_weights_is_not_warned():
     buffer = make_buffer(DecayedReplayBuffer, weighting="loss")
     fill(buffer, 10)
     use_weights(buffer)
@@ -53,7 +53,7 @@ def test_a_learner_that_says_that_it_uses_weights_is_not_told():
         buffer.sample(3)
 
 
-def test_priorities_that_nobody_updates_are_told():
+def test_priorities_that_nobody_updates_give_a_warning():
     for buffer, fill_it in [
         (make_buffer(DecayedReplayBuffer, prioritized=True), fill),
         (hindsight.make_buffer(DecayedHerReplayBuffer, prioritized=True), hindsight.fill),
@@ -66,7 +66,7 @@ def test_priorities_that_nobody_updates_are_told():
             buffer.sample(1)
 
 
-def test_priorities_that_are_updated_are_not_told():
+def test_priorities_that_are_updated_give_no_warning():
     buffer = make_buffer(DecayedReplayBuffer, prioritized=True)
     fill(buffer, 30)
     with warnings.catch_warnings():

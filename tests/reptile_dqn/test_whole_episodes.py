@@ -50,23 +50,23 @@ class StopAt(BaseCallback):
 
 
 def assert_stored_as_it_happened(model, env):
-    """Nothing but what the environments told, in their order, and cut off where it is interrupted."""
+    """Nothing but what the environments returned, in their order, and cut off where it is interrupted."""
     buffer = model.replay_buffer
     n = buffer.size()
     for index, journal in enumerate(env.get_attr("rows")):
-        told = [np.array(column, dtype=np.float32) for column in zip(*journal, strict=True)]
+        expected = [np.array(column, dtype=np.float32) for column in zip(*journal, strict=True)]
         rows = slice(0, n), index
-        assert len(told[0]) == n
-        assert np.array_equal(buffer.observations[rows], told[0])
-        assert np.array_equal(buffer.rewards[rows], told[3])
+        assert len(expected[0]) == n
+        assert np.array_equal(buffer.observations[rows], expected[0])
+        assert np.array_equal(buffer.rewards[rows], expected[3])
         if buffer.action_space.shape == ():
-            assert np.array_equal(buffer.actions[rows], told[2])
+            assert np.array_equal(buffer.actions[rows], expected[2])
         ended = (buffer.dones[rows] > 0) | (buffer.timeouts[rows] > 0)
-        assert ended[told[4] > 0].all()
+        assert ended[expected[4] > 0].all()
         if not buffer.optimize_memory_usage:
             # VecNormalize rounds the last observation of an episode
-            assert np.allclose(buffer.next_observations[rows], told[1], atol=1e-5)
-            continues = (told[1][:-1] == told[0][1:]).all(axis=1)
+            assert np.allclose(buffer.next_observations[rows], expected[1], atol=1e-5)
+            continues = (expected[1][:-1] == expected[0][1:]).all(axis=1)
             assert np.array_equal(ended[:-1], ~continues)
 
 
