@@ -116,17 +116,17 @@ def check_network_sizes(saved: Mapping[str, Any], given: set[str], arrays: Mappi
                 )
 
 
-def check_n_steps(model: OffPolicyAlgorithm, changed: Mapping[str, str]) -> None:
+def check_n_steps(model: OffPolicyAlgorithm, found: ModelArguments) -> None:
     """
     :param model: A model
-    :param changed: Arguments given to ``resume()`` that are not as they were saved, in words
-    :raises ArgumentError: if the returns of its replay buffer are not those that were given
+    :param found: The arguments that it was made from
+    :raises ArgumentError: if the returns of its replay buffer are not those that were given to ``resume()``
     """
     for name in ("n_steps", "gamma"):
         default = 1 if name == "n_steps" else getattr(model, name, None)
-        if name in changed and getattr(model.replay_buffer, name, default) != getattr(model, name):
+        if name in found.changed and getattr(model.replay_buffer, name, default) != found.arguments[name]:
             raise ArgumentError(
-                f"{changed[name]} needs a replay_buffer_class with n-step returns, and no other {name} in "
+                f"{found.changed[name]} needs a replay_buffer_class with n-step returns, and no other {name} in "
                 f"replay_buffer_kwargs; the class is {type(model.replay_buffer).__name__}"
             )
 
