@@ -81,7 +81,8 @@ def resolve_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], seed: 
     _check_names(algorithm, flat, given)
     _check_sizes(flat, inside["policy_kwargs"], given)
     _keep_one_decay(flat, inside["replay_buffer_kwargs"], given, items["replay_buffer_kwargs"])
-    check_saved_arguments({"buffer_size": flat["buffer_size"]}, given, "resume")
+    has_infos = "HerReplayBuffer" in str(given.get("replay_buffer_class") or flat.get("replay_buffer_class"))
+    check_saved_arguments({"buffer_size": flat["buffer_size"]}, given, "resume", has_infos)
     check_saved_arguments(
         inside["replay_buffer_kwargs"], items["replay_buffer_kwargs"], "resume with replay_buffer_kwargs=dict"
     )
@@ -137,7 +138,7 @@ def _sizes(value: Any, is_size: bool) -> Iterator[tuple[float, int]]:
         for key, item in value.items():
             yield from _sizes(item, is_size or key in SIZES)
     elif isinstance(value, list):
-        yield 0, len(value)
+        yield 0, len(value) if is_size else 0
         for item in value:
             yield from _sizes(item, is_size)
     elif is_size and isinstance(value, int | float):

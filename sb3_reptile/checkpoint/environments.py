@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder
-from sb3_reptile.storage import OtherSpacesError
+from sb3_reptile.storage import ForeignError, OtherSpacesError
 from sb3_reptile.storage.values import from_json, to_json
 
 # Attributes that change while the wrapper is used
@@ -59,17 +59,25 @@ def _set_attribute(wrapper: VecEnvWrapper, name: str, saved: Any) -> None:
     elif isinstance(value, StackedObservations):
         inside = getattr(value, "sub_stacked_observations", None)
         for key, part in {None: value}.items() if inside is None else inside.items():
-            part.stacked_obs = from_json(saved if key is None else saved[key])
+            part.stacked_obs = _like(part.stacked_obs, from_json(saved if key is None else saved[key]), name)
     elif name == "obs_rms" and value is not None:
         for key, part in value.items():
             _set_statistics(part, saved[key])
     else:
-        setattr(wrapper, name, from_json(saved))
+        setattr(wrapper, name, _like(value, from_json(saved), name))
 
 
 def _set_statistics(statistics: RunningMeanStd, saved: dict[str, Any]) -> None:
-    statistics.mean, statistics.var = from_json(saved["mean"]), from_json(saved["var"])
-    statistics.count = saved["count"]
+    statistics.mean = _like(statistics.mean, from_json(saved["mean"]), "mean")
+    statistics.var = _like(statistics.var, from_json(saved["var"]), "var")
+    statistics.count = float(saved["count"])
+
+
+def _like(present: Any, saved: Any, name: str) -> Any:
+    """A saved value, if it can take the place of the present one."""
+    if isinstance(present, np.ndarray) and present.size and np.shape(saved) != present.shape:
+        raise ForeignError(f"{name} must have the shape {present.shape}, the checkpoint has {np.shape(saved)}")
+    return saved
 
 
 def record_episodes(env: VecEnv, seed: int | None = None) -> None:

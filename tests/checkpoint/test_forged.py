@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import resume
@@ -217,3 +218,10 @@ def test_what_a_caller_gives_is_believed(tmp_path):
     model = resume(folder, cartpole(), batch_size=2**25, buffer_size=300)
     assert isinstance(model, ReptileDQN)
     assert model.batch_size == 2**25
+
+
+def test_statistics_of_wrappers_keep_their_shape(tmp_path):
+    _, folder = resumable(tmp_path, env=VecNormalize(cartpole()))
+    forge(list_checkpoints(folder)[-1], "environment", "wrappers", 0, "obs_rms", "mean", value=OBSERVATION)
+    with pytest.raises(StorageError, match=r"mean must have the shape \(4,\), the checkpoint has \(1, 5\)"):
+        resume(folder, VecNormalize(cartpole()))

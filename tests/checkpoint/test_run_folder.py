@@ -255,3 +255,19 @@ def test_a_run_that_another_process_has_continued_is_not_continued_again(run):
     with pytest.raises(ValueError, match=r"another process has continued the run in .* since this model was resumed"):
         model.learn(40, callback=ResumableCheckpoint(20, run), reset_num_timesteps=False)
     assert steps_of(run) == [20, 40, 60]
+
+
+def test_a_resumed_run_goes_on_if_its_folder_cannot_be_listed_at_all(run, monkeypatch):
+    model = resume(run, cartpole())
+
+    def stale(path):
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr(os, "listdir", stale)
+    with pytest.warns(
+        UserWarning, match=r"no checkpoint was saved at step .*Stale file handle.*the latest checkpoint is"
+    ):
+        model.learn(60, callback=ResumableCheckpoint(20, run), reset_num_timesteps=False)
+    assert model.num_timesteps == 100
+    monkeypatch.undo()
+    assert resume(run, cartpole()).num_timesteps == 40
