@@ -66,7 +66,7 @@ COUNTERS = {
     "half_life": "soon",
     "ep_info_buffer": 3,
     "_last_obs": OBSERVATION,
-    "_last_original_obs": [1],
+    "_last_original_obs": to_json(np.full((1, 4), "x"), "observation"),
     "_last_episode_starts": OBSERVATION,
 }
 
