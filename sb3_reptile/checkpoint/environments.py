@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder
-from sb3_reptile.storage import ForeignError, OtherSpacesError
+from sb3_reptile.storage import ForeignError, OtherSpacesError, StorageError
+from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS
 from sb3_reptile.storage.values import from_json, to_json
 
 # Attributes that change while the wrapper is used
@@ -135,6 +136,7 @@ def set_environment_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     :param env: An environment made and wrapped like the one that was saved
     :param state: What :func:`get_environment_state` returned
     :return: Whether the state of all copies was restored. If not, they must be reset.
+    :raises ForeignError: if the environment refuses what was saved
     """
     record_episodes(env)
     for wrapper, attributes in zip(_wrappers(env), state["wrappers"], strict=True):
@@ -144,4 +146,11 @@ def set_environment_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     base, episodes = env.unwrapped, state["episodes"]
     if None in episodes or not all(base.env_is_wrapped(EpisodeRecorder)):
         return False
-    return all(np.all(base.env_method("repeat", episode, indices=[index])) for index, episode in enumerate(episodes))
+    try:
+        return all(
+            np.all(base.env_method("repeat", episode, indices=[index])) for index, episode in enumerate(episodes)
+        )
+    except (StorageError, *CONSTRUCTION_ERRORS):
+        raise
+    except Exception as error:  # environments raise what they like
+        raise ForeignError(f"the environment cannot repeat the episode of the checkpoint: {error}") from error

@@ -225,3 +225,12 @@ def test_statistics_of_wrappers_keep_their_shape(tmp_path):
     forge(list_checkpoints(folder)[-1], "environment", "wrappers", 0, "obs_rms", "mean", value=OBSERVATION)
     with pytest.raises(StorageError, match=r"mean must have the shape \(4,\), the checkpoint has \(1, 5\)"):
         resume(folder, VecNormalize(cartpole()))
+
+
+@pytest.mark.parametrize("seed", [-1, "x", 1.5])
+def test_what_the_environment_refuses_is_an_error_of_the_file(seed, tmp_path):
+    _, folder = resumable(tmp_path, at=30)  # in the first episode
+    newest = list_checkpoints(folder)[-1]
+    forge(newest, "environment", "episodes", 0, "start", "seed", value=seed)
+    with pytest.raises(StorageError, match="the environment cannot repeat the episode of the checkpoint: Seed must be"):
+        resume(newest, cartpole())
