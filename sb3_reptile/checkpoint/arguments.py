@@ -81,7 +81,8 @@ def resolve_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], seed: 
     _check_names(algorithm, flat, given)
     _check_sizes(flat, inside["policy_kwargs"], given)
     _keep_one_decay(flat, inside["replay_buffer_kwargs"], given, items["replay_buffer_kwargs"])
-    check_saved_arguments({"buffer_size": flat["buffer_size"]}, given, "resume")
+    has_infos = "HerReplayBuffer" in str(given.get("replay_buffer_class") or flat.get("replay_buffer_class"))
+    check_saved_arguments({"buffer_size": flat["buffer_size"]}, given, "resume", has_infos)
     check_saved_arguments(
         inside["replay_buffer_kwargs"], items["replay_buffer_kwargs"], "resume with replay_buffer_kwargs=dict"
     )
@@ -116,17 +117,17 @@ def check_network_sizes(saved: Mapping[str, Any], given: set[str], arrays: Mappi
                 )
 
 
-def check_n_steps(model: OffPolicyAlgorithm, changed: Mapping[str, str]) -> None:
+def check_n_steps(model: OffPolicyAlgorithm, found: ModelArguments) -> None:
     """
     :param model: A model
-    :param changed: Arguments given to ``resume()`` that are not as they were saved, in words
-    :raises ArgumentError: if the returns of its replay buffer are not those that were given
+    :param found: The arguments that it was made from
+    :raises ArgumentError: if the returns of its replay buffer are not those that were given to ``resume()``
     """
     for name in ("n_steps", "gamma"):
         default = 1 if name == "n_steps" else getattr(model, name, None)
-        if name in changed and getattr(model.replay_buffer, name, default) != getattr(model, name):
+        if name in found.changed and getattr(model.replay_buffer, name, default) != found.arguments[name]:
             raise ArgumentError(
-                f"{changed[name]} needs a replay_buffer_class with n-step returns, and no other {name} in "
+                f"{found.changed[name]} needs a replay_buffer_class with n-step returns, and no other {name} in "
                 f"replay_buffer_kwargs; the class is {type(model.replay_buffer).__name__}"
             )
 
@@ -137,7 +138,7 @@ def _sizes(value: Any, is_size: bool) -> Iterator[tuple[float, int]]:
         for key, item in value.items():
             yield from _sizes(item, is_size or key in SIZES)
     elif isinstance(value, list):
-        yield 0, len(value)
+        yield 0, len(value) if is_size else 0
         for item in value:
             yield from _sizes(item, is_size)
     elif is_size and isinstance(value, int | float):

@@ -157,14 +157,16 @@ class ResumableCheckpoint(BaseCallback):
         """Warn that nothing was saved, or raise an error if nothing ever was."""
         self._failures += 1
         step, reason = self.model.num_timesteps, f"{type(error).__name__}: {error}"
-        if not self._kept and isinstance(error, NotStorableError):
+        origin = origin_of.get(self.model)  # of a resumed model, if its folder cannot even be listed
+        last = self._kept[-1] if self._kept else origin.path if origin and origin.path.parent == self.path else None
+        if last is None and isinstance(error, NotStorableError):
             raise error
-        if not self._kept and self._failures > 1 and not self._ending:
+        if last is None and self._failures > 1 and not self._ending:
             raise StorageError(
                 f"no checkpoint could be saved, {self._failures} times up to step {step}: {reason}; mend the cause, or "
                 "train without ResumableCheckpoint"
             ) from error
-        latest = f"the latest checkpoint is {self._kept[-1]}" if self._kept else "there is no checkpoint yet"
+        latest = "there is no checkpoint yet" if last is None else f"the latest checkpoint is {last}"
         if self._failures > 1:
             latest += f"; nothing has been saved since {self._saved_at}, {self._failures} times in a row"
         warn(f"no checkpoint was saved at step {step}, training continues: {reason}; {latest}")

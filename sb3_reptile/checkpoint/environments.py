@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder
-from sb3_reptile.storage import OtherSpacesError
+from sb3_reptile.storage import ForeignError, OtherSpacesError, StorageError
+from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS
 from sb3_reptile.storage.values import from_json, to_json
 
 # Attributes that change while the wrapper is used
@@ -59,17 +60,25 @@ def _set_attribute(wrapper: VecEnvWrapper, name: str, saved: Any) -> None:
     elif isinstance(value, StackedObservations):
         inside = getattr(value, "sub_stacked_observations", None)
         for key, part in {None: value}.items() if inside is None else inside.items():
-            part.stacked_obs = from_json(saved if key is None else saved[key])
+            part.stacked_obs = _like(part.stacked_obs, from_json(saved if key is None else saved[key]), name)
     elif name == "obs_rms" and value is not None:
         for key, part in value.items():
             _set_statistics(part, saved[key])
     else:
-        setattr(wrapper, name, from_json(saved))
+        setattr(wrapper, name, _like(value, from_json(saved), name))
 
 
 def _set_statistics(statistics: RunningMeanStd, saved: dict[str, Any]) -> None:
-    statistics.mean, statistics.var = from_json(saved["mean"]), from_json(saved["var"])
-    statistics.count = saved["count"]
+    statistics.mean = _like(statistics.mean, from_json(saved["mean"]), "mean")
+    statistics.var = _like(statistics.var, from_json(saved["var"]), "var")
+    statistics.count = float(saved["count"])
+
+
+def _like(present: Any, saved: Any, name: str) -> Any:
+    """A saved value, if it can take the place of the present one."""
+    if isinstance(present, np.ndarray) and present.size and np.shape(saved) != present.shape:
+        raise ForeignError(f"{name} must have the shape {present.shape}, the checkpoint has {np.shape(saved)}")
+    return saved
 
 
 def record_episodes(env: VecEnv, seed: int | None = None) -> None:
@@ -127,6 +136,7 @@ def set_environment_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     :param env: An environment made and wrapped like the one that was saved
     :param state: What :func:`get_environment_state` returned
     :return: Whether the state of all copies was restored. If not, they must be reset.
+    :raises ForeignError: if the environment refuses what was saved
     """
     record_episodes(env)
     for wrapper, attributes in zip(_wrappers(env), state["wrappers"], strict=True):
@@ -136,4 +146,11 @@ def set_environment_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     base, episodes = env.unwrapped, state["episodes"]
     if None in episodes or not all(base.env_is_wrapped(EpisodeRecorder)):
         return False
-    return all(np.all(base.env_method("repeat", episode, indices=[index])) for index, episode in enumerate(episodes))
+    try:
+        return all(
+            np.all(base.env_method("repeat", episode, indices=[index])) for index, episode in enumerate(episodes)
+        )
+    except (StorageError, *CONSTRUCTION_ERRORS):
+        raise
+    except Exception as error:  # environments raise what they like
+        raise ForeignError(f"the environment cannot repeat the episode of the checkpoint: {error}") from error

@@ -209,7 +209,8 @@ def _is_counter(model: OffPolicyAlgorithm, name: str, value: Any) -> bool:
 
 
 def _is_shaped(model: OffPolicyAlgorithm, value: Any, shape: tuple[int, ...] | None) -> bool:
-    return isinstance(value, np.ndarray) and value.shape == (model.n_envs, *(shape or ()))
+    is_number = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    return is_number and value.shape == (model.n_envs, *(shape or ()))
 
 
 def get_random_states(model: BaseAlgorithm) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
             # n_steps together with NStepReplayBuffer. The user has seen its other warnings in the first run.
             warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
             model: Any = found.algorithm(env=vec_env, device=device, **found.arguments)
-        check_n_steps(model, found.changed)
+        check_n_steps(model, found)
         set_parameters(model, folder.read(PARAMETERS), state["optimizers"], found.changed)
         of_buffer = {name.removeprefix("replay_buffer_kwargs.") for name in found.given}
         fill(model.replay_buffer, folder, state["replay_buffer"], of_buffer)

@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.compression import decode, encode
 from sb3_reptile.replay.saved_arguments import DECAY, changed_arguments, check_saved_arguments, without_decay
@@ -314,7 +315,7 @@ class SavedInFolder(ReplayBuffer):
             changed = changed_arguments(saved, kwargs)
             if any(name in kwargs for name in DECAY):
                 without_decay(saved)
-            check_saved_arguments(saved, kwargs, f"{cls.__name__}.load")
+            check_saved_arguments(saved, kwargs, f"{cls.__name__}.load", issubclass(cls, HerReplayBuffer))
             arguments = arguments_from_json(saved, kwargs, f"{cls.__name__}.load")
         with folder.understood(changed):
             buffer = cls._make(arguments, device, env)

@@ -10,8 +10,8 @@ from sb3_reptile.storage.values import arguments_to_json
 
 #: Arguments that say the same in two ways
 DECAY = ("half_life", "decay")
-# Memory that a buffer takes at once for each transition, for weights, tables of ages and infos
-BYTES_OF_TRANSITION = 64
+# Memory that a buffer takes at least for each transition, and with a dict for the info of each
+BYTES_OF_TRANSITION, BYTES_WITH_INFO = 16, 128
 # The largest buffer where the size of memory is unknown
 FALLBACK = 2**31
 
@@ -50,13 +50,16 @@ def without_decay(saved: dict[str, Any]) -> None:
         saved.pop(name, None)
 
 
-def check_saved_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], call: str) -> None:
+def check_saved_arguments(
+    saved: Mapping[str, Any], given: Mapping[str, Any], call: str, has_infos: bool = False
+) -> None:
     """
     Check what a file says before a buffer of that size is made, and before anything is written where it says.
 
     :param saved: Saved arguments, as JSON
     :param given: Arguments that override them
     :param call: The function that the user calls, for the message
+    :param has_infos: Whether the buffer keeps the info of each transition
     :raises MissingArgumentError: if an argument must be given, as a file is not followed in it
     :raises ForeignError: if the buffer would be larger than this machine's memory
     """
@@ -72,7 +75,7 @@ def check_saved_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], ca
             f"distribution_class must be given again, {call}(..., distribution_class=...), or import the module of "
             f"{name!r:.200} first: a file does not say what to import"
         )
-    most = most_transitions()
+    most = most_transitions(BYTES_WITH_INFO if has_infos else BYTES_OF_TRANSITION)
     for name in ("buffer_size", "n_envs", "n_steps"):
         if isinstance(kept.get(name), int | float) and kept[name] > most:
             raise ForeignError(
@@ -81,11 +84,12 @@ def check_saved_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], ca
             )
 
 
-def most_transitions() -> int:
+def most_transitions(n_bytes: int) -> int:
     """
+    :param n_bytes: Memory that each takes
     :return: The largest size of a buffer that is believed of a file
     """
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // BYTES_OF_TRANSITION
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // n_bytes
     except (AttributeError, OSError, ValueError):  # not a POSIX system
         return FALLBACK

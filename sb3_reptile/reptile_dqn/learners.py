@@ -249,6 +249,7 @@ class ClosedFormLearner:
         if not self._states:
             self._share_optimizer_state()
         self.network.step = int(self._all_steps[0])
+        batch_size = int(batch_size)  # of NumPy, PyTorch does not take it
         per_pass = max(PASS // batch_size, 1) if self._can_draw_ahead() else 1
         losses: list[th.Tensor] = []
         with th.no_grad():

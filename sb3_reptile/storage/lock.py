@@ -9,7 +9,7 @@ from typing import Any
 
 from sb3_reptile.storage.errors import InUseError, warn
 
-LOCK = ".lock"
+LOCK = ".sb3-reptile.lock"
 # Where Windows locks a byte, behind what is read
 FAR_BEHIND = 1 << 20
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -69,7 +69,7 @@ class FolderLock:
 
     def _acquired(self) -> int | None:
         """The descriptor of the lock file, locked; None if the process that had locked it has removed it since."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             self._lock_or_warn(descriptor)
             with contextlib.suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
@@ -127,7 +128,7 @@ TAKEN_OVER = {
     "gamma": ("plain", dict(gamma=0.5), lambda m: m.gamma == 0.5),
     "n_steps": (
         "plain",
-        dict(n_steps=3, gamma=0.5, replay_buffer_class=DecayedNStepReplayBuffer),
+        dict(n_steps=3, gamma=0.5),
         lambda m: (m.replay_buffer.n_steps, m.replay_buffer.gamma) == (3, 0.5),
     ),
     "exploration": ("plain", dict(exploration_final_eps=0.4), lambda m: m.exploration_final_eps == 0.4),
@@ -194,7 +195,6 @@ REFUSED = {
         r"with half_life=-5 \(saved: 1000\): ValueError: half_life must be > 0",
     ),
     "no dict": ("plain", dict(policy_kwargs=5), r"policy_kwargs must be a dict of arguments, got 5"),
-    "n_steps": ("plain", dict(n_steps=3), r"n_steps=3 .*needs a replay_buffer_class with n-step returns"),
     "algorithm": ("plain", dict(algorithm=SAC), r"among the arguments of SAC|SAC does not take"),
     "combined, hindsight": (
         "hindsight",
@@ -287,6 +287,14 @@ def test_n_steps_and_gamma_reach_the_buffer_that_sb3_selects(tmp_path):
     DQN("MlpPolicy", cartpole(), **small(n_steps=3)).learn(40, callback=ResumableCheckpoint(20, tmp_path))
     model = resume(tmp_path, cartpole(), n_steps=2, gamma=0.5)
     assert (model.n_steps, model.gamma) == (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (2, 0.5)
+
+
+def test_n_steps_need_a_buffer_that_has_them(tmp_path):
+    DQN("MlpPolicy", cartpole(), **small()).learn(40, callback=ResumableCheckpoint(20, tmp_path))
+    with pytest.raises(ArgumentError, match=r"n_steps=3 .*needs a replay_buffer_class with n-step returns"):
+        resume(tmp_path, cartpole(), n_steps=3)
+    model = resume(tmp_path, cartpole(), n_steps=3, replay_buffer_class=NStepReplayBuffer)
+    assert model.replay_buffer.n_steps == 3
 
 
 def test_another_algorithm_with_the_same_networks_continues(tmp_path):

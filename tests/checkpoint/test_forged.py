@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import resume
@@ -65,7 +66,7 @@ COUNTERS = {
     "half_life": "soon",
     "ep_info_buffer": 3,
     "_last_obs": OBSERVATION,
-    "_last_original_obs": [1],
+    "_last_original_obs": to_json(np.full((1, 4), "x"), "observation"),
     "_last_episode_starts": OBSERVATION,
 }
 
@@ -217,3 +218,19 @@ def test_what_a_caller_gives_is_believed(tmp_path):
     model = resume(folder, cartpole(), batch_size=2**25, buffer_size=300)
     assert isinstance(model, ReptileDQN)
     assert model.batch_size == 2**25
+
+
+def test_statistics_of_wrappers_keep_their_shape(tmp_path):
+    _, folder = resumable(tmp_path, env=VecNormalize(cartpole()))
+    forge(list_checkpoints(folder)[-1], "environment", "wrappers", 0, "obs_rms", "mean", value=OBSERVATION)
+    with pytest.raises(StorageError, match=r"mean must have the shape \(4,\), the checkpoint has \(1, 5\)"):
+        resume(folder, VecNormalize(cartpole()))
+
+
+@pytest.mark.parametrize("seed", [-1, "x", 1.5])
+def test_what_the_environment_refuses_is_an_error_of_the_file(seed, tmp_path):
+    _, folder = resumable(tmp_path, at=30)  # in the first episode
+    newest = list_checkpoints(folder)[-1]
+    forge(newest, "environment", "episodes", 0, "start", "seed", value=seed)
+    with pytest.raises(StorageError, match="the environment cannot repeat the episode of the checkpoint: Seed must be"):
+        resume(newest, cartpole())

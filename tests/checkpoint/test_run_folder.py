@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sb3_reptile import ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.checkpoint.run_folder import list_candidates, list_checkpoints
 from sb3_reptile.storage import DamagedError, NewerVersionError, StorageError
 from sb3_reptile.storage.folder import MANIFEST
-from tests.checkpoint.training import cartpole, resumable, steps_of
+from tests.checkpoint.training import cartpole, resumable, small, steps_of
 from tests.storage.corruption import sealed
 
 
@@ -24,7 +25,7 @@ def one_run(tmp_path_factory):
 @pytest.fixture
 def run(one_run, tmp_path):
     """Checkpoints of the steps 20 and 40."""
-    return Path(shutil.copytree(one_run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock")))
+    return Path(shutil.copytree(one_run, tmp_path / "run", ignore=shutil.ignore_patterns(".*")))
 
 
 def go_on(folder, n_steps=40, keep=1):
@@ -49,6 +50,19 @@ def test_copies_and_folders_of_others_are_never_pruned(run):
     left = set(os.listdir(run))
     assert others - {newest.name} <= left
     assert left - others == {"000101-step-80"}
+
+
+def test_checkpoints_in_a_home_folder_touch_nothing_else_there(tmp_path):
+    (tmp_path / ".lock").write_text("of another program")
+    for name in (".config.old", ".game.saving", "20260101-photos", "000001", "documents"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text('{"name": "an app"}')
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+    model.learn(60, callback=ResumableCheckpoint(20, tmp_path, keep=1))
+    assert {path: path.read_text() for path in before} == before
+    assert steps_of(tmp_path) == [60]
+    assert len(os.listdir(tmp_path)) == 7
 
 
 def test_a_checkpoint_with_notes_in_it_is_not_pruned(run):
@@ -255,3 +269,19 @@ def test_a_run_that_another_process_has_continued_is_not_continued_again(run):
     with pytest.raises(ValueError, match=r"another process has continued the run in .* since this model was resumed"):
         model.learn(40, callback=ResumableCheckpoint(20, run), reset_num_timesteps=False)
     assert steps_of(run) == [20, 40, 60]
+
+
+def test_a_resumed_run_goes_on_if_its_folder_cannot_be_listed_at_all(run, monkeypatch):
+    model = resume(run, cartpole())
+
+    def stale(path):
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr(os, "listdir", stale)
+    with pytest.warns(
+        UserWarning, match=r"no checkpoint was saved at step .*Stale file handle.*the latest checkpoint is"
+    ):
+        model.learn(60, callback=ResumableCheckpoint(20, run), reset_num_timesteps=False)
+    assert model.num_timesteps == 100
+    monkeypatch.undo()
+    assert resume(run, cartpole()).num_timesteps == 40
