@@ -108,7 +108,7 @@ class SamplingDistribution(Ring):
         Add a row, in the place of the oldest one if the buffer is full.
 
         :param initial_weights: The initial weight of each transition, shape (n_envs,), or None if all are 1
-        :param infos: What the environments said of the step, one dict for each of them
+        :param infos: The environments' ``info`` of the step, one dict per environment
         """
         if self._weighted is not None:
             weights: np.ndarray | float = self._largest_priority
