@@ -3,16 +3,20 @@
 import itertools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_reptile.replay import DecayedSampling
+
+BEST_MODEL = "best_model.zip"  # SB3's name for it
+SAVING = ".saving"
+ATTRIBUTES = ("log_path", "best_model_save_path", "callback_on_new_best")
 
 
 class DriftEvalCallback(EvalCallback):
@@ -30,7 +34,8 @@ class DriftEvalCallback(EvalCallback):
     * logs ``eval/phase``, and writes ``phases`` and ``alarms`` to ``evaluations.npz``.
 
     In environments that do not drift, and without ``"auto"``, it does what ``EvalCallback`` does. In all environments,
-    ``evaluations.npz`` is written under another name and renamed, so that an interruption cannot leave half a file.
+    ``evaluations.npz`` and ``best_model.zip`` are written under another name and renamed, so that an interruption
+    cannot leave half a file.
 
     The wrappers of :mod:`sb3_reptile.envs` have clocks. An environment of your own, or the outermost of its wrappers
     that drift, needs two methods:
@@ -54,7 +59,8 @@ class DriftEvalCallback(EvalCallback):
         self.evaluations_worlds: list[tuple[float | None, int | None]] = []
         self._last_world: tuple[float | None, int | None] | None = None
         self._drifts = False
-        self._published_path: str | None = None
+        # While SB3 evaluates: the attributes with its paths and callbacks
+        self._attributes: dict[str, Any] | None = None
 
     def _init_callback(self) -> None:
         super()._init_callback()
@@ -81,21 +87,50 @@ class DriftEvalCallback(EvalCallback):
         self._last_world = world
         if clocks:
             self.logger.record("eval/phase", world[0])
-        self._published_path = self.log_path
-        if self.log_path is not None:
-            self.log_path = f"{self.log_path}.saving"
         try:
+            self._write_aside()
             with self._held(clocks):
                 go_on = super()._on_step()
-            self._publish_log()
+            self._publish()
         finally:
-            self.log_path = self._published_path
+            self._restore_attributes()
         return go_on
 
     def _on_event(self) -> bool:
-        # Callbacks find the file in its place
-        self._publish_log()
+        self._publish()
         return super()._on_event()
+
+    def _write_aside(self) -> None:
+        self._attributes = {name: getattr(self, name) for name in ATTRIBUTES}
+        if self.log_path is not None:
+            self.log_path = f"{self.log_path}{SAVING}"
+        if self.best_model_save_path is not None:
+            aside = Path(self.best_model_save_path, f".best_model{SAVING}")
+            aside.mkdir(exist_ok=True)
+            (aside / BEST_MODEL).unlink(missing_ok=True)  # of an evaluation that was interrupted
+            self.best_model_save_path = str(aside)
+        # Callbacks find the files in their places
+        self.callback_on_new_best = _Published(self._publish, self.callback_on_new_best)  # type: ignore[assignment]
+
+    def _restore_attributes(self) -> None:
+        for name, value in (self._attributes or {}).items():
+            setattr(self, name, value)
+        self._attributes = None
+
+    def _publish(self) -> None:
+        """Move what SB3 has written to its place. It writes nothing more in this evaluation."""
+        if self._attributes is None:
+            return
+        log_path, best_model_path = self.log_path, self.best_model_save_path
+        self._restore_attributes()
+        if log_path is not None:
+            self._add_worlds(f"{log_path}.npz")
+            os.replace(f"{log_path}.npz", f"{self.log_path}.npz")
+        if best_model_path is not None and self.best_model_save_path is not None:
+            aside = Path(best_model_path)
+            if (aside / BEST_MODEL).exists():
+                os.replace(aside / BEST_MODEL, Path(self.best_model_save_path, BEST_MODEL))
+            aside.rmdir()
 
     def _n_alarms(self) -> int | None:
         buffer = getattr(self.model, "replay_buffer", None)
@@ -115,18 +150,15 @@ class DriftEvalCallback(EvalCallback):
         for index, clock in enumerate(clocks):
             self.eval_env.env_method("set_drift_clock", clock, held, indices=[index])
 
-    def _publish_log(self) -> None:
-        if self.log_path is None or self.log_path == self._published_path:
-            return
+    def _add_worlds(self, path: str) -> None:
         assert self._last_world is not None
         n_missing = len(self.evaluations_timesteps) - len(self.evaluations_worlds)
         self.evaluations_worlds += [self._last_world] * n_missing
-        saving = f"{self.log_path}.npz"
         phases, alarms = zip(*self.evaluations_worlds, strict=True)
         if any(value is not None for value in (*phases, *alarms)):
             kwargs: Any = {"successes": self.evaluations_successes} if self.evaluations_successes else {}
             np.savez(
-                saving,
+                path,
                 timesteps=self.evaluations_timesteps,
                 results=self.evaluations_results,
                 ep_lengths=self.evaluations_length,
@@ -134,8 +166,6 @@ class DriftEvalCallback(EvalCallback):
                 alarms=[-1 if value is None else value for value in alarms],
                 **kwargs,
             )
-        self.log_path = self._published_path
-        os.replace(saving, f"{self.log_path}.npz")
 
     def continue_from(self, num_timesteps: int) -> None:
         """
@@ -152,9 +182,7 @@ class DriftEvalCallback(EvalCallback):
         try:
             saved = _read_evaluations(path, self.n_eval_episodes)
         except Exception as error:  # what reading a damaged file raises depends on where it is damaged
-            names = (path.with_suffix(f".old{number or ''}.npz") for number in itertools.count())
-            kept = next(name for name in names if not name.exists())
-            os.replace(path, kept)
+            kept = set_aside(path)
             reason = " ".join(str(error).split())
             warnings.warn(f"evaluations start from scratch, those in {path} are now in {kept}: {reason}", stacklevel=2)
             return
@@ -176,6 +204,36 @@ class DriftEvalCallback(EvalCallback):
             if world == self._last_world
         ]
         self.best_mean_reward = max(means, default=-np.inf)
+
+
+class _Published:
+    """
+    Called by SB3 when there is a new best model.
+
+    :param publish: Moves the files to their places
+    :param callback: The user's callback
+    """
+
+    def __init__(self, publish: Callable[[], None], callback: BaseCallback | None) -> None:
+        self.publish = publish
+        self.callback = callback
+
+    def on_step(self) -> bool:
+        self.publish()
+        return self.callback is None or self.callback.on_step()
+
+
+def set_aside(path: Path) -> Path:
+    """
+    Rename a file that cannot be used, so that it is not overwritten.
+
+    :param path: The file
+    :return: Its new path, ``.old`` before the ending of its name
+    """
+    names = (path.with_suffix(f".old{number or ''}{path.suffix}") for number in itertools.count())
+    kept = next(name for name in names if not name.exists())
+    os.replace(path, kept)
+    return kept
 
 
 def _has_clock(env: VecEnv) -> bool:
@@ -211,7 +269,8 @@ def _read_evaluations(path: Path, n_episodes: int) -> dict[str, np.ndarray]:
     :return: Its arrays, each with as many rows as there were evaluations
     :raises ValueError: if one is missing or not as it should be; NumPy raises others if the file is damaged
     """
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy would leave a damaged file open
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         saved = {name: file[name] for name in file.files}
     n_evaluations = len(saved["timesteps"])
     saved.setdefault("phases", np.full(n_evaluations, np.nan))

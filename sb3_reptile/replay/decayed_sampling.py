@@ -213,7 +213,10 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :param infos: Additional information, one dict for each environment
         :raises ValueError: if an initial weight is not a finite number > 0, or, with ``on_bad_transition="raise"``, a
             reward or a float of an observation is not finite; nothing is stored then
+        :raises RuntimeError: in a forked child process, if the observations are in its parent's ``storage_dir``
         """
+        if self._scratch is not None:
+            self._scratch.check_owner()
         if not self._bad_transitions.accepts(obs, next_obs, reward):
             self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
             self._leave_gap(np.asarray(done))

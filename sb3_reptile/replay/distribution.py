@@ -209,29 +209,15 @@ class SamplingDistribution(Ring):
         :return: What was drawn, that of each batch behind that of the one before
         :raises ValueError: if there is none that can be drawn
         """
-        if self._draws_of_calls_are_alike():
+        if _is_one_number_per_draw(self):
             return self.draw(n_calls * size)
         indices, weights = zip(*(self.draw(size) for _ in range(n_calls)), strict=True)
         return Draw(np.concatenate(indices), np.concatenate(weights))
 
-    def _draws_of_calls_are_alike(self) -> bool:
-        """Whether a batch is drawn by one random number for each element, and needs nothing but that."""
-        return (
-            self.n_envs == 1
-            and self._weighted is None
-            and not self.combined
-            and self.beta == 0
-            and not self.has_segments
-            and type(self).draw is SamplingDistribution.draw
-            and type(self)._draw is SamplingDistribution._draw
-            and type(self.age_sampler).sample is AgeSampler.sample
-            and type(self.age_sampler).next_call is AgeSampler.next_call
-        )
-
     def _draw(self, n_rows: int, size: int) -> np.ndarray:
         if self._weighted is not None and self.weighting == "sampling":
             return self._weighted.sample(n_rows, size)
-        if self.weighting == "loss" or self._is_uniform():
+        if self.weighting == "loss" or _is_uniform(self.age_sampler):
             # The same random draws as SB3's buffer, which leaves out the row at pos if it cannot be drawn
             rows = np.random.randint(self.size - n_rows, self.size, size=size)
             if n_rows < self.size:
@@ -245,7 +231,7 @@ class SamplingDistribution(Ring):
 
     def _draw_eligible(self, n_rows: int, size: int, eligible: np.ndarray) -> np.ndarray:
         flat = eligible.reshape(-1)
-        if self._weighted is None and self._is_uniform():
+        if self._weighted is None and _is_uniform(self.age_sampler):
             # The same random draws as SB3's HerReplayBuffer
             return np.random.choice(np.flatnonzero(flat), size=size, replace=True)
         indices = self._draw(n_rows, 2 * size)
@@ -258,15 +244,6 @@ class SamplingDistribution(Ring):
             missing = np.minimum(cumulative.searchsorted(targets, side="right"), probabilities.nonzero()[0][-1])
             indices = np.concatenate([indices, missing])
         return indices
-
-    def _is_uniform(self) -> bool:
-        """Whether age makes no difference at present."""
-        age_sampler = self.age_sampler
-        if isinstance(age_sampler, SegmentedSampler):
-            if not age_sampler.is_plain:
-                return False
-            age_sampler = age_sampler.inner
-        return isinstance(age_sampler, GeometricSampler) and age_sampler.rate == 0
 
     def importance_weights(self, indices: np.ndarray) -> np.ndarray:
         """
@@ -411,3 +388,27 @@ class SamplingDistribution(Ring):
         if self._weighted is not None:
             self._weighted.set_state(values["weighted"])
         self._diagnosed = None
+
+
+def _is_uniform(age_sampler: AgeSampler) -> bool:
+    """Whether age makes no difference at present."""
+    if isinstance(age_sampler, SegmentedSampler):
+        if not age_sampler.is_plain:
+            return False
+        age_sampler = age_sampler.inner
+    return isinstance(age_sampler, GeometricSampler) and age_sampler.rate == 0
+
+
+def _is_one_number_per_draw(distribution: SamplingDistribution) -> bool:
+    """Whether a batch takes one random number per draw and no others, so that several batches can be one."""
+    return (
+        distribution.n_envs == 1
+        and distribution._weighted is None
+        and not distribution.combined
+        and distribution.beta == 0
+        and not distribution.has_segments
+        and type(distribution).draw is SamplingDistribution.draw
+        and type(distribution)._draw is SamplingDistribution._draw
+        and type(distribution.age_sampler).sample is AgeSampler.sample
+        and type(distribution.age_sampler).next_call is AgeSampler.next_call
+    )

@@ -5,6 +5,7 @@ import mmap
 import os
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ RELEASE_EVERY = 2**29
 AROUND = 2**21
 
 
+#: What may be in use in this process
+_in_use: "weakref.WeakSet[ScratchFiles]" = weakref.WeakSet()
+
+
 class ScratchFiles:
     """
     Memory-mapped arrays. Their pages are released now and then, so that they do not count as memory of the process; the
     system keeps those in use in its cache as long as there is room.
 
-    Such arrays are copied into memory by pickle and ``copy.deepcopy``.
+    Such arrays are copied into memory by pickle and ``copy.deepcopy``. In a child process that is forked they can be
+    read, but not written: its parent has the same files.
 
     :param storage_dir: An existing folder on a disk with room for them
     :raises NotADirectoryError: if there is no such folder
@@ -34,11 +40,14 @@ class ScratchFiles:
         self.storage_dir = Path(storage_dir)
         if not self.storage_dir.is_dir():
             raise NotADirectoryError(f"storage_dir must be an existing folder, got {str(storage_dir)!r}: make it first")
+        self._pid = os.getpid()
         self._maps: list[mmap.mmap] = []
+        self._arrays: list[weakref.ref[np.ndarray]] = []
         self._bytes_of_transition = 0
         self._touched = 0
         # Files of a buffer are written by several threads
         self._lock = threading.Lock()
+        _in_use.add(self)
 
     def __reduce__(self) -> Any:
         return type(None), ()
@@ -60,7 +69,26 @@ class ScratchFiles:
             mapped = mmap.mmap(file.fileno(), n_bytes)
         self._maps.append(mapped)
         self._bytes_of_transition += math.prod(shape[2:]) * dtype.itemsize
-        return np.frombuffer(mapped, dtype, count=math.prod(shape)).reshape(shape)
+        array = np.frombuffer(mapped, dtype, count=math.prod(shape)).reshape(shape)
+        self._arrays.append(weakref.ref(array))
+        return array
+
+    def check_owner(self) -> None:
+        """
+        :raises RuntimeError: in a child process that was forked from the one that made the files
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"the observations in storage_dir={str(self.storage_dir)!r} belong to the process {self._pid}, which "
+                "this one was forked from: make its own buffer, or copy this one by copy.deepcopy()"
+            )
+
+    def make_read_only(self) -> None:
+        """Let no write reach the files."""
+        for reference in self._arrays:
+            array = reference()
+            if array is not None:
+                array.flags.writeable = False
 
     def touched(self, n_transitions: int, scattered: bool = True) -> None:
         """
@@ -77,6 +105,15 @@ class ScratchFiles:
                 if hasattr(mmap, "MADV_DONTNEED"):
                     for mapped in self._maps:
                         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _after_fork() -> None:
+    for scratch in _in_use:
+        scratch.make_read_only()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def enlarge(buffer: ReplayBuffer, n_rows: int, scratch: ScratchFiles) -> None:

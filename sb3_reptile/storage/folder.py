@@ -120,11 +120,16 @@ class Folder:
     :raises ForeignError: if it was not saved by this package, or has content of another kind
     :raises NewerVersionError: if it was saved by a later version
     :raises DamagedError: if its manifest has changed since it was saved
+    :raises UnreadableError: if the system cannot read its manifest
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str) -> None:
-        self.path = _existing(Path(path))
-        if not self.path.exists():
+        try:
+            self.path = _existing(Path(path))
+            exists = self.path.exists()
+        except OSError as error:
+            raise UnreadableError(f"{path} cannot be read: {error}") from error
+        if not exists:
             raise FileNotFoundError(f"there is no {self.path}; a {kind} is a folder that contains a {MANIFEST}")
         try:
             raw = read_regular(self.path / MANIFEST, LARGEST_MANIFEST)

@@ -50,17 +50,18 @@ class FolderLock:
         self.path = folder / LOCK
         self._pid = os.getpid()
         self._descriptor: int | None = None
+        self._held_as = (0, 0)
         while self._descriptor is None:
             self._descriptor = self._taken_over() or self._acquired()
-        self._held_as = _key(os.fstat(self._descriptor))
         _held[self._held_as] = self
 
     def _taken_over(self) -> int | None:
         """The descriptor of an earlier lock of this process."""
         try:
-            earlier = _held.pop(_key(os.stat(self.path)), None)
+            self._held_as = _key(os.stat(self.path))
         except FileNotFoundError:
             return None
+        earlier = _held.pop(self._held_as, None)
         if earlier is None or earlier._pid != self._pid:  # of the process that this one was forked from
             return None
         descriptor, earlier._descriptor = earlier._descriptor, None
@@ -72,7 +73,8 @@ class FolderLock:
         try:
             self._lock_or_warn(descriptor)
             with contextlib.suppress(FileNotFoundError):
-                if _key(os.stat(self.path)) == _key(os.fstat(descriptor)):
+                self._held_as = _key(os.fstat(descriptor))
+                if _key(os.stat(self.path)) == self._held_as:
                     os.ftruncate(descriptor, 0)
                     os.lseek(descriptor, 0, os.SEEK_SET)
                     os.write(descriptor, str(self._pid).encode())
@@ -129,4 +131,5 @@ class FolderLock:
         with contextlib.suppress(OSError):  # Windows does not remove an open file
             if _key(os.stat(self.path)) == self._held_as:
                 os.unlink(self.path)
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # the system closes it all the same
+            os.close(descriptor)

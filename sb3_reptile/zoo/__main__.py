@@ -1,19 +1,22 @@
 """``sb3-reptile <command>``, or ``python -m sb3_reptile.zoo``: the RL Zoo's commands, with its own arguments."""
 
-import argparse
 import importlib
 import importlib.util
-import re
 import runpy
+import shutil
 import sys
-from pathlib import Path
 
 import gymnasium as gym
 
-PROGRAM = "sb3-reptile"
+from sb3_reptile import __version__
+from sb3_reptile.zoo.errors import PROGRAM, describe, exit_with_error
+
+TRACEBACK = "--traceback"
 COMMANDS = {
     "train": "train an agent, or search for hyperparameters",
     "enjoy": "watch a trained agent",
+    "record_video": "record a video of a trained agent",
+    "record_training": "record videos of the checkpoints of a run, and join them (needs ffmpeg)",
     "plot_train": "plot the returns during training",
     "all_plots": "gather evaluations: plots and a table",
     "plot_from_file": "plot what all_plots saved",
@@ -27,7 +30,9 @@ USAGE = f"usage: {PROGRAM} COMMAND [arguments]\n\n" + "\n".join(
 )
 USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
+    "\nThe algorithm is reptile_dqn unless --algo names another one"
     f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
+    f"\nErrors are one line; with {TRACEBACK}, they are tracebacks. `{PROGRAM} --version` prints the version"
 )
 
 # Part of an environment's name: the package that registers such environments, and the extra that installs it
@@ -37,35 +42,40 @@ EXTRAS = {
     "MiniGrid-": ("minigrid", "minigrid"),
     "BulletEnv": ("pybullet_envs_gymnasium", "pybullet"),
 }
+# Modules that Gymnasium's environments import, and the extras that install them
+MODULES = {"Box2D": "box2d", "mujoco": "mujoco"}
 
 
-def _with_extra(message: str) -> str:
+def _with_extra(message: str, error: BaseException) -> str:
     """
-    :param message: Message of an error about an environment that is not registered or cannot be made
-    :return: The message; if one of our extras is missing, its name is appended
+    :param message: Message of the error
+    :param error: The error
+    :return: The message; if the environment needs an extra that is missing, its name is appended
     """
     extras = [
-        extra for part, (package, extra) in EXTRAS.items() if part in message and not importlib.util.find_spec(package)
+        extra
+        for part, (package, extra) in EXTRAS.items()
+        if any(part in argument for argument in sys.argv[1:]) and not importlib.util.find_spec(package)
     ]
-    extras += re.findall(r"gymnasium\[(atari|box2d|mujoco)\]", message)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ImportError) and cause.name in MODULES:
+            extras.append(MODULES[cause.name])
+        cause = cause.__cause__ or cause.__context__
     return f"{message} (needs the extra `{extras[0]}`: pip install 'sb3-reptile[{extras[0]}]')" if extras else message
-
-
-def _take_resumed_run() -> Path | None:
-    """Remove ``--resume``, which the RL Zoo does not have, from the command line and return its value."""
-    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", type=Path, metavar="RUN")
-    ours, sys.argv[1:] = parser.parse_known_args()
-    return ours.resume
 
 
 def _run(command: str) -> None:
     from sb3_reptile.zoo import patches
+    from sb3_reptile.zoo.arguments import add_default_algorithm, take_resumed_run
     from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager
 
     patches.register()
+    patches.patch_arguments()
+    ReptileExperimentManager.training_has_begun = False
+    add_default_algorithm(command)
     if command == "train":
-        ReptileExperimentManager.resumed_run = _take_resumed_run()
+        ReptileExperimentManager.resumed_run = take_resumed_run()
     if command == "inspect":
         from sb3_reptile.zoo.inspection import inspect
 
@@ -74,33 +84,52 @@ def _run(command: str) -> None:
         module = command if command in ("train", "enjoy") else "plots"
         getattr(importlib.import_module(f"rl_zoo3.{module}"), command)()
     else:
-        if command == "benchmark":
-            patches.patch_benchmark()
+        if command in ("benchmark", "record_training"):
+            patches.patch_commands()
         elif command == "push_to_hub":
             patches.patch_hub(ours=ALGO in sys.argv)
+        if command == "record_training" and "-h" not in sys.argv and "--help" not in sys.argv:
+            _check_ffmpeg()
         runpy.run_module(f"rl_zoo3.{command}", run_name="__main__")
+
+
+def _check_ffmpeg() -> None:
+    # rl_zoo3 would remove the videos that it could not join
+    if shutil.which("ffmpeg") is None:
+        exit_with_error("record_training joins videos with ffmpeg, which is not installed; record_video does without")
+
+
+def _training_has_begun() -> bool:
+    manager = sys.modules.get("sb3_reptile.zoo.experiment_manager")
+    return manager is not None and manager.ReptileExperimentManager.training_has_begun
 
 
 def main() -> None:
     """Run the RL Zoo's command that the command line names."""
+    with_traceback = TRACEBACK in sys.argv
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != TRACEBACK]
     command = sys.argv[1] if len(sys.argv) > 1 else None
     if command in ("-h", "--help"):
         print(USAGE)
         return
+    if command == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return
     if command not in COMMANDS:
         given = "no command given" if command is None else f"unknown command {command!r}"
-        print(f"{USAGE}\n\nerror: {given}, use one of: {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        exit_with_error(f"{given}, use one of: {', '.join(COMMANDS)}; `{PROGRAM} --help` says what they do")
     del sys.argv[1]
     sys.argv[0] = f"{PROGRAM} {command}"  # argparse's messages begin with it
     try:
         _run(command)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
-        sys.exit(f"error: {_with_extra(str(error))}")
-    except ValueError as error:
-        if "not found in gym registry" not in str(error):
+        if with_traceback or _training_has_begun():
             raise
-        sys.exit(f"error: {_with_extra(str(error))}")
+        exit_with_error(_with_extra(str(error), error))
+    except Exception as error:  # rl_zoo3 and the environments raise any
+        if with_traceback or _training_has_begun():
+            raise
+        exit_with_error(f"{_with_extra(describe(error), error)} ({TRACEBACK} shows where)")
 
 
 if __name__ == "__main__":

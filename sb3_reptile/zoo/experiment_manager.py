@@ -1,17 +1,20 @@
 """The experiment manager behind ``sb3-reptile train``: our hyperparameter files, logs, and resumed runs."""
 
 import argparse
-import csv
-import functools
-import sys
+import contextlib
+import io
+import os
+import re
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 try:
     import optuna
+    import yaml
+    from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
     from rl_zoo3.exp_manager import ExperimentManager
     from sqlalchemy.exc import DBAPIError
 except ModuleNotFoundError as error:
@@ -20,19 +23,19 @@ except ModuleNotFoundError as error:
         "pip install 'sb3-reptile[zoo]'"
     ) from error
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.logger import CSVOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_reptile.envs  # registers the environments
+from sb3_reptile.callbacks import DriftEvalCallback
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from sb3_reptile.checkpoint.run_folder import list_candidates
+from sb3_reptile.evaluation.callback import SAVING
 from sb3_reptile.storage import StorageError
 from sb3_reptile.storage.values import arguments_to_json
+from sb3_reptile.zoo.errors import exit_with_error
+from sb3_reptile.zoo.training_log import LOG_FILE, LogToFile
 
 ALGO = "reptile_dqn"
-# The training log in the folder of a run, and its column of environment steps
-LOG_FILE = "progress.csv"
-STEPS = "time/total_timesteps"
 
 
 def zoo_configs() -> Path:
@@ -44,29 +47,41 @@ def zoo_configs() -> Path:
     return in_wheel if in_wheel.is_dir() else package.parent / "zoo_configs"
 
 
-class LogToFile(BaseCallback):
+class DriftTrialEvalCallback(TrialEvalCallback, DriftEvalCallback):
     """
-    Also write the training log to a CSV file. A resumed run keeps the rows up to the step at which it continues.
-
-    :param path: Path of the file
+    rl_zoo3's callback for the evaluations of a trial, in the phase in which the trial is. See ``TrialEvalCallback`` for
+    its arguments.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = Path(path)
 
-    def _on_training_start(self) -> None:
-        rows: list[dict[str, str]] = []
-        if self.num_timesteps > 0 and self.path.is_file():
-            with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row.get(STEPS) or 0) <= self.num_timesteps]
-        output = CSVOutputFormat(str(self.path))
-        for row in rows:
-            output.write(row, dict.fromkeys(row, ()))
-        self.logger.output_formats.append(output)
+class SaveWholeVecNormalizeCallback(SaveVecNormalizeCallback):
+    """
+    rl_zoo3's callback that saves the statistics of ``VecNormalize``, without leaving half a file if it is interrupted.
+    See ``SaveVecNormalizeCallback`` for its arguments.
+    """
 
     def _on_step(self) -> bool:
-        return True
+        folder = self.save_path
+        try:
+            with written_aside(folder) as self.save_path:
+                return super()._on_step()
+        finally:
+            self.save_path = folder
+
+
+@contextlib.contextmanager
+def written_aside(folder: str) -> Iterator[str]:
+    """
+    :param folder: Folder of the files to be written
+    :return: Another folder to write them to, from which they are moved at the end
+    """
+    aside = Path(folder, SAVING)
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was interrupted
+    aside.mkdir()
+    yield str(aside)
+    for file in sorted(path for path in aside.rglob("*") if path.is_file()):
+        os.replace(file, folder / file.relative_to(aside))
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 class ReptileExperimentManager(ExperimentManager):
@@ -77,17 +92,42 @@ class ReptileExperimentManager(ExperimentManager):
 
     #: Folder of the run to resume from its last checkpoint
     resumed_run: Path | None = None
+    #: Whether arguments, hyperparameters and environments were accepted, so that errors are not about them
+    training_has_begun = False
 
     def __init__(self, args: argparse.Namespace, *others: Any, **kwargs: Any) -> None:
         super().__init__(args, *others, **kwargs)
         if self.algo == ALGO and args.conf_file is None:
             self.config = str(zoo_configs() / f"{ALGO}.yml")
         if self.resumed_run is not None:
-            if not self.resumed_run.is_dir():
-                sys.exit(f"error: there is no {self.resumed_run}; --resume takes the folder of a run")
+            self._check_is_run(self.resumed_run)
             self.save_path = str(self.resumed_run)
             self.params_path = f"{self.save_path}/{self.env_name}"
             self.continue_training = True
+
+    def _check_is_run(self, path: Path) -> None:
+        # Before anything is created in the folder
+        if not path.is_dir():
+            exit_with_error(f"there is no folder {path}; --resume takes the folder of a run")
+        arguments = path / self.env_name / "args.yml"
+        if not arguments.is_file():
+            exit_with_error(
+                f"{path} is not the folder of a run of {self.env_name.gym_id}: it has no "
+                f"{arguments.relative_to(path)}; --resume takes the log path that `train` printed"
+            )
+
+    def _checkpoints(self) -> ResumableCheckpoint:
+        checkpoints = [callback for callback in self.callbacks if isinstance(callback, ResumableCheckpoint)]
+        if not checkpoints:
+            exit_with_error("--resume needs a ResumableCheckpoint among the callbacks of the hyperparameter file")
+        return checkpoints[0]
+
+    def create_log_folder(self) -> None:
+        if self.resumed_run is not None:
+            path = self.resumed_run / self._checkpoints().path
+            if not list_candidates(path):
+                exit_with_error(f"there is no checkpoint in {path}; a checkpoint is a folder of ResumableCheckpoint")
+        super().create_log_folder()
 
     def create_callbacks(self) -> None:
         super().create_callbacks()
@@ -103,71 +143,105 @@ class ReptileExperimentManager(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         if self.resumed_run is None:
             return super()._load_pretrained_agent(hyperparams, env)
-        checkpoints = [callback for callback in self.callbacks if isinstance(callback, ResumableCheckpoint)]
-        if not checkpoints:
-            sys.exit("error: --resume needs a ResumableCheckpoint among the callbacks of the hyperparameter file")
         settings = {"verbose": self.verbose, "tensorboard_log": self.tensorboard_log}
         # What a checkpoint cannot hold, schedules that are functions for instance, comes from the hyperparameter file
         stored = arguments_to_json(hyperparams).items()
         missing = {name: hyperparams[name] for name, value in stored if isinstance(value, dict) and "$missing" in value}
+        # What the command line says overrides the checkpoint, as it overrides the file, or is an error
+        given = {name: hyperparams[name] for name in self.custom_hyperparams or () if name in hyperparams}
+        # A checkpoint does not say where to write
+        storage_dir = (hyperparams.get("replay_buffer_kwargs") or {}).get("storage_dir")
+        if storage_dir is not None:
+            missing.setdefault("replay_buffer_kwargs", {"storage_dir": storage_dir})
         try:
-            model = resume(checkpoints[0].path, env, device=self.device, **settings, **missing)
+            model = resume(self._checkpoints().path, env, device=self.device, **settings, **missing | given)
         except (StorageError, FileNotFoundError) as error:
-            sys.exit(f"error: {error}")
+            exit_with_error(str(error))
         print(f"Resumed at step {model.num_timesteps}")
         return model
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.config.endswith((".yml", ".yaml")):
+            self._check_hyperparameter_file()
+        return super().read_hyperparameters()
+
+    def _check_hyperparameter_file(self) -> None:
         try:
-            return super().read_hyperparameters()
-        except ValueError as error:
-            if "Hyperparameters not found" not in str(error):
-                raise
-            sys.exit(f"error: {error}; pass a file with an entry for it, or with an entry `default`, by -conf")
+            entries = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
+        except OSError as error:
+            exit_with_error(f"cannot read the hyperparameter file {self.config} (-conf): {error.strerror}")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            exit_with_error(f"the hyperparameter file {self.config} is not YAML: {error}")
+        names = [self.env_name.gym_id, *(["atari"] if self._is_atari else ["default"])]
+        found = [name for name in names if isinstance(entries, dict) and name in entries]
+        if not found:
+            exit_with_error(
+                f"Hyperparameters not found for {self.algo}-{self.env_name.gym_id} in {self.config}; pass a file with "
+                "an entry for it, or with an entry `default`, by -conf"
+            )
+        if not isinstance(entries[found[0]], dict):
+            exit_with_error(f"the entry {found[0]} in {self.config} must be a mapping, got {entries[found[0]]!r}")
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        for name in ("learning_rate", "clip_range", "clip_range_vf", "delta_std"):
+            value = hyperparams.get(name)
+            if isinstance(value, str) and not re.fullmatch(r"[a-z]+_[-+.\de]+", value):
+                exit_with_error(f"{name} must be a number, or lin_NUMBER to decrease from it to 0, got {value!r}")
+        return ExperimentManager._preprocess_schedules(hyperparams)
+
+    @contextlib.contextmanager
+    def _saved_aside(self) -> Iterator[None]:
+        """Let rl_zoo3 write files elsewhere; at the end, they are moved into the folder of the run."""
+        save_path, params_path = self.save_path, self.params_path
+        said = io.StringIO()
+        try:
+            with written_aside(save_path) as aside:
+                self.save_path, self.params_path = aside, f"{aside}/{self.env_name}"
+                os.mkdir(self.params_path)
+                with contextlib.redirect_stdout(said):
+                    yield
+        finally:
+            print(said.getvalue().replace(aside, save_path), end="")
+            self.save_path, self.params_path = save_path, params_path
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        with self._saved_aside():
+            super()._save_config(saved_hyperparams)
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        with self._saved_aside():
+            super().save_trained_model(model)
 
     def hyperparameters_optimization(self) -> None:
         if self.storage is not None and not self.storage.endswith(".log"):
             make_tables(self.storage)
+        type(self).training_has_begun = True
         super().hyperparameters_optimization()
 
     def learn(self, model: BaseAlgorithm) -> None:
         self.callbacks.append(LogToFile(f"{self.save_path}/{LOG_FILE}"))
         if self.resumed_run is None:
+            type(self).training_has_begun = True
             super().learn(model)
             return
         for callback in self.callbacks:
             callback.n_calls = model.num_timesteps // model.n_envs
-            if isinstance(callback, EvalCallback):
-                _remember_evaluations(callback, model.num_timesteps)
+            if isinstance(callback, DriftEvalCallback):
+                callback.continue_from(model.num_timesteps)
         self.n_timesteps -= model.num_timesteps
         if self.n_timesteps <= 0:
-            sys.exit(f"error: {model.num_timesteps} steps are done already; pass a larger number of steps by -n")
+            exit_with_error(f"{model.num_timesteps} steps are done already; pass a larger number of steps by -n")
+
+        def learn(*args: Any, **kwargs: Any) -> BaseAlgorithm:
+            # Models are saved with their attributes, also in the course of training
+            del model.learn
+            return model.learn(*args, **{**kwargs, "reset_num_timesteps": False})
+
         # rl_zoo3 passes no such argument. This sets an attribute of one model, no class is patched.
-        model.learn = functools.partial(model.learn, reset_num_timesteps=False)  # type: ignore[method-assign]
-        try:
-            super().learn(model)
-        finally:
-            del model.learn  # otherwise it would be saved with the model
-
-
-def _remember_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
-    """
-    Restore the evaluations up to a step, so that the callback appends to its file and keeps the best model.
-
-    :param callback: The evaluation callback
-    :param num_timesteps: Step at which the run continues
-    """
-    path = Path(f"{callback.log_path}.npz")
-    if not path.is_file():
-        return
-    with np.load(path, allow_pickle=False) as evaluations:
-        known = evaluations["timesteps"] <= num_timesteps
-        callback.evaluations_timesteps = evaluations["timesteps"][known].tolist()
-        callback.evaluations_results = evaluations["results"][known].tolist()
-        callback.evaluations_length = evaluations["ep_lengths"][known].tolist()
-        if "successes" in evaluations:
-            callback.evaluations_successes = evaluations["successes"][known].tolist()
-    callback.best_mean_reward = max((float(np.mean(r)) for r in callback.evaluations_results), default=-np.inf)
+        model.learn = learn  # type: ignore[method-assign]
+        type(self).training_has_begun = True
+        super().learn(model)
 
 
 def make_tables(url: str, attempts: int = 10) -> None:

@@ -1,9 +1,8 @@
 """`sb3-reptile inspect`: one figure of a replay buffer and the replay log, for the forms in which buffers are saved."""
 
 import argparse
-import csv
+import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +33,8 @@ from sb3_reptile.replay.persistence import fill
 from sb3_reptile.storage import ForeignError, StorageError
 from sb3_reptile.storage.folder import MANIFEST, Folder
 from sb3_reptile.storage.values import from_json
-from sb3_reptile.zoo.experiment_manager import LOG_FILE, STEPS
+from sb3_reptile.zoo.errors import exit_with_error
+from sb3_reptile.zoo.training_log import LOG_FILE, STEPS, number, read_log
 
 BUFFER_FILE = "replay_buffer.pkl"  # rl_zoo3's name for it
 QUARTERS = ["newest quarter of a batch", "second", "third", "oldest quarter"]
@@ -42,7 +42,7 @@ QUARTERS = ["newest quarter of a batch", "second", "third", "oldest quarter"]
 
 def inspect() -> None:
     """
-    Run the command. Its arguments are those of the command line; it exits with code 1 if there is nothing to draw.
+    Run the command. Its arguments are those of the command line; it exits with code 2 if there is nothing to draw.
     """
     parser = argparse.ArgumentParser(
         description="Draw what replay is doing into one figure: the probability of a draw by age and the ages in the "
@@ -60,13 +60,13 @@ def inspect() -> None:
     )
     args = parser.parse_args()
 
-    if not args.path.exists():
-        sys.exit(f"error: there is no {args.path}")
+    if not args.path.is_dir() and not args.path.is_file():
+        exit_with_error(f"there is no {args.path}")
     saved = _find_buffer(args.path)
     logged = _read(args.path / LOG_FILE)
     if saved is None and "replay/effective_sample_size" not in logged:
-        sys.exit(
-            f"error: {args.path} holds neither {BUFFER_FILE} (train with --save-replay-buffer), nor a checkpoint, nor "
+        exit_with_error(
+            f"{args.path} holds neither {BUFFER_FILE} (train with --save-replay-buffer), nor a checkpoint, nor "
             f"a {LOG_FILE} in which ReptileDQN logged what it replayed (train with sb3-reptile)"
         )
     buffer = None if saved is None else _load(saved)
@@ -76,8 +76,11 @@ def inspect() -> None:
     try:
         figure = _draw(buffer, logged, str(args.path))
     except RuntimeError as error:  # hindsight replay cannot draw before an episode has ended
-        sys.exit(f"error: {error}")
-    figure.savefig(output, dpi=100)
+        exit_with_error(str(error))
+    # As a whole or not at all, without a change of its ending, which names the format
+    aside = output.with_name(f".saving-{output.name}")
+    figure.savefig(aside, dpi=100)
+    os.replace(aside, output)
     print(f"Drawn to {output}")
 
 
@@ -104,16 +107,16 @@ def _load(path: Path) -> DecayedSampling:
         try:
             buffer = load_saved_buffer(path)
         except (StorageError, OSError) as error:
-            sys.exit(f"error: {error}")
+            exit_with_error(str(error))
     else:
         try:
             buffer = load_from_pkl(path)
         except Exception as error:  # loading a pickle can raise any exception
-            sys.exit(f"error: {path} is not a saved replay buffer: {error}")
+            exit_with_error(f"{path} is not a saved replay buffer: {error}")
     if not isinstance(buffer, DecayedSampling):
-        sys.exit(f"error: {path} holds a {type(buffer).__name__}; only decayed replay buffers can be inspected")
+        exit_with_error(f"{path} holds a {type(buffer).__name__}; only decayed replay buffers can be inspected")
     if buffer.size() == 0:
-        sys.exit(f"error: the replay buffer in {path} is empty")
+        exit_with_error(f"the replay buffer in {path} is empty")
     return buffer
 
 
@@ -167,6 +170,7 @@ def _buffer_of_checkpoint(folder: Folder) -> Any:
         arguments = folder.state["hyperparameters"]
         known = ("algorithm", "replay_buffer_class", "replay_buffer_kwargs")
         kept = {name: value for name, value in arguments.items() if name in known or not _is_missing(value)}
+        kept["replay_buffer_kwargs"]["$arguments"].pop("storage_dir", None)  # to look at it, memory will do
         saved = folder.state["spaces"]
         observation_space, action_space = from_json(saved["observation_space"]), from_json(saved["action_space"])
         env = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * saved["n_envs"])
@@ -195,10 +199,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows, n_left_out = read_log(path)
+    if n_left_out > 0:
+        warnings.warn(f"{n_left_out} damaged lines of {path} are left out", stacklevel=2)
     keys = [key for key in (rows[0] if rows else ()) if key.startswith("replay/") or key == STEPS]
-    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in keys}
+    return {key: np.array([number(row[key]) for row in rows]) for key in keys}
 
 
 def _draw(buffer: DecayedSampling | None, logged: dict[str, np.ndarray], title: str) -> Any:

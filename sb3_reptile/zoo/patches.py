@@ -5,20 +5,29 @@ import sys
 from typing import Any
 
 # First: its error names the extra if rl_zoo3 is missing
-from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager  # isort: split
+from sb3_reptile.zoo.experiment_manager import (  # isort: split
+    ALGO,
+    DriftTrialEvalCallback,
+    ReptileExperimentManager,
+    SaveWholeVecNormalizeCallback,
+)
 
+import rl_zoo3.exp_manager
 import rl_zoo3.train
+import rl_zoo3.utils
 from rl_zoo3 import ALGOS
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
+from sb3_reptile.callbacks import DriftEvalCallback
 from sb3_reptile.reptile_dqn import ReptileDQN
+from sb3_reptile.zoo.arguments import store_values
 from sb3_reptile.zoo.search import convert_reptile_dqn_params, sample_reptile_dqn_params
 
 
 def register(algo: str = ALGO) -> None:
     """
-    Register ReptileDQN with rl_zoo3 in this process: the algorithm, its hyperparameter search space, the drifting tasks
-    and an experiment manager that can resume runs.
+    Register ReptileDQN with rl_zoo3 in this process: the algorithm, its hyperparameter search space, the drifting
+    tasks, an experiment manager that can resume runs, and evaluations in the phase of training.
 
     :param algo: Name of the algorithm, the argument of ``--algo``
     """
@@ -27,18 +36,32 @@ def register(algo: str = ALGO) -> None:
     HYPERPARAMS_CONVERTER[algo] = convert_reptile_dqn_params
     rl_zoo3.train.ExperimentManager = ReptileExperimentManager  # type: ignore[misc]
 
+    rl_zoo3.exp_manager.EvalCallback = DriftEvalCallback  # type: ignore[misc]
+    rl_zoo3.exp_manager.TrialEvalCallback = DriftTrialEvalCallback  # type: ignore[misc]
+    rl_zoo3.exp_manager.SaveVecNormalizeCallback = SaveWholeVecNormalizeCallback  # type: ignore[misc]
 
-def patch_benchmark() -> None:
+
+def patch_arguments() -> None:
     """
-    Make ``rl_zoo3.benchmark`` evaluate agents with our ``enjoy``. It starts ``python enjoy.py``, which exists only in a
-    clone of the RL Zoo.
+    Let ``-params`` and the other arguments of pairs ``NAME:VALUE`` take words, and give one line for what they do not
+    take.
     """
-    subprocess.call = _call_our_enjoy  # type: ignore[assignment]
+    rl_zoo3.utils.StoreDict.__call__ = store_values  # type: ignore[method-assign]
 
 
-def _call_our_enjoy(command: list[str], **kwargs: Any) -> int:
-    if command[:2] == ["python", "enjoy.py"]:
-        command = [sys.executable, "-m", "sb3_reptile.zoo", "enjoy", *command[2:]]
+def patch_commands() -> None:
+    """
+    Make ``rl_zoo3.benchmark`` evaluate agents with our ``enjoy``, and ``rl_zoo3.record_training`` record them with our
+    ``record_video``. They start ``python enjoy.py``, which exists only in a clone of the RL Zoo, and
+    ``python -m rl_zoo3.record_video``, which does not know our algorithm.
+    """
+    subprocess.call = _call_our_command  # type: ignore[assignment]
+
+
+def _call_our_command(command: list[str], **kwargs: Any) -> int:
+    for theirs, ours in (["enjoy.py"], "enjoy"), (["-m", "rl_zoo3.record_video"], "record_video"):
+        if command[: len(theirs) + 1] == ["python", *theirs]:
+            command = [sys.executable, "-m", "sb3_reptile.zoo", ours, *command[len(theirs) + 1 :]]
     return subprocess.run(command, **kwargs).returncode
 
 

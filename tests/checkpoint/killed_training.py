@@ -1,15 +1,17 @@
 """
 Trains in processes that are killed, for test_resuming.py.
 
-``python -m tests.checkpoint.killed_training kills|exact FOLDER``. The processes are forked from this one, which has
-loaded all that training needs and has only one thread. This makes them start fast.
+``python -m tests.checkpoint.killed_training kills|exact|twice|configurations FOLDER``. The processes are forked from
+this one, which has loaded all that training needs and has only one thread. This makes them start fast.
 """
 
+import contextlib
 import mmap
 import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,17 +21,18 @@ import torch as th
 import xxhash
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_reptile import ReptileDQN
-from sb3_reptile.checkpoint import ResumableCheckpoint, resume
-from sb3_reptile.checkpoint.resuming import list_checkpoints
+from sb3_reptile.checkpoint import EpisodeRecorder, ResumableCheckpoint, resume
+from sb3_reptile.checkpoint.run_folder import list_checkpoints
+from tests.checkpoint.training import CASES, cartpole, small
 
 SAVE_FREQ = 24
 KILLS, AIMED = 50, 15
 # What the processes report, in shared memory
-STEPS, RESUMED_AT, SAVING = range(3)
-shared = np.frombuffer(mmap.mmap(-1, 24), np.int64)
+STEPS, RESUMED_AT, SAVING, DIGEST = range(4)
+shared = np.frombuffer(mmap.mmap(-1, 32), np.int64)
 
 
 class ReportSaving(ResumableCheckpoint):
@@ -51,15 +54,17 @@ class ReportSteps(BaseCallback):
         return True
 
 
-def in_a_process(function, *arguments, **options):
+def in_a_process(function, *arguments, errors=None, **options):
     process = os.fork()
     if process == 0:
+        os.setpgid(0, 0)  # so that processes of environments, which it leaves behind when it is killed, can be found
         status = 1
         try:
             function(*arguments, **options)
             status = 0
         except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            with open(errors, "w") if errors else contextlib.nullcontext(sys.stderr) as file:
+                print(f"{type(error).__name__}: {error}", file=file)
         finally:
             os._exit(status)
     return process
@@ -132,7 +137,114 @@ def exact(folder):
     print("the same" if results[0] == results[1] else f"different: {results}")
 
 
+def twice(folder):
+    """Two processes resume a run: the second gets an error until the first has been killed."""
+    assert ended_well(in_a_process(train, folder, 60, ResumableCheckpoint(SAVE_FREQ, folder)))
+    shared[STEPS] = 0
+    first = in_a_process(train, folder, 10**9, ResumableCheckpoint(10**8, folder))
+    try:
+        while shared[STEPS] == 0:
+            time.sleep(0.001)
+        before = sorted(os.listdir(folder))
+        error = os.path.join(os.path.dirname(folder), "error")
+        assert not ended_well(in_a_process(train, folder, 100, ResumableCheckpoint(SAVE_FREQ, folder), errors=error))
+        assert sorted(os.listdir(folder)) == before
+        with open(error) as file:
+            print(file.read().replace(str(first), "PID"))
+    finally:
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+    assert ended_well(in_a_process(train, folder, 100, ResumableCheckpoint(SAVE_FREQ, folder)))
+
+
+def parallel():
+    return SubprocVecEnv([lambda: EpisodeRecorder(gym.make("CartPole-v1"))] * 2, start_method="fork")
+
+
+PRIORITIES = dict(priority="td_error", train_freq=4)
+MEMORY_OPTIMIZED = dict(
+    optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False), train_freq=4
+)
+# Of the others, "dqn, frames" draws its first observation from its space before anything records it
+LEFT_OUT = {"dqn, frames", "ddpg", "td3", "tqc", "reptile_dqn, RMSprop"}
+CONFIGURATIONS = {name: case for name, case in CASES.items() if name not in LEFT_OUT} | {
+    "reptile_dqn, auto, priorities": (ReptileDQN, cartpole, dict(half_life="auto", **PRIORITIES)),
+    "reptile_dqn, priorities, half-life": (ReptileDQN, cartpole, dict(half_life=50, **PRIORITIES)),
+    "reptile_dqn, random weights": (
+        ReptileDQN,
+        cartpole,
+        dict(replay_buffer_kwargs=dict(initial_weights={"random": dict(seed=3)}), **PRIORITIES),
+    ),
+    "reptile_dqn, memory optimised": (ReptileDQN, cartpole, MEMORY_OPTIMIZED),
+    "reptile_dqn, subprocesses": (ReptileDQN, parallel, PRIORITIES),
+    "reptile_dqn, normalised": (ReptileDQN, lambda: VecNormalize(cartpole(2)), PRIORITIES),
+    "reptile_dqn, on disk": (ReptileDQN, cartpole, dict(replay_buffer_kwargs=dict(storage_dir=tempfile.gettempdir()))),
+}
+
+
+def train_configuration(name, folder, total, callback):
+    _, make_env, options = CONFIGURATIONS[name]
+    existing = list_checkpoints(Path(folder))
+    # Files do not say where to write
+    given = dict(replay_buffer_kwargs=options["replay_buffer_kwargs"]) if "on disk" in name else {}
+    env = make_env()
+    model = resume(folder, env, device="cpu", **given) if existing else made(name, env)
+    shared[RESUMED_AT] = model.num_timesteps
+    if model.num_timesteps < total:
+        steps = total - model.num_timesteps
+        model.learn(steps, callback=[callback, ReportSteps()], reset_num_timesteps=not existing)
+    shared[DIGEST] = digest(model)
+    env.close()
+
+
+def made(name, env):
+    algorithm, _, options = CONFIGURATIONS[name]
+    return algorithm(env=env, **small(**dict(policy="MlpPolicy") | options))
+
+
+def digest(model):
+    buffer = model.replay_buffer
+    arrays = [value.numpy() for value in model.policy.state_dict().values()]
+    arrays += [buffer.rewards, buffer.actions, buffer.dones, buffer.timeouts]
+    if hasattr(buffer, "distribution") and model.replay_buffer.can_be_sampled():
+        arrays.append(buffer.sampling_probabilities())
+    for generator in (np.random, model.action_space.np_random):
+        arrays.append(generator.random(3))
+    return xxhash.xxh3_64_intdigest(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)) >> 1
+
+
+def configurations(folder):
+    choose = random.Random(0)
+    for number, name in enumerate(CONFIGURATIONS):
+        total, save_freq, results, processes = 160, 40, [], []
+        for kills in (0, 2):
+            path = os.path.join(folder, f"{number}-{kills}")
+            inside = 0
+            for kill in range(kills):
+                shared[RESUMED_AT], shared[SAVING], shared[STEPS] = -1, 0, 0
+                process = in_a_process(train_configuration, name, path, total, ReportSaving(save_freq, path))
+                processes.append(process)
+                aimed, until = kill % 2 == 0, choose.randrange(total)
+                while not (shared[SAVING] if aimed and shared[STEPS] else shared[STEPS] >= until):
+                    if os.waitpid(process, os.WNOHANG)[0]:
+                        process = None
+                        break
+                    time.sleep(0.0002)
+                time.sleep(choose.uniform(0, 0.003))
+                if process is not None:
+                    os.kill(process, signal.SIGKILL)
+                    os.waitpid(process, 0)
+                    inside += int(shared[SAVING])
+            last = in_a_process(train_configuration, name, path, total, ReportSaving(save_freq, path))
+            assert ended_well(last), f"{name}: not resumed after {kills} kills"
+            results.append(int(shared[DIGEST]))
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)
+        print(f"{name}: {'the same' if results[0] == results[1] else 'different'}, {inside} kills inside a save")
+
+
 if __name__ == "__main__":
     th.set_num_threads(1)
     make_model().learn(40)  # imports what is imported lazily
-    {"kills": kills, "exact": exact}[sys.argv[1]](sys.argv[2])
+    {"kills": kills, "exact": exact, "twice": twice, "configurations": configurations}[sys.argv[1]](sys.argv[2])

@@ -75,6 +75,31 @@ def test_ten_thousand_steps_a_kill_and_ten_thousand_more_are_twenty_thousand(tmp
     assert run_killed_training("exact", tmp_path) == "the same\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_training_that_is_killed_ends_as_without_in_every_configuration(disk):
+    lines = run_killed_training("configurations", disk).splitlines()
+    assert len(lines) >= 20
+    assert not [line for line in lines if ": the same, " not in line]
+    for kind in (
+        "auto, priorities",
+        "hindsight",
+        "dict",
+        "normalised",
+        "subprocesses",
+        "on disk",
+        "all of it",
+        "qrdqn",
+    ):
+        assert any(kind in line for line in lines)
+    assert sum(int(line.split(", ")[-1].split()[0]) for line in lines) >= len(lines) // 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_job_that_is_resumed_twice_gets_an_error_until_the_first_is_killed(tmp_path):
+    output = run_killed_training("twice", tmp_path / "run")
+    assert re.match(r"InUseError: .*run is in use by another process \(pid PID\): wait until it has ended", output)
+
+
 @pytest.fixture(scope="module")
 def one_checkpoint(tmp_path_factory):
     _, folder = resumable(tmp_path_factory.mktemp("checkpoint"), priority="td_error")

@@ -1,5 +1,6 @@
 """Buffers whose observations are in memory-mapped files."""
 
+import copy
 import errno
 import os
 import pickle
@@ -95,3 +96,31 @@ def test_what_is_on_disk_is_not_in_memory(tmp_path, monkeypatch):
     assert resident() - before < 2**27
     DecayedReplayBuffer.load(tmp_path / "saved", device="cpu", storage_dir=tmp_path)
     assert resident() - before < 2**27
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize("where", ["add", "observations", "next_observations", "copy"])
+def test_a_forked_child_cannot_write_into_its_parents_files(where, tmp_path):
+    buffer = make_buffer(DecayedReplayBuffer, storage_dir=tmp_path)
+    fill(buffer, 70)
+    before = buffer.observations.copy(), buffer.next_observations.copy()
+    child = os.fork()
+    if child == 0:
+        refused = False
+        try:
+            if where == "add":
+                fill(buffer, 1)
+            elif where == "copy":
+                fill(copy.deepcopy(buffer), 1)
+            else:
+                getattr(buffer, where)[3] = 5
+        except RuntimeError as error:
+            refused = where == "add" and "which this one was forked from" in str(error)
+        except ValueError as error:
+            refused = where.endswith("observations") and "read-only" in str(error)
+        os._exit(0 if refused == (where != "copy") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert np.array_equal(buffer.observations, before[0])
+    assert np.array_equal(buffer.next_observations, before[1])
+    fill(buffer, 3)  # the parent can
+    assert not np.array_equal(buffer.observations, before[0])

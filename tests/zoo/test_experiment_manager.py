@@ -13,8 +13,8 @@ import rl_zoo3
 from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
-from sb3_reptile.zoo.experiment_manager import LogToFile
 from sb3_reptile.zoo.search import convert_reptile_dqn_params
+from sb3_reptile.zoo.training_log import LogToFile, read_log
 from tests.zoo.commands import FAST, ROOT, run, saved_model
 
 
@@ -67,7 +67,7 @@ def test_the_error_of_a_task_without_an_entry_says_what_to_do(here, tmp_path):
     conf = tmp_path / "empty.yml"
     conf.write_text("CartPole-v1: {}")
     where = ["--algo", "reptile_dqn", "--env", "Acrobot-v1", "-f", tmp_path, "-conf", conf]
-    output = here("train", *where, code=1)
+    output = here("train", *where, code=2)
     assert "error: Hyperparameters not found for reptile_dqn-Acrobot-v1 in" in output
     assert "-conf" in output
 
@@ -113,7 +113,9 @@ def test_two_processes_share_a_search_and_a_trial_is_taken_from_it(storage, here
     model, expected = saved_model(tmp_path / "again", "reptile_dqn"), convert_reptile_dqn_params(trials[3].params)
     for name in ("weighting", "priority", "n_steps", "double_q", "loss", "buffer_size", "batch_size"):
         assert getattr(model, name) == expected[name]
-    assert model.replay_buffer_kwargs == expected["replay_buffer_kwargs"]
+    # The model keeps the half-life as an argument of its own
+    half_life = {} if model.half_life is None else {"half_life": model.half_life}
+    assert model.replay_buffer_kwargs | half_life == expected["replay_buffer_kwargs"]
 
 
 @pytest.fixture
@@ -162,12 +164,107 @@ def test_a_run_that_was_ended_goes_on(checkpointed, here, tmp_path, monkeypatch)
         evaluated.append(np.load(folder / "evaluations.npz")["timesteps"].tolist())
     assert steps[0] == steps[1]
     assert evaluated[0] == evaluated[1] == [150, 300, 450, 600]
-    more = here(*checkpointed, "-f", tmp_path / "ended", "--resume", run, code=1)
+    more = here(*checkpointed, "-f", tmp_path / "ended", "--resume", run, code=2)
     assert "error: 600 steps are done already; pass a larger number of steps by -n" in more
 
 
-def test_errors_state_why_a_run_cannot_be_resumed(checkpointed, here, tmp_path):
-    assert "error: there is no" in here(*checkpointed, "--resume", tmp_path / "nothing", code=1)
-    assert "checkpoints; a checkpoint is a folder" in here(*checkpointed, "--resume", tmp_path, code=1)
-    bare = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--resume", tmp_path]
-    assert "error: --resume needs a ResumableCheckpoint" in here(*bare, code=1)
+def contents(folder):
+    """Every file and folder in a folder, with what it holds."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_what_cannot_be_resumed_is_refused_before_anything_is_created(checkpointed, here, tmp_path):
+    assert "sb3-reptile: error: there is no folder" in here(*checkpointed, "--resume", tmp_path / "nothing", code=2)
+    foreign, run = tmp_path / "foreign", tmp_path / "CartPole-v1_1"
+    (foreign / "CartPole-v1").mkdir(parents=True)
+    (foreign / "evaluations.npz").write_text("theirs")
+    (run / "CartPole-v1").mkdir(parents=True)
+    (run / "CartPole-v1" / "args.yml").write_text("")
+    before = contents(tmp_path)
+    output = here(*checkpointed, "--resume", foreign, code=2)
+    assert "is not the folder of a run of CartPole-v1: it has no CartPole-v1/args.yml" in output
+    assert "is not the folder of a run of Acrobot-v1" in here(
+        *checkpointed, "--env", "Acrobot-v1", "--resume", run, code=2
+    )
+    assert f"there is no checkpoint in {run / 'checkpoints'}" in here(*checkpointed, "--resume", run, code=2)
+    bare = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--resume", run]
+    assert "error: --resume needs a ResumableCheckpoint" in here(*bare, code=2)
+    assert contents(tmp_path) == before
+
+
+def test_arguments_of_the_command_line_override_the_checkpoint_or_are_refused(checkpointed, here, tmp_path):
+    run = tmp_path / "reptile_dqn" / "CartPole-v1_1"
+    here(*checkpointed, "-f", tmp_path, "-n", "210", "-params", "half_life:33", "buffer_size:400")
+    same = ["-f", tmp_path, "--resume", run, "-params", "buffer_size:400", "n_timesteps:220"]
+    here(*checkpointed, *same, "half_life:77", "learning_rate:0.5")
+    model = saved_model(tmp_path, "reptile_dqn")
+    assert model.half_life == 77
+    assert model.num_timesteps == 220
+    assert model.learning_rate(1) == 0.5
+    output = here(*checkpointed, *same, "buffer_size:300", "-n", "230", code=2)
+    assert "sb3-reptile: error: buffer_size=300 (saved: 400) cannot change" in output
+
+
+def test_a_run_with_damaged_logs_is_resumed(checkpointed, here, tmp_path):
+    run = tmp_path / "reptile_dqn" / "CartPole-v1_1"
+    here(*checkpointed, "-f", tmp_path)
+    evaluations, log = run / "evaluations.npz", run / "progress.csv"
+    evaluations.write_bytes(evaluations.read_bytes()[:200])
+    lines = log.read_bytes().splitlines(keepends=True)
+    n_rows = len(lines) - 1
+    log.write_bytes(b"".join(lines[:-2]) + b'\xff\xfe\x00,"\n' + b"".join(lines[-2:])[:-5])
+    damaged = [evaluations.read_bytes(), log.read_bytes()]
+    with pytest.warns(UserWarning, match="2 damaged lines of"), pytest.warns(UserWarning, match="evaluations start"):
+        here(*checkpointed, "-f", tmp_path, "--resume", run, "-n", "800")
+    assert damaged == [(run / "evaluations.old.npz").read_bytes(), (run / "progress.old.csv").read_bytes()]
+    assert np.load(evaluations)["timesteps"].tolist() == [750]
+    rows, n_left_out = read_log(log)
+    assert n_left_out == 0
+    assert len(rows) > n_rows - 1
+    assert not list(run.rglob("*saving*"))
+
+
+def test_what_a_resumed_run_rewrites_is_whole_at_every_moment(checkpointed, here, tmp_path, monkeypatch):
+    run = tmp_path / "reptile_dqn" / "CartPole-v1_1"
+    here(*checkpointed, "-f", tmp_path)
+    before = contents(run)
+    writes = []
+
+    def watched(file, mode="r", *args, **kwargs):
+        path = Path(file) if isinstance(file, str | os.PathLike) else None
+        if path is not None and path.is_relative_to(run) and "w" in mode and ".saving" not in str(path):
+            writes.append(str(path.relative_to(run)))
+        return original(file, mode, *args, **kwargs)
+
+    original = open
+    monkeypatch.setattr("builtins.open", watched)
+    monkeypatch.setattr("io.open", watched)
+    here(*checkpointed, "-f", tmp_path, "--resume", run, "-n", "700")
+    assert [path for path in writes if path in before and "checkpoints" not in path] == []
+    assert (run / "CartPole-v1.zip").read_bytes() != before["CartPole-v1.zip"]
+    assert contents(run).keys() >= before.keys() - {path for path in before if path.startswith("checkpoints")}
+
+
+@pytest.fixture
+def drifting(tmp_path):
+    """Hyperparameters of a CartPole whose actions swap after 100 steps, and then stay."""
+    conf = tmp_path / "drifting.yml"
+    conf.write_text(
+        "CartPole-v1: {n_timesteps: 120, policy: MlpPolicy, learning_starts: 50, buffer_size: 500, train_freq: 5,\n"
+        "  env_wrapper: [{sb3_reptile.envs.PermutedActions: {period: 100, recurring: false}}]}\n"
+    )
+    return ["train", "--env", "CartPole-v1", "-conf", conf, "--seed", "1", "--eval-episodes", "1", "-f", tmp_path]
+
+
+def test_training_is_evaluated_in_the_phase_in_which_it_is(drifting, here, tmp_path):
+    here(*drifting, "--eval-freq", "40", "--n-eval-envs", "2")
+    with np.load(tmp_path / "reptile_dqn" / "CartPole-v1_1" / "evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [40, 80, 120]
+        assert saved["phases"].tolist() == [0, 0, 1]
+
+
+def test_a_search_evaluates_in_the_phase_in_which_a_trial_is(drifting, here, tmp_path):
+    search = ["-optimize", "--n-trials", "1", "--n-evaluations", "2", "--no-optim-plots", "--pruner", "none"]
+    here(*drifting, *search, "--optimization-log-path", tmp_path / "trials")
+    with np.load(tmp_path / "trials" / "trial_0" / "evaluations.npz") as saved:
+        assert saved["phases"].tolist() == [0, 1]

@@ -1,5 +1,6 @@
 """`sb3-reptile inspect`: pickled buffers, saved folders and checkpoints."""
 
+import os
 import shutil
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_a_run_is_drawn(logs, here, tmp_path):
 
 def test_errors_state_why_nothing_can_be_drawn(here, tmp_path):
     def refused(path):
-        return here("inspect", path, code=1)
+        return here("inspect", path, code=2)
 
     assert f"error: there is no {tmp_path / 'nothing'}" in refused(tmp_path / "nothing")
     assert "holds neither replay_buffer.pkl" in refused(tmp_path)
@@ -131,7 +132,7 @@ def test_a_pickle_of_the_run_comes_before_its_checkpoints(here, tmp_path):
     model = MODELS["half-life"]()
     model.learn(72, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))
     (tmp_path / "replay_buffer.pkl").write_text("no pickle")
-    assert "replay_buffer.pkl is not a saved replay buffer" in here("inspect", tmp_path, code=1)
+    assert "replay_buffer.pkl is not a saved replay buffer" in here("inspect", tmp_path, code=2)
 
 
 def test_a_buffer_class_of_ones_own_must_be_imported(here, tmp_path):
@@ -145,10 +146,10 @@ def test_a_buffer_class_of_ones_own_must_be_imported(here, tmp_path):
     Mine.__name__ = "Theirs"
     model.replay_buffer.save(tmp_path / "unknown")
     Mine.__name__ = "Mine"
-    output = here("inspect", tmp_path / "unknown", code=1)
+    output = here("inspect", tmp_path / "unknown", code=2)
     assert f"error: {tmp_path / 'unknown'} holds a Theirs, a class that is not imported" in output
-    output = here("inspect", tmp_path, code=1)
-    assert output.startswith("error: replay_buffer_class must be given again")
+    output = here("inspect", tmp_path, code=2)
+    assert output.startswith("sb3-reptile: error: replay_buffer_class must be given again")
     assert output.count("\n") == 1
 
 
@@ -158,8 +159,8 @@ def test_a_buffer_with_a_function_for_a_decay_is_refused_in_one_line(here, tmp_p
     model.learn(40, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))
     model.replay_buffer.save(tmp_path / "buffer")
     for path in (tmp_path / "buffer", tmp_path):
-        output = here("inspect", path, code=1)
-        assert output.startswith("error: decay must be given again")
+        output = here("inspect", path, code=2)
+        assert output.startswith("sb3-reptile: error: decay must be given again")
         assert output.count("\n") == 1
     with pytest.raises(MissingArgumentError):
         load_saved_buffer(tmp_path / "buffer")
@@ -167,8 +168,8 @@ def test_a_buffer_with_a_function_for_a_decay_is_refused_in_one_line(here, tmp_p
 
 def test_bad_folders_are_refused_in_one_line(here, tmp_path):
     def refused(path):
-        output = here("inspect", path, code=1)
-        assert output.startswith("error: ")
+        output = here("inspect", path, code=2)
+        assert output.startswith("sb3-reptile: error: ")
         assert output.count("\n") == 1
         return output
 
@@ -199,3 +200,34 @@ def test_bad_folders_are_refused_in_one_line(here, tmp_path):
     unfinished = DQN("MultiInputPolicy", goals(), replay_buffer_class=DecayedHerReplayBuffer, **SMALL)
     unfinished.learn(2, callback=ResumableCheckpoint(100, tmp_path / "unfinished"))
     assert "cannot be sampled before the end of the first episode" in refused(tmp_path / "unfinished")
+
+
+def test_a_damaged_log_is_drawn_as_far_as_it_can_be_read(here, tmp_path):
+    log = tmp_path / "progress.csv"
+    rows = [f"{step},{step / 2},{step / 3}\n" for step in range(100, 900, 100)]
+    text = "time/total_timesteps,replay/effective_sample_size,replay/mean_age\n" + "".join(rows)
+    log.write_bytes(text.encode() + b"\xff\xfe,\x00\n800,nothing,3,4,5\n900,4")
+    with pytest.warns(UserWarning, match="2 damaged lines of .* are left out"):
+        here("inspect", tmp_path)
+    assert (plt.imread(tmp_path / "replay.png") < 0.9).any()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.csv", "replay.png"]
+    log.write_bytes(b"\x00" * 500)
+    with pytest.warns(UserWarning, match="1 damaged lines"):
+        assert "sb3-reptile: error: " in here("inspect", tmp_path, code=2)
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_former_one(logs, here, tmp_path, monkeypatch):
+    picture = tmp_path / "replay.png"
+    picture.write_text("former")
+
+    def fail(figure, path, **kwargs):
+        path.write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    output = here("inspect", logs / "reptile_dqn" / "CartPole-v1_1", "-o", picture, code=2)
+    assert "no space left on device" in output
+    assert picture.read_text() == "former"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    assert "error: there is no" in here("inspect", fifo, code=2)

@@ -1,0 +1,99 @@
+"""Arguments of the command line that rl_zoo3 does not have, or reads in another way."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rl_zoo3.utils
+import yaml
+
+from sb3_reptile.zoo.errors import describe, exit_with_error
+from sb3_reptile.zoo.experiment_manager import ALGO
+
+WORD = re.compile(r"[\w.+/-]+")
+# Commands of rl_zoo3 that have --algo, -a or --algos
+OF_ALGORITHMS = (
+    "train",
+    "enjoy",
+    "record_video",
+    "record_training",
+    "plot_train",
+    "all_plots",
+    "push_to_hub",
+    "load_from_hub",
+)
+
+
+def add_default_algorithm(command: str) -> None:
+    """
+    Add ReptileDQN to the command line if it names no algorithm.
+
+    :param command: The command
+    """
+    if command not in OF_ALGORITHMS:
+        return
+    parser = argparse.ArgumentParser(add_help=False)
+    option = {"plot_train": "-a", "all_plots": "-a"}.get(command, "--algo")
+    names = ["-a", "--algos" if command == "all_plots" else "--algo"] if option == "-a" else ["--algo"]
+    parser.add_argument(*names, dest="algo", nargs="*")
+    if parser.parse_known_args()[0].algo is None:
+        sys.argv[1:1] = [option, ALGO]
+
+
+def take_resumed_run() -> Path | None:
+    """
+    Remove ``--resume`` from the command line.
+
+    :return: Its value
+    """
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", type=Path, metavar="RUN")
+    ours, sys.argv[1:] = parser.parse_known_args()
+    return ours.resume
+
+
+def store_values(
+    action: argparse.Action,
+    parser: argparse.ArgumentParser,
+    namespace: argparse.Namespace,
+    values: Sequence[str],
+    option_string: str | None = None,
+) -> None:
+    """
+    Store the values of ``-params NAME:VALUE ...`` and similar options, instead of ``rl_zoo3.utils.StoreDict.__call__``:
+    a value is Python, or else a word as in a YAML file. The process ends with a message if it is neither.
+
+    :param action: The action of the argument
+    :param parser: The parser
+    :param namespace: Where the dictionary is stored
+    :param values: Names and values
+    :param option_string: The argument as it was given
+    """
+    stored = {}
+    for given in values:
+        name, colon, value = given.partition(":")
+        if not name or not colon or not value:
+            exit_with_error(f"{option_string} takes NAME:VALUE, got {given!r}")
+        stored[name] = evaluate(value, f"{option_string} {name}")
+    setattr(namespace, action.dest, stored)
+
+
+def evaluate(value: str, of: str) -> Any:
+    """
+    :param value: Python with the names that rl_zoo3 knows there, or a word: ``auto``, ``inf``, ``true``, ``lin_0.001``
+    :param of: What the value is of, for messages
+    :return: The value
+    """
+    try:
+        return eval(value, vars(rl_zoo3.utils))
+    except Exception as error:
+        if isinstance(error, NameError | SyntaxError) and WORD.fullmatch(value):
+            return float(value) if value.lstrip("+-") in ("inf", "nan") else yaml.safe_load(value)
+        reason = error.msg if isinstance(error, SyntaxError) else describe(error)
+        exit_with_error(
+            f"{of}: {value!r} is neither Python nor a word ({reason}); quote text for Python and for the shell: "
+            f"{of.rpartition(' ')[2]}:\"'text'\""
+        )
