@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything, on a machine with git, make and Python >= 3.10.
+# `make demo` and `make test` install what they need; they require git, make and Python >= 3.10
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
-# Several processes, one thread each: their networks are too small for more
+# Several processes with one thread each: the networks are too small for more threads
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

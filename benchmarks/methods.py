@@ -131,6 +131,11 @@ def power(scale: int, exponent: float) -> Method:
     return other_decay(f"power-{scale}-{exponent:g}", f"1/(age + {scale:,})^{exponent:g}", "power", decay)
 
 
+def without_decay(name: str, **options: Any) -> Method:
+    """A published method without decay."""
+    return Method(name, name, name, arguments={"half_life": math.inf, **options}, published=True)
+
+
 def auto(inner: Method) -> Method:
     """``half_life="auto"`` with the decay of another method within a regime."""
     if "half_life" in inner.arguments:
@@ -171,7 +176,6 @@ def smaller(method: Method, size: int) -> Method:
 
 # ---- Methods
 
-NO_DECAY = float("inf")
 UNIFORM = Method("uniform", "uniform (SB3)", "uniform", "DQN")
 # The package's default, also within a regime of half_life="auto"
 DEFAULT = replace(power(100, 1.5), styled_as="default")
@@ -203,21 +207,9 @@ PLANNED = (
     # Emphasizing recent experience (arXiv 1906.04009) and combined experience replay (arXiv 1712.01275), both with the
     # values of the papers
     other_decay("ere", "ERE", "ere", {"ere": {}}, published=True),
-    Method(
-        "combined",
-        "combined",
-        "combined",
-        arguments={"half_life": NO_DECAY, "replay_buffer_kwargs": {"combined": True}},
-        published=True,
-    ),
+    without_decay("combined", replay_buffer_kwargs={"combined": True}),
     # By TD error (arXiv 1511.05952)
-    Method(
-        "prioritized",
-        "prioritized",
-        "prioritized",
-        arguments={"half_life": NO_DECAY, "priority": "td_error"},
-        published=True,
-    ),
+    without_decay("prioritized", priority="td_error"),
     *(prioritized(300), in_loss(300), mixed(300, 0.1)),
     *SMALLER.values(),
     *AUTO_OTHERS,

@@ -190,6 +190,16 @@ def drifting(settings: dict[str, Any], exploration: float, **others: Any) -> dic
     return {**settings, "buffer_size": 100_000, "exploration_fraction": exploration, **others}
 
 
+def stationary(
+    env: str, steps: int, settings: dict[str, Any], random_return: float, reference_return: float, **others: Any
+) -> Task:
+    """A reporting task of Gymnasium's that does not drift, with the fewest methods."""
+    returns: dict[str, Any] = dict(random_return=random_return, reference_return=reference_return)
+    return Task(
+        about=env, role="reporting", env=env, steps=steps, settings=settings, methods=FEWEST, **returns, **others
+    )
+
+
 # Physics are given although they are the environments' defaults, so that they are part of a record's hash
 TASKS = {
     "cartpole-actions": Task(
@@ -334,51 +344,10 @@ TASKS = {
         seconds=60,
         algorithm="SAC",
     ),
-    "cartpole": Task(
-        about="CartPole-v1",
-        role="reporting",
-        env="CartPole-v1",
-        steps=50_000,
-        settings=CARTPOLE,
-        random_return=22.3,
-        reference_return=475.0,
-        seeds=10,
-        methods=FEWEST,
-        seconds=60,
-    ),
-    "acrobot": Task(
-        about="Acrobot-v1",
-        role="reporting",
-        env="Acrobot-v1",
-        steps=100_000,
-        settings=LUNAR_LANDER,
-        random_return=-499.9,
-        reference_return=-100.0,
-        methods=FEWEST,
-        seconds=300,
-    ),
-    "mountaincar": Task(
-        about="MountainCar-v0",
-        role="reporting",
-        env="MountainCar-v0",
-        steps=120_000,
-        settings=MOUNTAIN_CAR,
-        random_return=-200.0,
-        reference_return=-110.0,
-        methods=FEWEST,
-        seconds=200,
-    ),
-    "lunarlander": Task(
-        about="LunarLander-v3",
-        role="reporting",
-        env="LunarLander-v3",
-        steps=100_000,
-        settings=LUNAR_LANDER,
-        random_return=-185.2,
-        reference_return=200.0,
-        methods=FEWEST,
-        seconds=330,
-    ),
+    "cartpole": stationary("CartPole-v1", 50_000, CARTPOLE, 22.3, 475.0, seconds=60, seeds=10),
+    "acrobot": stationary("Acrobot-v1", 100_000, LUNAR_LANDER, -499.9, -100.0, seconds=300),
+    "mountaincar": stationary("MountainCar-v0", 120_000, MOUNTAIN_CAR, -200.0, -110.0, seconds=200),
+    "lunarlander": stationary("LunarLander-v3", 100_000, LUNAR_LANDER, -185.2, 200.0, seconds=330),
 }
 
 # The tasks with one game of MinAtar, in the order of the task with both

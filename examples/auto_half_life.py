@@ -1,4 +1,4 @@
-"""A CartPole whose actions swap back and forth, replay that detects it, and a picture of consistencies."""
+"""Replay with ``half_life="auto"`` on a CartPole whose actions swap back and forth; plots the consistencies."""
 
 import argparse
 

@@ -1,9 +1,9 @@
 """
-ReptileDQN next to SB3's DQN on a CartPole whose controls swap in mid-training; draws both learning curves.
+Compare ReptileDQN with SB3's DQN on a CartPole whose actions swap halfway through training; plot the learning curves.
 
     python examples/demo.py [--steps 40000] [--seeds 3] [--output demo]
 
-Both learn with the RL Zoo's hyperparameters for CartPole-v1; replay is all they differ in.
+Both use the RL Zoo's hyperparameters for CartPole-v1; they differ only in replay.
 """
 
 import argparse
@@ -50,7 +50,7 @@ Episode = tuple[str, int, int, float]  # method, seed, step at which it ended, r
 
 
 class RecordEpisodes(BaseCallback):
-    """Keeps the return of every episode, and counts steps for the progress bar of the parent process."""
+    """Records the return of every episode, and counts steps for the progress bar of the parent process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def run(method: str, seed: int, steps: int) -> list[Episode]:
 
 
 def train_all(steps: int, seeds: int) -> list[Episode]:
-    """Train every method on every seed, two at once, under one progress bar."""
+    """Train every method on every seed, two at a time, with one progress bar."""
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     with (
@@ -98,10 +98,10 @@ def train_all(steps: int, seeds: int) -> list[Episode]:
 
 
 def return_per_step(episodes: list[Episode], method: str, seed: int, steps: int, window: int = 1_000) -> np.ndarray:
-    """The return of the episode that was under way at each step, as a running mean over ``window`` steps."""
+    """The return of the episode in progress at each step, as a running mean over ``window`` steps."""
     ends = np.array([step for m, s, step, _ in episodes if (m, s) == (method, seed)])
     returns = np.array([value for m, s, _, value in episodes if (m, s) == (method, seed)])
-    # The last episode is cut short by the end of training: it goes on with the return of the one before
+    # The end of training cuts off the last episode: its steps get the return of the previous episode
     under_way = np.minimum(np.searchsorted(ends, np.arange(1, steps + 1)), len(ends) - 1)
     sums = np.cumsum(np.concatenate([np.zeros(1), returns[under_way]]))
     starts = np.maximum(np.arange(1, steps + 1) - window, 0)

@@ -1,12 +1,12 @@
 """
-A predator and its prey (mpe2's simple_tag), each with its own ReptileDQN. They learn in turns, so both find themselves
-in a world that drifts: it has an opponent in it that learns.
+A predator and its prey (mpe2's simple_tag), each with its own ReptileDQN. They learn in turns, so that the environment
+of each drifts: its opponent learns.
 
     python examples/opponents.py [--predator-half-life inf] [--prey-half-life inf] [--log logs/tag] [--gif tag.gif]
 
-The predator gets 10 for every step in which it touches the prey, the prey -10 for it, and a little off for leaving the
-arena. First the predator learns to catch; then the prey, which is faster, learns not to be caught. 60,000 steps of each
-take about a minute and a half of one core.
+The predator gets a reward of 10 for every step in which it touches the prey; the prey gets -10, and a small penalty for
+leaving the arena. First the predator learns to catch; then the prey, which is faster, learns to escape. 60,000 steps of
+each take about a minute and a half on one core.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TURN = 500  # steps: 20 episodes
 
 
 def one_side(role: str, render_mode: str | None = None) -> OneAgent:
-    """An environment in which ``role`` learns, and its opponent does what it holds best."""
+    """An environment in which ``role`` learns and its opponent acts greedily."""
     parallel_env = simple_tag_v3.parallel_env(
         num_good=1, num_adversaries=1, num_obstacles=0, max_cycles=25, render_mode=render_mode
     )
@@ -58,7 +58,7 @@ def train(
             train_freq=4,
             gradient_steps=2,
             target_update_interval=500,
-            # Always the same: against an opponent that learns there is no end to exploring
+            # Constant, because an opponent that learns always requires exploration
             exploration_initial_eps=0.1,
             exploration_final_eps=0.1,
             policy_kwargs=dict(net_arch=[64, 64]),
@@ -67,7 +67,7 @@ def train(
             device="cpu",
         )
     for side in sides.values():
-        # The models themselves, no copies: each plays against what the other has become
+        # The models themselves, not copies: each plays against the latest policy of the other
         side.policies = {AGENTS[role]: model for role, model in models.items()}
 
     for _ in tqdm(range(steps // TURN), unit="turn", disable=None):  # None: unless stderr is a terminal

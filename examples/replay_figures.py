@@ -1,5 +1,5 @@
 """
-Draw what the replay buffer of a short training run does: probability by age, TD error by age.
+Plot the replay buffer of a short training run: probability by age, TD error by age.
 
     python examples/replay_figures.py [replay_figures.png]
 """

@@ -1,4 +1,4 @@
-"""The smallest use of ReptileDQN: train on CartPole, save, load, watch a few episodes' returns."""
+"""A minimal example of ReptileDQN: train on CartPole, save, load, evaluate."""
 
 from stable_baselines3.common.evaluation import evaluate_policy
 

@@ -1,4 +1,4 @@
-"""Training that can be ended at any time, in any way: started again, it goes on where it was."""
+"""Training that can be interrupted at any time: the same command continues from the last checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ arguments = parser.parse_args()
 
 try:
     model = resume(arguments.path, "CartPole-v1")
-    print(f"goes on from step {model.num_timesteps}")
+    print(f"continues from step {model.num_timesteps}")
 except FileNotFoundError:  # no checkpoint yet
     model = ReptileDQN("MlpPolicy", "CartPole-v1", learning_rate=1e-3, seed=0)
 

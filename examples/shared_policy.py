@@ -1,11 +1,11 @@
 """
-Three agents of mpe2's simple_spread share one ReptileDQN: each of them is an environment of the VecEnv it learns from.
+Three agents of mpe2's simple_spread share one ReptileDQN: each agent is one environment of the VecEnv.
 
     python examples/shared_policy.py [--half-life 3000] [--log logs/spread] [--gif spread.gif]
 
-The agents are to cover three landmarks, one each, without running into one another. Return per episode and agent: -26
-with random actions, -16.5 over the last third of 300,000 steps of all agents together (-15.4 with --half-life inf:
-nothing drifts here but the agents themselves). They take a minute and a half of one core.
+The agents must cover three landmarks, one each, without collisions. Return per episode and agent: -26 with random
+actions, -16.5 over the last third of 300,000 steps of all agents together (-15.4 with --half-life inf: only the agents
+themselves drift). The run takes a minute and a half on one core.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def train(steps: int, seed: int, half_life: float | None, log: Path | None) -> R
 
 
 def film(model: ReptileDQN, path: Path, n_frames: int = 100) -> None:
-    """Draw the agents, as they act without exploration, over as many episodes as it needs."""
+    """Draw the agents, acting without exploration, over as many episodes as needed."""
     env = parallel_env_to_vec_env(simple_spread_v3.parallel_env(N=3, max_cycles=25, render_mode="rgb_array"))
     env.seed(0)
     obs = env.reset()

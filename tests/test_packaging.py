@@ -46,7 +46,7 @@ def test_the_resumable_example_goes_on_where_it_was(tmp_path):
     for steps in (2_100, 2_500):
         command = [sys.executable, "examples/resumable.py", "--steps", str(steps), "--path", tmp_path / "checkpoints"]
         outputs.append(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
-    assert outputs == ["2100 steps are done\n", "goes on from step 2100\n2500 steps are done\n"]
+    assert outputs == ["2100 steps are done\n", "continues from step 2100\n2500 steps are done\n"]
 
 
 BOTH = [f"{role}/{file}" for role in ("predator", "prey") for file in ("model.zip", "monitor.csv")]

@@ -126,8 +126,8 @@ class LoggedRecommender(gym.Env, RecordConstructorArgs):
 class DaysInTurn(DriftWrapper, RecordConstructorArgs):
     """
     Play the days of a log in order, one day per phase; the first day follows the last. A day lasts ``period`` steps,
-    whatever its number of visitors. Visitors appear in chronological order; if there are fewer of them than steps, each
-    is repeated for several steps.
+    regardless of its number of visitors. Visitors appear in chronological order; if there are fewer of them than steps,
+    each is repeated for several steps.
 
     ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 

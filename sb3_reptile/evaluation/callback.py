@@ -59,7 +59,7 @@ class DriftEvalCallback(EvalCallback):
         self.evaluations_worlds: list[tuple[float | None, int | None]] = []
         self._last_world: tuple[float | None, int | None] | None = None
         self._drifts = False
-        # While SB3 evaluates: the attributes that tell it where to write, and what to call
+        # While SB3 evaluates: the attributes with its paths and callbacks
         self._attributes: dict[str, Any] | None = None
 
     def _init_callback(self) -> None:

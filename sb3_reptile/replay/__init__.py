@@ -1,4 +1,4 @@
-"""What is remembered and how likely it is to be replayed: decays, distributions and replay buffers."""
+"""Decays, sampling distributions and replay buffers."""
 
 from sb3_reptile.replay.age_samplers import AgeSampler
 from sb3_reptile.replay.auto import Change, Consistency

@@ -108,7 +108,7 @@ class SamplingDistribution(Ring):
         Add a row, in the place of the oldest one if the buffer is full.
 
         :param initial_weights: The initial weight of each transition, shape (n_envs,), or None if all are 1
-        :param infos: What the environments said of the step, one dict for each of them
+        :param infos: The environments' ``info`` of the step, one dict per environment
         """
         if self._weighted is not None:
             weights: np.ndarray | float = self._largest_priority
@@ -209,7 +209,7 @@ class SamplingDistribution(Ring):
         :return: What was drawn, that of each batch behind that of the one before
         :raises ValueError: if there is none that can be drawn
         """
-        if _draws_of_calls_are_alike(self):
+        if _is_one_number_per_draw(self):
             return self.draw(n_calls * size)
         indices, weights = zip(*(self.draw(size) for _ in range(n_calls)), strict=True)
         return Draw(np.concatenate(indices), np.concatenate(weights))
@@ -399,9 +399,8 @@ def _is_uniform(age_sampler: AgeSampler) -> bool:
     return isinstance(age_sampler, GeometricSampler) and age_sampler.rate == 0
 
 
-def _draws_of_calls_are_alike(distribution: SamplingDistribution) -> bool:
-    """Whether a batch is drawn by one random number for each element, and needs nothing but that."""
-    age_sampler = distribution.age_sampler
+def _is_one_number_per_draw(distribution: SamplingDistribution) -> bool:
+    """Whether a batch takes one random number per draw and no others, so that several batches can be one."""
     return (
         distribution.n_envs == 1
         and distribution._weighted is None
@@ -410,6 +409,6 @@ def _draws_of_calls_are_alike(distribution: SamplingDistribution) -> bool:
         and not distribution.has_segments
         and type(distribution).draw is SamplingDistribution.draw
         and type(distribution)._draw is SamplingDistribution._draw
-        and type(age_sampler).sample is AgeSampler.sample
-        and type(age_sampler).next_call is AgeSampler.next_call
+        and type(distribution.age_sampler).sample is AgeSampler.sample
+        and type(distribution.age_sampler).next_call is AgeSampler.next_call
     )

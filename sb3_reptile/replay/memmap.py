@@ -80,7 +80,7 @@ class ScratchFiles:
         if os.getpid() != self._pid:
             raise RuntimeError(
                 f"the observations in storage_dir={str(self.storage_dir)!r} belong to the process {self._pid}, which "
-                "this one was forked from: make a buffer of its own, or copy this one by copy.deepcopy()"
+                "this one was forked from: make its own buffer, or copy this one by copy.deepcopy()"
             )
 
     def make_read_only(self) -> None:

@@ -112,7 +112,7 @@ def state_of(buffer: ReplayBuffer) -> BufferState:
 
 
 def _n_written(buffer: ReplayBuffer, pos: int, full: bool) -> int:
-    # The next observation of the newest row lies in the row after it, where memory is optimised
+    # The next observation of the newest row is stored in the row after it, where memory is optimised
     n_rows = buffer.buffer_size if full else pos + buffer.optimize_memory_usage
     return min(n_rows, buffer.buffer_size)
 

@@ -1,4 +1,4 @@
-"""A sum tree: draws leaves in proportion to their values. It does not know what a leaf stands for."""
+"""A sum tree: draws leaves in proportion to their values. It knows nothing of transitions."""
 
 import numpy as np
 

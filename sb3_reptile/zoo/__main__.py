@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import re
 import runpy
 import shutil
 import sys
@@ -33,7 +32,7 @@ USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
     "\nThe algorithm is reptile_dqn unless --algo names another one"
     f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
-    f"\nErrors are printed in one line, with {TRACEBACK} as a traceback. `{PROGRAM} --version` prints the version"
+    f"\nErrors are one line; with {TRACEBACK}, they are tracebacks. `{PROGRAM} --version` prints the version"
 )
 
 # Part of an environment's name: the package that registers such environments, and the extra that installs it
@@ -43,17 +42,26 @@ EXTRAS = {
     "MiniGrid-": ("minigrid", "minigrid"),
     "BulletEnv": ("pybullet_envs_gymnasium", "pybullet"),
 }
+# Modules that Gymnasium's environments import, and the extras that install them
+MODULES = {"Box2D": "box2d", "mujoco": "mujoco"}
 
 
-def _with_extra(message: str) -> str:
+def _with_extra(message: str, error: BaseException) -> str:
     """
-    :param message: Message of an error about an environment that is not registered or cannot be made
-    :return: The message; if one of our extras is missing, its name is appended
+    :param message: Message of the error
+    :param error: The error
+    :return: The message; if the environment needs an extra that is missing, its name is appended
     """
     extras = [
-        extra for part, (package, extra) in EXTRAS.items() if part in message and not importlib.util.find_spec(package)
+        extra
+        for part, (package, extra) in EXTRAS.items()
+        if any(part in argument for argument in sys.argv[1:]) and not importlib.util.find_spec(package)
     ]
-    extras += re.findall(r"gymnasium\[(atari|box2d|mujoco)\]", message)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ImportError) and cause.name in MODULES:
+            extras.append(MODULES[cause.name])
+        cause = cause.__cause__ or cause.__context__
     return f"{message} (needs the extra `{extras[0]}`: pip install 'sb3-reptile[{extras[0]}]')" if extras else message
 
 
@@ -117,11 +125,11 @@ def main() -> None:
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         if with_traceback or _training_has_begun():
             raise
-        exit_with_error(_with_extra(str(error)))
+        exit_with_error(_with_extra(str(error), error))
     except Exception as error:  # rl_zoo3 and the environments raise any
         if with_traceback or _training_has_begun():
             raise
-        exit_with_error(f"{_with_extra(describe(error))} ({TRACEBACK} shows where)")
+        exit_with_error(f"{_with_extra(describe(error), error)} ({TRACEBACK} shows where)")
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def store_values(
     option_string: str | None = None,
 ) -> None:
     """
-    Store the values of ``-params NAME:VALUE ...`` and the like, instead of ``rl_zoo3.utils.StoreDict.__call__``: a
-    value is Python, or else a word as in a YAML file. The process ends with a message if it is neither.
+    Store the values of ``-params NAME:VALUE ...`` and similar options, instead of ``rl_zoo3.utils.StoreDict.__call__``:
+    a value is Python, or else a word as in a YAML file. The process ends with a message if it is neither.
 
     :param action: The action of the argument
     :param parser: The parser

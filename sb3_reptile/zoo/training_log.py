@@ -38,7 +38,7 @@ def read_log(path: Path) -> tuple[list[dict[str, str]], int]:
 
 
 def _cells(line: str) -> list[str]:
-    # By itself, so that a quote that is missing damages one line only
+    # Each line alone, so that a missing quote damages one line only
     try:
         return next(csv.reader([line]), [])
     except csv.Error:

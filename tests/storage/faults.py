@@ -39,7 +39,7 @@ class Shim:
         pass
 
     def _concerns(self, arguments):
-        """The path of what a call is about, if it is in the folder."""
+        """The path that a call is about, if it is in the folder."""
         first = arguments[0] if arguments else None
         if isinstance(first, int):
             return self.paths.get(first)

@@ -1,4 +1,4 @@
-"""The arguments that `sb3-reptile` reads in a way of its own."""
+"""The arguments that `sb3-reptile` reads in its own way."""
 
 import math
 import sys

@@ -59,7 +59,7 @@ def test_wrong_commands_are_refused(here):
     assert "usage: sb3-reptile COMMAND" in here("--help")
 
 
-def test_the_version_is_told(here):
+def test_the_version_is_printed(here):
     assert here("--version") == f"sb3-reptile {sb3_reptile.__version__}\n"
 
 
@@ -148,7 +148,7 @@ FILES = {
         (["--storage", "sqlite:///no.db", "--study-name", "a", "--trial-id", "7"], "Record does not exist"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, complaint, here, tmp_path):
+def test_mistakes_give_one_line(arguments, complaint, here, tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "latin.yml").write_bytes(b"CartPole-v1: {a: '\xe9'}")
@@ -170,7 +170,7 @@ def test_mistakes_are_told_in_one_line(arguments, complaint, here, tmp_path):
         (["benchmark", "--no-hub", "--log-dir", "nowhere"], "No such file or directory: nowhere"),
     ],
 )
-def test_other_commands_tell_mistakes_in_one_line_too(arguments, complaint, here, tmp_path, monkeypatch):
+def test_mistakes_of_other_commands_give_one_line(arguments, complaint, here, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "call", subprocess.call)  # patched by the command
     output = here(*arguments, code=2, cwd=tmp_path)
     assert output.splitlines()[-1].startswith(f"sb3-reptile: error: {complaint}")

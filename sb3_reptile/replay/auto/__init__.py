@@ -1,4 +1,4 @@
-"""What ``half_life="auto"`` is made of: it compares stored segments with the present and draws accordingly."""
+"""Parts of ``half_life="auto"``, which compares stored segments with the present and draws accordingly."""
 
 from sb3_reptile.replay.auto.consistency import Change, Consistency
 from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions
