@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch as th
 from torch import nn
 
@@ -218,16 +219,21 @@ class ClosedForm:
         self.values.flat.addcdiv_(mean, denominator, value=-lr / (1 - beta1**self.step))
 
 
-def losses_of(errors: th.Tensor, weights: th.Tensor | None, loss: str) -> th.Tensor:
+def mean_losses(errors: Sequence[th.Tensor], weights: th.Tensor | None, loss: str) -> list[float]:
     """
-    :param errors: ``Q(s, a) - target``
-    :param weights: Weights of the losses, same shape; None if all are 1
+    :param errors: ``Q(s, a) - target`` of each batch, shape (n, 1)
+    :param weights: Weights of the losses of all batches, shape (n_batches * n, 1); None if all are 1
     :param loss: ``"huber"`` or ``"mse"``
-    :return: The loss of each transition, same shape
+    :return: The loss of each batch
     """
+    # NumPy, as its calls cost less than those of PyTorch
+    sizes = np.abs(np.stack([error.numpy() for error in errors]))
     if loss == "huber":
-        size = errors.abs()
-        losses = th.where(size < 1, 0.5 * errors * errors, size - 0.5)
+        within = np.minimum(sizes, 1)
+        losses = within * (sizes - 0.5 * within)
     else:
-        losses = errors * errors
-    return losses if weights is None else losses * weights
+        losses = sizes * sizes
+    if weights is not None:
+        losses *= weights.numpy().reshape(losses.shape)
+    means: list[float] = losses.mean(axis=(1, 2)).tolist()
+    return means

@@ -272,8 +272,6 @@ class ReptileDQN(ClosedFormDQN):
             buffer.half_life = self.half_life  # type: ignore[assignment]
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        # Switch to train mode (this affects batch norm / dropout)
-        self.policy.set_training_mode(True)
         # Update learning rate and importance exponent according to their schedules
         self._update_learning_rate(self.policy.optimizer)
         buffer = self.replay_buffer
@@ -295,6 +293,8 @@ class ReptileDQN(ClosedFormDQN):
 
     def _train_eagerly(self, gradient_steps: int, batch_size: int) -> tuple[list[float], Any, th.Tensor]:
         """The training loop with PyTorch's autograd and optimizer."""
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
         buffer = self.replay_buffer
         assert buffer is not None
         losses, parameters = [], list(self.policy.parameters())
