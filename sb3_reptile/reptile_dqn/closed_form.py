@@ -14,6 +14,8 @@ ALIGNMENT = 64
 # Sizes of batches for which outputs are kept: there are few that return, and any number of others
 MOST_SIZES = 8
 SMALLEST_NORMAL = th.finfo(th.float32).tiny
+# Sizes of batches for which outputs are kept
+SIZES = 8
 _RELU_BACKWARD = th.ops.aten.threshold_backward.grad_input
 
 
