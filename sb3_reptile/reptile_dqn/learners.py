@@ -1,6 +1,6 @@
 """The training loop of ReptileDQN with updates in closed form."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,8 +58,8 @@ class ClosedFormLearner:
         self._target_layers = (FastLayers if self.is_fast else Layers)(self.target.views)
         # To act by: a batch of as many as there are environments
         self._acting_layers = Layers(self.network.values.views)
-        self._all_steps = th.zeros(len(self.parameters))
-        self._steps = list(self._all_steps)
+        steps = th.zeros(len(self.parameters))
+        self._steps, self._all_steps = list(steps), steps.numpy()
         self._states: list[dict[str, th.Tensor]] = []
         self._repetitions = Repetitions()
         if self.optimizer.state:
@@ -144,14 +144,17 @@ class ClosedFormLearner:
             self._share_optimizer_state()
         self.network.step = int(self._all_steps[0])
         per_pass = max(PASS // batch_size, 1) if self._can_draw_ahead() else 1
-        losses: list[float] = []
+        errors: list[th.Tensor] = []
+        weights: list[th.Tensor] = []
         with th.no_grad():
             for start in range(0, gradient_steps, per_pass):
-                last, errors = self._train_on(min(per_pass, gradient_steps - start), batch_size, losses)
-            self._all_steps.fill_(self.network.step)
-        for parameter, gradient in zip(self.parameters, self.network.gradients.views, strict=True):
-            parameter.grad = gradient
-        return losses, last, errors.abs().flatten()
+                last = self._train_on(min(per_pass, gradient_steps - start), batch_size, errors, weights)
+            losses = mean_losses(errors, th.cat(weights) if weights else None, self.model.loss)
+            self._all_steps.fill(self.network.step)
+        if self.parameters[0].grad is not self.network.gradients.views[0]:
+            for parameter, gradient in zip(self.parameters, self.network.gradients.views, strict=True):
+                parameter.grad = gradient
+        return losses, last, errors[-1].abs().flatten()
 
     def _can_draw_ahead(self) -> bool:
         """Whether the batches of several updates do not depend on what these change."""
@@ -168,30 +171,33 @@ class ClosedFormLearner:
         batch = buffer.transitions(indices, env=model._vec_normalize_env)
         return batch._replace(weights=buffer.to_torch(weights, copy=False))
 
-    def _train_on(self, n_batches: int, batch_size: int, losses: list[float]) -> tuple[LastBatch, th.Tensor]:
-        """Draw several batches, and do an update by each."""
+    def _train_on(
+        self, n_batches: int, batch_size: int, errors: list[th.Tensor], weights: list[th.Tensor]
+    ) -> LastBatch:
+        """Draw several batches, do an update by each, and append the TD errors of each, and the weights unless 1."""
         model, adam = self.model, self.adam_settings()
         batch = self._sample(n_batches, batch_size)
         # With double Q-learning, targets depend on the updates before
         targets = self._double_q_targets if model.double_q else self._targets
-        weights: Any = getattr(batch, "weights", None)
-        if weights is not None and (weights.numpy() == 1).all():
-            weights = None
+        batch_weights: Any = getattr(batch, "weights", None)
+        is_weighted = batch_weights is not None and not (batch_weights.numpy() == 1).all()
         parts = zip(
-            self._flatten(batch.observations).split(batch_size),
-            batch.actions.long().split(batch_size),
+            _split(self._flatten(batch.observations), batch_size),
+            _split(batch.actions.long(), batch_size),
             targets(batch, batch_size),
-            [None] * n_batches if weights is None else weights.split(batch_size),
+            _split(batch_weights, batch_size) if is_weighted else [None] * n_batches,
             strict=True,
         )
-        errors = [self.network.update(*part, model.loss, adam) for part in parts]
-        losses += mean_losses(errors, weights, model.loss)
+        errors += [self.network.update(*part, model.loss, adam) for part in parts]
+        if is_weighted:
+            weights.append(batch_weights)
         indices: Any = getattr(batch, "indices", None)
         if model.priority is not None:
             model._update_priorities(indices, errors[-1])
-        last_indices = None if indices is None else indices[-batch_size:]
-        last_weights = th.ones_like(errors[-1]) if weights is None else weights[-batch_size:]
-        return LastBatch(last_indices, last_weights), errors[-1]
+        return LastBatch(
+            None if indices is None else indices[-batch_size:],
+            th.ones_like(errors[-1]) if batch_weights is None else batch_weights[-batch_size:],
+        )
 
     def _targets(self, batch: Any, batch_size: int) -> Iterable[th.Tensor]:
         """TD targets of each batch, shape (batch_size, 1)."""
@@ -199,7 +205,7 @@ class ClosedFormLearner:
             return self.model.lambda_returns().targets(batch.indices, self._values_of_next).split(batch_size)
         next_values = self._next_values(batch, batch_size).max(dim=1, keepdim=True).values
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
-        return (batch.rewards + (1 - batch.dones) * discounts * next_values).split(batch_size)
+        return _split(batch.rewards + (1 - batch.dones) * discounts * next_values, batch_size)
 
     def _double_q_targets(self, batch: Any, batch_size: int) -> Iterator[th.Tensor]:
         """TD targets of each batch, computed when they are asked for, with the network as it is then."""
@@ -209,17 +215,12 @@ class ClosedFormLearner:
                 yield returns.targets(batch.indices[start : start + batch_size], self._values_of_next)
             return
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
-        wholes = (
-            self._flatten(batch.next_observations),
-            self._next_values(batch, batch_size),
-            batch.rewards,
-            (1 - batch.dones) * discounts,
-        )
-        for next_observations, values, rewards, factors in zip(
-            *(whole.split(batch_size) for whole in wholes), strict=True
-        ):
-            best = self.network.layers.q_values(next_observations).argmax(dim=1, keepdim=True)
-            yield rewards + factors * values.gather(1, best)
+        # Of each action
+        targets = batch.rewards + (1 - batch.dones) * discounts * self._next_values(batch, batch_size)
+        next_observations = self._flatten(batch.next_observations)
+        for part, of_actions in zip(_split(next_observations, batch_size), _split(targets, batch_size), strict=True):
+            best = self.network.layers.q_values(part).argmax(dim=1, keepdim=True)
+            yield of_actions.gather(1, best)
 
     def _next_values(self, batch: Any, batch_size: int) -> th.Tensor:
         """Q-values of the target network at the next observations of several batches."""
@@ -236,6 +237,8 @@ class ClosedFormLearner:
 
     def _target_values(self, observations: th.Tensor, chunk: int) -> th.Tensor:
         """Q-values of the target network, in chunks: of the batch size, as one batch at a time would compute them."""
+        if observations.shape[0] == chunk:
+            return self._target_layers.q_values(observations)
         values = observations.new_empty(len(observations), len(self.target.views[-1]))
         for part, output in zip(observations.split(chunk), values.split(chunk), strict=True):
             output.copy_(self._target_layers.q_values(part))
@@ -248,3 +251,9 @@ class ClosedFormLearner:
         group = self.optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
         return AdamSettings(group["lr"], beta1, beta2, group["eps"])
+
+
+def _split(whole: th.Tensor, size: int) -> Sequence[th.Tensor]:
+    """The parts of a tensor; no view where there is one part."""
+    parts: Sequence[th.Tensor] = (whole,) if whole.shape[0] == size else whole.split(size)
+    return parts

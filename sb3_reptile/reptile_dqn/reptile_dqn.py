@@ -287,7 +287,7 @@ class ReptileDQN(ClosedFormDQN):
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", np.mean(losses))
+        self.logger.record("train/loss", np.mean(losses) if len(losses) > 1 else losses[0])
         # For dump_logs(), which is called less often
         self._last_batch = batch, td_errors
 
@@ -320,7 +320,7 @@ class ReptileDQN(ClosedFormDQN):
 
     def _update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
         """Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``."""
-        sizes = td_errors.abs().flatten().double().cpu().numpy()
+        sizes = np.abs(td_errors.detach().cpu().numpy().reshape(-1).astype(np.float64))
         self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
 
     def _td_targets(self, batch: Any) -> th.Tensor:
