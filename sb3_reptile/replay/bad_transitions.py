@@ -17,7 +17,7 @@ def all_finite(values: Any, dtype: np.dtype) -> bool:
     :param dtype: The type of floats that they are stored as
     :return: Whether all of them are finite then
     """
-    array = values if type(values) is np.ndarray and values.dtype == dtype else _as(values, dtype)
+    array = values if type(values) is np.ndarray and values.dtype is dtype else _as(values, dtype)
     if array.size <= FEW and math.isfinite(sum(array.ravel().tolist())):
         return True
     return b"\0" not in np.isfinite(array).tobytes()
@@ -63,6 +63,14 @@ class BadTransitions:
         by_key = observation_space.spaces.items() if is_dict else [(None, observation_space)]  # type: ignore[attr-defined]
         # The observations that may not be finite, by key
         self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
+        # The last row's next observations, by key: mostly the observations of the row that follows
+        self._accepted: dict[str | None, bytes] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_accepted": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"_accepted": {}, **state})
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         """
@@ -77,8 +85,11 @@ class BadTransitions:
             return False
         for key, dtype in self._floats:
             before, after = (obs, next_obs) if key is None else (obs[key], next_obs[key])
-            if not (all_finite(before, dtype) and all_finite(after, dtype)):
+            is_accepted = type(before) is np.ndarray and before.tobytes() == self._accepted.get(key)
+            if not (is_accepted or all_finite(before, dtype)) or not all_finite(after, dtype):
                 return False
+            if type(after) is np.ndarray and after.dtype is dtype:
+                self._accepted[key] = after.tobytes()
         return True
 
     def refuse(self, obs: Any, next_obs: Any, reward: Any, rows_added: int, buffer: str) -> None:

@@ -1,6 +1,7 @@
 """SB3's replay buffers with decay. They store; their distribution decides what is drawn."""
 
 import os
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.multi_step import MultiStepSampling, discounts
 
@@ -18,8 +20,37 @@ def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:]).take(flat, axis=0)
 
 
+@cache
+def _is_stored_by_sb3(buffer_class: type[DecayedSampling]) -> bool:
+    """Whether SB3's ``ReplayBuffer`` stores the rows of such a buffer, not a class with its own ``add()``."""
+    return super(DecayedSampling, buffer_class).add is ReplayBuffer.add
+
+
 class _SB3Storage(MultiStepSampling):
-    """Fetches directly from the arrays of SB3's own buffers, faster than their ``_get_samples()``."""
+    """
+    Writes directly into the arrays of SB3's own buffers, and fetches from them, faster than their ``add()`` and
+    ``_get_samples()``.
+    """
+
+    def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
+        if not _is_stored_by_sb3(type(self)) or isinstance(self.observation_space, spaces.Discrete):
+            super()._store(obs, next_obs, action, reward, done, infos)
+            return
+        # What SB3 writes, without the copies that it makes first
+        row, following = self.pos, (self.pos + 1) % self.buffer_size
+        self.observations[row] = obs
+        if self.optimize_memory_usage:
+            self.observations[following] = next_obs
+        else:
+            self.next_observations[row] = next_obs
+        self.actions[row] = action.reshape((self.n_envs, self.action_dim))
+        self.rewards[row] = reward
+        self.dones[row] = done
+        if self.handle_timeout_termination:
+            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.pos = following
+        if following == 0:
+            self.full = True
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         # _take() has made a copy

@@ -240,12 +240,16 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         if not self._is_after_gap:
             end_what_is_not_continued(self, obs)
         self._is_after_gap = False
-        super().add(obs, next_obs, action, reward, done, infos)
+        self._store(obs, next_obs, action, reward, done, infos)
         self.distribution.add(weights, infos)
         if self._scratch is not None:
             self._scratch.touched(self.n_envs, scattered=False)
         if self._consistency is not None:
             self._observe(self._consistency)
+
+    def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
+        """Let the storing class store a row."""
+        super().add(obs, next_obs, action, reward, done, infos)
 
     def _leave_gap(self, done: np.ndarray) -> None:
         """A row that follows the newest one is left out: no return may reach across it."""

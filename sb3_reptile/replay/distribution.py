@@ -342,7 +342,12 @@ class SamplingDistribution(Ring):
     def _diagnose(self, n_rows: int, eligible: np.ndarray | None) -> Diagnostics:
         changed = self.rows_added * self.n_envs + self._updated
         if self._diagnosed is None or changed - self._diagnosed[0] > n_rows * self.n_envs // 100:
-            self._diagnosed = changed, diagnose(self.all_probabilities(eligible), self.all_ages())
+            if eligible is None and self._weighted is not None:
+                # Not of all rows that there is room for
+                ages = np.repeat(np.arange(n_rows)[:, None] * self.n_envs, self.n_envs, axis=1)
+                self._diagnosed = changed, diagnose(self._weighted.distribution(n_rows), ages)
+            else:
+                self._diagnosed = changed, diagnose(self.all_probabilities(eligible), self.all_ages())
         return self._diagnosed[1]
 
     # State

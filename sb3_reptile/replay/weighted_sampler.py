@@ -155,6 +155,8 @@ class WeightedSampler:
     def _of_age(self, ages: np.ndarray) -> np.ndarray:
         """Transitions of these ages in rows, the environment drawn uniformly."""
         rows = (self.rows_added - 1 - ages) % self.n_rows
+        if self.n_envs == 1:  # no random number either way
+            return rows
         return rows * self.n_envs + np.random.randint(0, self.n_envs, size=len(rows))
 
     def _draw(self, n_rows: int, size: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 # Bytes: every parameter begins at a multiple of it, as if it were a separate tensor, so that vectorized loops treat its
 # elements in the same groups
@@ -13,6 +14,8 @@ ALIGNMENT = 64
 # Sizes of batches for which outputs are kept: there are few that return, and any number of others
 MOST_SIZES = 8
 SMALLEST_NORMAL = th.finfo(th.float32).tiny
+# Sizes of batches for which outputs are kept
+SIZES = 8
 _RELU_BACKWARD = th.ops.aten.threshold_backward.grad_input
 
 
@@ -218,16 +221,19 @@ class ClosedForm:
         self.values.flat.addcdiv_(mean, denominator, value=-lr / (1 - beta1**self.step))
 
 
-def losses_of(errors: th.Tensor, weights: th.Tensor | None, loss: str) -> th.Tensor:
+def mean_losses(errors: Sequence[th.Tensor], weights: th.Tensor | None, loss: str) -> list[float]:
     """
-    :param errors: ``Q(s, a) - target``
-    :param weights: Weights of the losses, same shape; None if all are 1
+    :param errors: ``Q(s, a) - target`` of each batch, shape (n, 1)
+    :param weights: Weights of the losses of all batches, shape (n_batches * n, 1); None if all are 1
     :param loss: ``"huber"`` or ``"mse"``
-    :return: The loss of each transition, same shape
+    :return: The loss of each batch
     """
+    all_errors = th.cat(errors) if len(errors) > 1 else errors[0]
     if loss == "huber":
-        size = errors.abs()
-        losses = th.where(size < 1, 0.5 * errors * errors, size - 0.5)
+        losses = F.smooth_l1_loss(all_errors, th.zeros_like(all_errors), reduction="none")
     else:
-        losses = errors * errors
-    return losses if weights is None else losses * weights
+        losses = all_errors * all_errors
+    if weights is not None:
+        losses *= weights
+    means: list[float] = losses.view(len(errors), -1).mean(dim=1).tolist()
+    return means

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.dqn import DQN
 
-from sb3_reptile.reptile_dqn.learners import ClosedFormLearner, why_not_closed_form
+from sb3_reptile.reptile_dqn.applicability import why_not_closed_form
+from sb3_reptile.reptile_dqn.learners import ClosedFormLearner
 
 
 class ClosedFormDQN(DQN):
@@ -20,9 +22,24 @@ class ClosedFormDQN(DQN):
     _closed_form: ClosedFormLearner | None = None
     _said_of_learner: str = ""
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Here, not at the first update: views of parameters that a user makes stay views of what is trained
+        self._attached_closed_form()
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """
+        Collect experiences and store them into a ``ReplayBuffer``, see SB3's ``OffPolicyAlgorithm``.
+        """
+        if self._closed_form is not None:
+            # Something may have been hooked in since the last update
+            self._attached_closed_form()
+        return super().collect_rollouts(*args, **kwargs)
+
     def _attached_closed_form(self) -> ClosedFormLearner | None:
         """The closed form of the present parameters and optimizer state, None where autograd is used."""
         if self.learner == "eager":
+            self._closed_form = None
             return None
         if self._closed_form is None or not self._closed_form.is_attached():
             model: Any = self

@@ -13,6 +13,9 @@ from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, Layers
 LARGE = 2**21
 # Products so much higher than wide are faster by MKL if they are computed transposed
 NARROW = 8
+# A mean that decays by 0.9 in each step needs more steps than that from a negligible to a subnormal number
+NEGLIGIBLE = 1e-25
+STEPS_TO_SUBNORMAL = 256
 FUSED_ADAM: dict[str, Any] = dict(weight_decay=0.0, amsgrad=False, maximize=False)
 
 Linear = Callable[[th.Tensor, th.Tensor, th.Tensor | None, str, list[Any], str], th.Tensor]
@@ -71,6 +74,9 @@ class FastClosedForm(ClosedForm):
         return th.mm(a, b, out=out)
 
     def _adam(self, settings: AdamSettings) -> None:
+        if self.step % STEPS_TO_SUBNORMAL == 0:
+            # Means of gradients that have long been 0 become subnormal numbers, which are slow
+            th.hardshrink(self.means.flat, NEGLIGIBLE, out=self.means.flat)
         th._fused_adam_(
             [self.values.flat],
             [self.gradients.flat],

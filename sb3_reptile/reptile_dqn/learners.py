@@ -1,17 +1,14 @@
-"""How ReptileDQN computes its updates: whether the closed form applies to a model, and its training loop."""
+"""The training loop of ReptileDQN with updates in closed form."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
-from torch import nn
 
 from sb3_reptile.replay import DecayedSampling
-from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, Layers, losses_of
+from sb3_reptile.reptile_dqn.applicability import Bystanders
+from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, Layers, mean_losses
 from sb3_reptile.reptile_dqn.fast_closed_form import FastClosedForm, FastLayers, Repetitions
 
 if TYPE_CHECKING:
@@ -21,19 +18,6 @@ if TYPE_CHECKING:
 PASS = 16_384
 # Next observations of which the fast learner computes the target network's values at once
 FAST_CHUNK = 256
-# Steps of the training loop that a subclass may override, which the closed form would skip
-STEPS = frozenset({"train", "_td_targets"})
-# Options of Adam that change its formula, or its order of operations, and their values in the closed form
-ADAM = {
-    "weight_decay": (0,),
-    "amsgrad": (False,),
-    "maximize": (False,),
-    "foreach": (None, False),
-    "fused": (None, False),
-    "capturable": (False,),
-    "differentiable": (False,),
-    "decoupled_weight_decay": (False,),
-}
 
 
 class LastBatch(NamedTuple):
@@ -48,87 +32,6 @@ class LastBatch(NamedTuple):
     weights: th.Tensor
 
 
-def layers_of(network: QNetwork) -> list[nn.Linear] | None:
-    """
-    :param network: A Q-network
-    :return: Its linear layers if it consists of these with ReLU between them, else None
-    """
-    modules = list(network.q_net)
-    linear: list[Any] = modules[0::2]
-    between = modules[1::2]
-    is_mlp = all(type(module) is nn.Linear and module.bias is not None for module in linear)
-    is_mlp = is_mlp and all(type(module) is nn.ReLU for module in between) and len(linear) == len(between) + 1
-    return linear if is_mlp else None
-
-
-def why_not_as_they_are(modules: Iterable[nn.Module], parameters: Iterable[nn.Parameter]) -> str | None:
-    """
-    :param modules: Modules of the networks
-    :param parameters: Their parameters
-    :return: What the closed form would pass over: hooks, or parameters that are not trained; None if there is nothing
-    """
-    for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return "a module of the network has hooks"
-    for parameter in parameters:
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            return "a parameter has hooks"
-        if not parameter.requires_grad:
-            return "a parameter is frozen"
-    return None
-
-
-def why_not_closed_form(model: "ReptileDQN") -> str | None:
-    """
-    :param model: The model
-    :return: Why its updates cannot be computed in closed form, None if they can
-    """
-    from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
-
-    policy, optimizer = model.policy, model.policy.optimizer
-    for name in sorted(STEPS):
-        if getattr(type(model), name) is not getattr(ReptileDQN, name) or name in vars(model):
-            return f"{type(model).__name__} overrides {name}()"
-    space = model.observation_space
-    if type(policy) is not DQNPolicy or is_image_space(space) or space.dtype is None:
-        return f"the policy is {type(policy).__name__} on {type(space).__name__} observations, not MlpPolicy on vectors"
-    networks = (policy.q_net, policy.q_net_target)
-    for network in networks:
-        if type(network) is not QNetwork or type(network.features_extractor) is not FlattenExtractor:
-            return f"the network is {type(network).__name__} with {type(network.features_extractor).__name__}"
-        layers = layers_of(network)
-        if layers is None:
-            return "the network has other layers than nn.Linear and nn.ReLU"
-        # Of a batch of one, autograd multiplies the gradient of such a layer in another order
-        if model.batch_size == 1 and any(layer.in_features == 1 for layer in layers[1:]):
-            return "a hidden layer has one unit and batch_size is 1"
-    trained = list(policy.q_net.parameters())
-    if any(p.dtype != th.float32 or p.device.type != "cpu" for p in (*trained, *policy.q_net_target.parameters())):
-        return "a parameter is not float32 or not on the CPU"
-    return why_not_as_they_are(policy.modules(), trained) or _why_not_adam(optimizer, trained)
-
-
-def _why_not_adam(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]) -> str | None:
-    if type(optimizer) is not th.optim.Adam:
-        return f"the optimizer is {type(optimizer).__name__}, not torch.optim.Adam"
-    if len(optimizer.param_groups) != 1 or [id(p) for p in optimizer.param_groups[0]["params"]] != list(
-        map(id, parameters)
-    ):
-        return "the optimizer has other parameters than the network's, or groups of them"
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return "the optimizer has hooks"
-    settings = optimizer.param_groups[0]
-    for name, allowed in ADAM.items():
-        if settings.get(name, allowed[0]) not in allowed:
-            return f"the optimizer has {name}={settings[name]}"
-    if not isinstance(settings["lr"], float) or not all(isinstance(beta, float) for beta in settings["betas"]):
-        return "the optimizer's settings are tensors"
-    states = [optimizer.state.get(parameter) for parameter in parameters]
-    if len({float(state["step"]) if state else 0.0 for state in states}) > 1:
-        return "the parameters have had different numbers of updates"
-    return None
-
-
 class ClosedFormLearner:
     """
     Trains a model by :class:`~sb3_reptile.reptile_dqn.closed_form.ClosedForm`.
@@ -137,7 +40,8 @@ class ClosedFormLearner:
     too. Whoever replaces them (``load_state_dict``, ``policy.to()``) is noticed by :meth:`is_attached`; a new learner
     is made then.
 
-    :param model: The model, for which :func:`why_not_closed_form` returned None
+    :param model: The model, for which :func:`~sb3_reptile.reptile_dqn.applicability.why_not_closed_form`
+        returned None
     """
 
     def __init__(self, model: "ReptileDQN") -> None:
@@ -146,17 +50,16 @@ class ClosedFormLearner:
         self.optimizer = model.policy.optimizer
         self.parameters = list(model.policy.q_net.parameters())
         self.target_parameters = list(model.policy.q_net_target.parameters())
-        self._modules = list(self.policy.modules())
-        self._layers = self._present_layers()
-        self._options = self._present_options()
+        self._bystanders = Bystanders(model)
+        self._trained_modules = [self.policy, *self.policy.q_net.modules()]
         self.is_fast = model.learner == "fast"
         self.network = (FastClosedForm if self.is_fast else ClosedForm)(self.parameters, model.max_grad_norm)
         self.target = FlatParameters(self.target_parameters, adopt=True)
         self._target_layers = (FastLayers if self.is_fast else Layers)(self.target.views)
         # To act by: a batch of as many as there are environments
         self._acting_layers = Layers(self.network.values.views)
-        self._all_steps = th.zeros(len(self.parameters))
-        self._steps = list(self._all_steps)
+        steps = th.zeros(len(self.parameters))
+        self._steps, self._all_steps = list(steps), steps.numpy()
         self._states: list[dict[str, th.Tensor]] = []
         self._repetitions = Repetitions()
         if self.optimizer.state:
@@ -175,14 +78,6 @@ class ClosedFormLearner:
             self.optimizer.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
         self._states = [self.optimizer.state[parameter] for parameter in self.parameters]
 
-    def _present_layers(self) -> list[nn.Module]:
-        return [*self.policy.q_net.q_net, *self.policy.q_net_target.q_net]
-
-    def _present_options(self) -> list[Any]:
-        """Options that were looked at when the learner was made."""
-        of_adam = [group.get(name) for group in self.optimizer.param_groups for name in ADAM]
-        return [self.model.learner, self.model.max_grad_norm, *of_adam]
-
     def is_attached(self) -> bool:
         """
         :return: Whether parameters and optimizer state are still the ones that this learner updates, and nothing else
@@ -193,10 +88,7 @@ class ClosedFormLearner:
             and self.policy.optimizer is self.optimizer
             and self.holds_parameters()
             and self._holds_optimizer_state()
-            and not STEPS & vars(self.model).keys()
-            and why_not_as_they_are(self._modules, self.parameters) is None
-            and self._present_layers() == self._layers
-            and self._present_options() == self._options
+            and self._bystanders.is_unchanged()
         )
 
     def holds_parameters(self) -> bool:
@@ -246,17 +138,24 @@ class ClosedFormLearner:
         :param batch_size: Size of their batches
         :return: The loss of each update; what the log needs of the last batch; the absolute TD errors in it
         """
+        for module in self._trained_modules:  # policy.set_training_mode(True), without nn.Module.__setattr__()
+            module.__dict__["training"] = True
         if not self._states:
             self._share_optimizer_state()
         self.network.step = int(self._all_steps[0])
         batch_size = int(batch_size)  # of NumPy, PyTorch does not take it
         per_pass = max(PASS // batch_size, 1) if self._can_draw_ahead() else 1
-        losses: list[th.Tensor] = []
+        errors: list[th.Tensor] = []
+        weights: list[th.Tensor] = []
         with th.no_grad():
             for start in range(0, gradient_steps, per_pass):
-                last, errors = self._train_on(min(per_pass, gradient_steps - start), batch_size, losses)
-            self._all_steps.fill_(self.network.step)
-        return th.cat(losses).tolist(), last, errors.abs().flatten()
+                last = self._train_on(min(per_pass, gradient_steps - start), batch_size, errors, weights)
+            losses = mean_losses(errors, th.cat(weights) if weights else None, self.model.loss)
+            self._all_steps.fill(self.network.step)
+        if self.parameters[0].grad is not self.network.gradients.views[0]:
+            for parameter, gradient in zip(self.parameters, self.network.gradients.views, strict=True):
+                parameter.grad = gradient
+        return losses, last, errors[-1].abs().flatten()
 
     def _can_draw_ahead(self) -> bool:
         """Whether the batches of several updates do not depend on what these change."""
@@ -273,31 +172,33 @@ class ClosedFormLearner:
         batch = buffer.transitions(indices, env=model._vec_normalize_env)
         return batch._replace(weights=buffer.to_torch(weights, copy=False))
 
-    def _train_on(self, n_batches: int, batch_size: int, losses: list[th.Tensor]) -> tuple[LastBatch, th.Tensor]:
-        """Draw several batches, and do an update by each."""
+    def _train_on(
+        self, n_batches: int, batch_size: int, errors: list[th.Tensor], weights: list[th.Tensor]
+    ) -> LastBatch:
+        """Draw several batches, do an update by each, and append the TD errors of each, and the weights unless 1."""
         model, adam = self.model, self.adam_settings()
         batch = self._sample(n_batches, batch_size)
         # With double Q-learning, targets depend on the updates before
         targets = self._double_q_targets if model.double_q else self._targets
-        weights: Any = getattr(batch, "weights", None)
-        if weights is not None and (weights.numpy() == 1).all():
-            weights = None
+        batch_weights: Any = getattr(batch, "weights", None)
+        is_weighted = batch_weights is not None and not (batch_weights.numpy() == 1).all()
         parts = zip(
-            self._flatten(batch.observations).split(batch_size),
-            batch.actions.long().split(batch_size),
+            _split(self._flatten(batch.observations), batch_size),
+            _split(batch.actions.long(), batch_size),
             targets(batch, batch_size),
-            [None] * n_batches if weights is None else weights.split(batch_size),
+            _split(batch_weights, batch_size) if is_weighted else [None] * n_batches,
             strict=True,
         )
-        errors = [self.network.update(*part, model.loss, adam) for part in parts]
-        losses.append(losses_of(th.cat(errors), weights, model.loss).view(n_batches, batch_size).mean(dim=1))
+        errors += [self.network.update(*part, model.loss, adam) for part in parts]
+        if is_weighted:
+            weights.append(batch_weights)
         indices: Any = getattr(batch, "indices", None)
         if model.priority is not None:
             model._update_priorities(indices, errors[-1])
-        last_indices = None if indices is None else indices[-batch_size:]
-        return LastBatch(last_indices, th.ones_like(errors[-1]) if weights is None else weights[-batch_size:]), errors[
-            -1
-        ]
+        return LastBatch(
+            None if indices is None else indices[-batch_size:],
+            th.ones_like(errors[-1]) if batch_weights is None else batch_weights[-batch_size:],
+        )
 
     def _targets(self, batch: Any, batch_size: int) -> Iterable[th.Tensor]:
         """TD targets of each batch, shape (batch_size, 1)."""
@@ -305,7 +206,7 @@ class ClosedFormLearner:
             return self.model.lambda_returns().targets(batch.indices, self._values_of_next).split(batch_size)
         next_values = self._next_values(batch, batch_size).max(dim=1, keepdim=True).values
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
-        return (batch.rewards + (1 - batch.dones) * discounts * next_values).split(batch_size)
+        return _split(batch.rewards + (1 - batch.dones) * discounts * next_values, batch_size)
 
     def _double_q_targets(self, batch: Any, batch_size: int) -> Iterator[th.Tensor]:
         """TD targets of each batch, computed when they are asked for, with the network as it is then."""
@@ -315,17 +216,12 @@ class ClosedFormLearner:
                 yield returns.targets(batch.indices[start : start + batch_size], self._values_of_next)
             return
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
-        wholes = (
-            self._flatten(batch.next_observations),
-            self._next_values(batch, batch_size),
-            batch.rewards,
-            (1 - batch.dones) * discounts,
-        )
-        for next_observations, values, rewards, factors in zip(
-            *(whole.split(batch_size) for whole in wholes), strict=True
-        ):
-            best = self.network.layers.q_values(next_observations).argmax(dim=1, keepdim=True)
-            yield rewards + factors * values.gather(1, best)
+        # Of each action
+        targets = batch.rewards + (1 - batch.dones) * discounts * self._next_values(batch, batch_size)
+        next_observations = self._flatten(batch.next_observations)
+        for part, of_actions in zip(_split(next_observations, batch_size), _split(targets, batch_size), strict=True):
+            best = self.network.layers.q_values(part).argmax(dim=1, keepdim=True)
+            yield of_actions.gather(1, best)
 
     def _next_values(self, batch: Any, batch_size: int) -> th.Tensor:
         """Q-values of the target network at the next observations of several batches."""
@@ -342,6 +238,8 @@ class ClosedFormLearner:
 
     def _target_values(self, observations: th.Tensor, chunk: int) -> th.Tensor:
         """Q-values of the target network, in chunks: of the batch size, as one batch at a time would compute them."""
+        if observations.shape[0] == chunk:
+            return self._target_layers.q_values(observations)
         values = observations.new_empty(len(observations), len(self.target.views[-1]))
         for part, output in zip(observations.split(chunk), values.split(chunk), strict=True):
             output.copy_(self._target_layers.q_values(part))
@@ -354,3 +252,9 @@ class ClosedFormLearner:
         group = self.optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
         return AdamSettings(group["lr"], beta1, beta2, group["eps"])
+
+
+def _split(whole: th.Tensor, size: int) -> Sequence[th.Tensor]:
+    """The parts of a tensor; no view where there is one part."""
+    parts: Sequence[th.Tensor] = (whole,) if whole.shape[0] == size else whole.split(size)
+    return parts

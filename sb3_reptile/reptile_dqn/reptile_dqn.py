@@ -273,8 +273,6 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             raise
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        # Switch to train mode (this affects batch norm / dropout)
-        self.policy.set_training_mode(True)
         # Update learning rate and importance exponent according to their schedules
         self._update_learning_rate(self.policy.optimizer)
         buffer = self.replay_buffer
@@ -292,12 +290,14 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", np.mean(losses))
+        self.logger.record("train/loss", np.mean(losses) if len(losses) > 1 else losses[0])
         # For dump_logs(), which is called less often
         self._last_batch = batch, td_errors
 
     def _train_eagerly(self, gradient_steps: int, batch_size: int) -> tuple[list[float], Any, th.Tensor]:
         """The training loop with PyTorch's autograd and optimizer."""
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
         buffer = self.replay_buffer
         assert buffer is not None
         losses, parameters = [], list(self.policy.parameters())
@@ -323,7 +323,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
 
     def _update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
         """Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``."""
-        sizes = td_errors.abs().flatten().double().cpu().numpy()
+        sizes = np.abs(td_errors.detach().cpu().numpy().reshape(-1).astype(np.float64))
         self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
 
     def _td_targets(self, batch: Any) -> th.Tensor:

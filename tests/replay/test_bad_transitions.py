@@ -160,3 +160,16 @@ def test_training_goes_on_without_them_and_they_are_logged(tmp_path):
     )
     with pytest.raises(ValueError, match="the reward of environment 0 is nan at its step 50: mend"):
         model.learn(100)
+
+
+def test_an_observation_that_follows_an_accepted_one_is_checked_if_it_differs():
+    buffer = make_buffer(DecayedReplayBuffer)
+    add(buffer, next_obs=2.0)
+    add(buffer, obs=2.0)
+    with pytest.raises(ValueError, match="the observation of environment 0 is nan"):
+        add(buffer, obs=NAN)
+    with pytest.raises(ValueError, match="the next observation of environment 0 is nan"):
+        add(buffer, next_obs=NAN)
+    with pytest.raises(ValueError, match="the observation of environment 0 is nan"):
+        add(buffer, obs=NAN)
+    assert buffer.size() == 2

@@ -224,3 +224,41 @@ def test_a_memory_optimised_buffer_of_one_row_has_none_to_draw():
     fill(buffer, 3)
     with pytest.raises(ValueError, match="raise buffer_size"):
         buffer.sample(4)
+
+
+class Counting(ReplayBuffer):
+    calls = 0
+
+    def add(self, *args):
+        self.calls += 1
+        super().add(*args)
+
+
+class DecayedCounting(DecayedReplayBuffer, Counting):
+    pass
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2, 3)), spaces.Discrete(5), spaces.MultiBinary(3)], ids=repr)
+@pytest.mark.parametrize("kind", ["plain", "memory-optimised", "n-step", "with its own add()"])
+def test_rows_are_stored_as_by_sb3(kind, space, n_envs):
+    ours, theirs, options = {
+        "plain": (DecayedReplayBuffer, ReplayBuffer, {}),
+        "memory-optimised": (DecayedReplayBuffer, ReplayBuffer, dict(optimize_memory_usage=True, **NO_TIMEOUTS)),
+        "n-step": (DecayedNStepReplayBuffer, NStepReplayBuffer, {}),
+        "with its own add()": (DecayedCounting, ReplayBuffer, {}),
+    }[kind]
+    actions = spaces.MultiDiscrete([3, 4])
+    buffers = [c(7 * n_envs, space, actions, device="cpu", n_envs=n_envs, **options) for c in (ours, theirs)]
+    random = np.random.default_rng(0)
+    space.seed(0)
+    for _ in range(17):
+        obs, next_obs = (np.stack([space.sample() for _ in range(n_envs)]) for _ in range(2))
+        action, reward, done = random.integers(3, size=(n_envs, 2)), random.random(n_envs), random.random(n_envs) < 0.3
+        infos = [{"TimeLimit.truncated": True} if random.random() < 0.5 else {} for _ in range(n_envs)]
+        for buffer in buffers:
+            buffer.add(obs, next_obs, action, reward, done, infos)
+        for name, stored in vars(buffers[1]).items():
+            if isinstance(stored, (np.ndarray, int)):
+                assert np.array_equal(stored, getattr(buffers[0], name)), name
+    assert getattr(buffers[0], "calls", 17) == 17

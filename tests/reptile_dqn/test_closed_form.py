@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, losses_of
+from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, mean_losses
 from sb3_reptile.reptile_dqn.fast_closed_form import FastClosedForm, onednn_linear
 
 SHAPES = [[4, 2], [4, 64, 64, 2], [3, 7, 5], [8, 33, 65, 17, 3], [10, 256, 1]]
@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_autograd(sizes, loss, is_weighted):
     with th.no_grad():
         given = weights if is_weighted else None
         errors = closed_form.update(observations, actions, targets, given, loss, ADAM._replace(lr=0.0))
-        assert losses_of(errors, given, loss).mean().item() == pytest.approx(expected.item(), rel=1e-12)
+        assert mean_losses([errors], given, loss)[0] == pytest.approx(expected.item(), rel=1e-12)
         assert th.allclose(errors, net(observations).gather(1, actions) - targets, rtol=1e-12)
     for gradient, parameter in zip(closed_form.gradients.views, net.parameters(), strict=True):
         assert th.allclose(gradient, parameter.grad, rtol=1e-11, atol=1e-14)
