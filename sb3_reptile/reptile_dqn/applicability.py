@@ -100,7 +100,7 @@ def _why_not_adam(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter])
 
 class Bystanders:
     """
-    What takes part in SB3's updates and acting besides the operators of the closed form: hooks, methods that are
+    Parts of SB3's updates and acting that the closed form would leave out: hooks, methods that are
     replaced on an object, compiled modules, options. The closed form applies while there are none, and ends when one
     comes.
 

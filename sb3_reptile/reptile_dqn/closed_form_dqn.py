@@ -24,7 +24,7 @@ class ClosedFormDQN(DQN):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        # Here, not at the first update: views of parameters that a user makes stay views of what is trained
+        # Not at the first update, so that views of parameters that a user makes remain views of the trained parameters
         self._attached_closed_form()
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
