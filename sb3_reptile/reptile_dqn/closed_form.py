@@ -228,7 +228,7 @@ def mean_losses(errors: Sequence[th.Tensor], weights: th.Tensor | None, loss: st
     :param loss: ``"huber"`` or ``"mse"``
     :return: The loss of each batch
     """
-    all_errors = th.cat(errors) if len(errors) > 1 else errors[0]
+    all_errors = th.cat(list(errors)) if len(errors) > 1 else errors[0]
     if loss == "huber":
         losses = F.smooth_l1_loss(all_errors, th.zeros_like(all_errors), reduction="none")
     else:

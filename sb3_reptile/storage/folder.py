@@ -205,6 +205,7 @@ class Folder:
             size, expected = check_regular(path).st_size, _expected_bytes(described)
             if not expected < size <= expected + LARGEST_HEADER + 1024 * len(described):
                 raise DamagedError(f"{path} is damaged: it has {size} bytes, its arrays {expected}")
+            os.close(os.open(path, os.O_RDONLY))  # safetensors says of a file that it may not read that it is missing
             with safe_open(path, framework="numpy") as file:
                 names = list(file.keys())
                 if set(names) != set(described):
