@@ -9,6 +9,7 @@ from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, DriftingRew
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import MinAtarCnn
 from sb3_reptile.envs.ns_gym import NsGymTask
+from sb3_reptile.envs.pricing import Pricing
 from sb3_reptile.envs.recommender import Recommender
 from sb3_reptile.envs.tasks import TASKS
 
@@ -26,6 +27,7 @@ __all__ = [
     "MinAtarCnn",
     "NsGymTask",
     "PermutedActions",
+    "Pricing",
     "Recommender",
 ]
 

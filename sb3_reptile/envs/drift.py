@@ -1,7 +1,9 @@
 """Wrappers that make any task drift. Their clock counts the steps of all episodes."""
 
 import inspect
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, SupportsFloat
@@ -11,13 +13,16 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+Period = int | Sequence[int]
+
 
 class DriftWrapper(gym.Wrapper):
     """
     Base class of the wrappers below: a clock and the phase that follows from it. For your own drift, override one
     of ``drift_env``, ``drift_action`` and ``drift_reward``, and use ``phase`` or ``now`` in it.
 
-    A phase lasts ``period`` steps, over all episodes. ``info["phase"]`` is the phase in which the step was taken; from
+    A phase lasts ``period`` steps, over all episodes; with a list of numbers, phases last as long as these in turn, and
+    the first number follows the last. ``info["phase"]`` is the phase in which the step was taken; from
     ``reset``, it is the phase of the next step. The number keeps increasing when the first values recur. The phases of
     nested drift wrappers add up: a change of either increases the number.
 
@@ -28,19 +33,21 @@ class DriftWrapper(gym.Wrapper):
     ``set_wrapper_attr("steps_taken", 30_000)``.
 
     :param env: Environment to wrap
-    :param period: Length of a phase in steps
+    :param period: Length of a phase in steps, or lengths of successive phases
     :param n_phases: Number of phases after which the first recurs, or the last stays
     :param kind: ``"abrupt"``: the value is constant within a phase; ``"gradual"``: it moves linearly to the value of
         the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
-    :raises ValueError: if ``period`` is not a whole number >= 1, or ``kind`` is neither ``"abrupt"`` nor ``"gradual"``
+    :raises ValueError: if ``period`` is not a whole number >= 1 or a list of them, or ``kind`` is neither ``"abrupt"``
+        nor ``"gradual"``
     """
 
     def __init__(
-        self, env: gym.Env, period: int, n_phases: int = 2, kind: str = "abrupt", recurring: bool = True
+        self, env: gym.Env, period: Period, n_phases: int = 2, kind: str = "abrupt", recurring: bool = True
     ) -> None:
-        if not isinstance(period, int) or period < 1:
-            raise ValueError(f"period must be a whole number >= 1 (steps), got {period!r}")
+        lengths = period if isinstance(period, Sequence) else [period]
+        if not lengths or not all(isinstance(length, int) and length >= 1 for length in lengths):
+            raise ValueError(f"period must be a whole number >= 1 (steps), or a list of them, got {period!r}")
         if kind not in ("abrupt", "gradual"):
             raise ValueError(f"kind must be 'abrupt' or 'gradual', got {kind!r}")
         super().__init__(env)
@@ -50,6 +57,8 @@ class DriftWrapper(gym.Wrapper):
         self.recurring = recurring
         self.steps_taken = 0
         self._is_held = False
+        self._lengths = list(lengths)
+        self._ends = list(itertools.accumulate(lengths))
         self._last_phase = math.inf if recurring and n_phases > 1 else n_phases - 1
         self._wraps_another_drift = any(isinstance(inside, DriftWrapper) for inside in layers(env))
 
@@ -69,13 +78,21 @@ class DriftWrapper(gym.Wrapper):
         # one of this phase, not of the next one, in which no step has been taken yet
         return max(self.steps_taken - 1, 0) if self._is_held else self.steps_taken
 
+    def _place_at(self, time: int) -> tuple[int, int, int]:
+        """Number of the phase, if none stays; steps since it began; its length."""
+        rounds, rest = divmod(time, self._ends[-1])
+        number = bisect_right(self._ends, rest)
+        length = self._lengths[number]
+        return rounds * len(self._lengths) + number, rest - self._ends[number] + length, length
+
     def _phase_at(self, time: int) -> int:
-        return int(min(time // self.period, self._last_phase))
+        return int(min(self._place_at(time)[0], self._last_phase))
 
     def _progress_at(self, time: int) -> float:
         if self.kind == "abrupt" or self._phase_at(time) == self._last_phase:
             return 0.0
-        return time % self.period / self.period
+        _, passed, length = self._place_at(time)
+        return passed / length
 
     def get_drift_clock(self) -> dict[str, Any]:
         """
@@ -164,7 +181,7 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
     ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
     :param env: Environment with a Discrete action space
-    :param period: Steps between two changes, over all episodes
+    :param period: Steps between two changes, over all episodes, or a list of such numbers
     :param permutations: For each phase the list of the actions that are passed on instead of 0, 1, ...:
         ``[[0, 1, 2, 3], [0, 3, 2, 1]]`` swaps the second and the fourth action in every other phase. Rotation by
         default
@@ -178,7 +195,7 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
     def __init__(
         self,
         env: gym.Env,
-        period: int,
+        period: Period,
         permutations: Sequence[Sequence[int]] | None = None,
         kind: str = "abrupt",
         recurring: bool = True,
@@ -223,7 +240,7 @@ class DriftingActions(DriftWrapper, RecordConstructorArgs):
 
     :param env: Environment with a Box action space, to which actions are clipped after the multiplication
     :param factors: Factor of each phase
-    :param period: Steps between two changes, over all episodes
+    :param period: Steps between two changes, over all episodes, or a list of such numbers
     :param kind: ``"abrupt"``, or ``"gradual"``: the factor moves linearly to that of the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
     :raises ValueError: if the action space is not a Box, ``factors`` is not a list of one or more numbers, or
@@ -231,7 +248,7 @@ class DriftingActions(DriftWrapper, RecordConstructorArgs):
     """
 
     def __init__(
-        self, env: gym.Env, factors: Sequence[float], period: int, kind: str = "abrupt", recurring: bool = True
+        self, env: gym.Env, factors: Sequence[float], period: Period, kind: str = "abrupt", recurring: bool = True
     ) -> None:
         RecordConstructorArgs.__init__(self, factors=factors, period=period, kind=kind, recurring=recurring)
         if not isinstance(env.action_space, spaces.Box):
@@ -254,7 +271,7 @@ class DriftingRewards(DriftWrapper, RecordConstructorArgs):
 
     :param env: Environment to wrap
     :param factors: Factor of each phase
-    :param period: Steps between two changes, over all episodes
+    :param period: Steps between two changes, over all episodes, or a list of such numbers
     :param offsets: Offset of each phase, added after the multiplication, as many as ``factors``; 0 by default
     :param kind: ``"abrupt"``, or ``"gradual"``: factor and offset move linearly to those of the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
@@ -266,7 +283,7 @@ class DriftingRewards(DriftWrapper, RecordConstructorArgs):
         self,
         env: gym.Env,
         factors: Sequence[float],
-        period: int,
+        period: Period,
         offsets: Sequence[float] | None = None,
         kind: str = "abrupt",
         recurring: bool = True,
@@ -297,7 +314,7 @@ class DriftingPhysics(DriftWrapper, RecordConstructorArgs):
     :param env: Environment to wrap
     :param parameters: Values of each attribute, one per phase:
         ``{"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}``
-    :param period: Steps between two changes, over all episodes
+    :param period: Steps between two changes, over all episodes, or a list of such numbers
     :param kind: ``"abrupt"``, or ``"gradual"``: the values move linearly to those of the next phase
     :param recurring: Whether the first phase follows the last; otherwise the last one stays
     :param after_change: Called with ``env.unwrapped`` after each change of attributes
@@ -309,7 +326,7 @@ class DriftingPhysics(DriftWrapper, RecordConstructorArgs):
         self,
         env: gym.Env,
         parameters: Mapping[str, Sequence[float]],
-        period: int,
+        period: Period,
         kind: str = "abrupt",
         recurring: bool = True,
         after_change: Callable[[Any], None] | None = None,

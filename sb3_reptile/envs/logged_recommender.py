@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from sb3_reptile.envs.drift import DriftWrapper
+from sb3_reptile.envs.drift import DriftWrapper, Period
 
 CAMPAIGNS = ("all", "men", "women")
 USER_FEATURES = [f"user_feature_{number}" for number in range(4)]
@@ -132,11 +132,12 @@ class DaysInTurn(DriftWrapper, RecordConstructorArgs):
     ``info["phase"]`` is the phase in which the step was taken. See ``DriftWrapper`` for phases and the clock.
 
     :param env: The log
-    :param period: Length of a day in steps, over all episodes. A day of obp's sample has about 1,430 visitors
-    :raises ValueError: if ``period`` is not a whole number >= 1
+    :param period: Length of a day in steps, over all episodes, or lengths of successive days. A day of obp's sample has
+        about 1,430 visitors
+    :raises ValueError: if ``period`` is not a whole number >= 1 or a list of them
     """
 
-    def __init__(self, env: LoggedRecommender, period: int = 10_000) -> None:
+    def __init__(self, env: LoggedRecommender, period: Period = 10_000) -> None:
         RecordConstructorArgs.__init__(self, period=period)
         # At least two phases: with a single one, the time of a log of one day would not pass
         super().__init__(env, period, max(2, env.n_days), kind="gradual")
@@ -147,7 +148,7 @@ class DaysInTurn(DriftWrapper, RecordConstructorArgs):
         passed = self.progress
         if self._is_held:
             # Otherwise all visitors would be one and the same: those that follow, of the same day
-            passed = (passed + self._visits / self.period) % 1
+            passed = (passed + self._visits / self._place_at(self._time)[2]) % 1
             self._visits += 1
         self._log.day = self.phase + passed
 

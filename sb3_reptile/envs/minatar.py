@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_reptile.envs.drift import DriftWrapper
+from sb3_reptile.envs.drift import DriftWrapper, Period
 
 # Saved models and checkpoints name the class by this module
 from sb3_reptile.networks import MinAtarCnn as MinAtarCnn
@@ -98,11 +98,11 @@ class GamesInTurn(DriftWrapper):
     for exactly ``period`` steps.
 
     :param env: The games
-    :param period: Steps between two changes, over all episodes
+    :param period: Steps between two changes, over all episodes, or a list of such numbers
     :param recurring: Whether the first game follows the last; otherwise the last one stays
     """
 
-    def __init__(self, env: MinAtarGames, period: int, recurring: bool = True) -> None:
+    def __init__(self, env: MinAtarGames, period: Period, recurring: bool = True) -> None:
         super().__init__(env, period, len(env._games), recurring=recurring)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -11,10 +11,11 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 
-from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, PermutedActions
+from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, Period, PermutedActions
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
+from sb3_reptile.envs.pricing import Pricing
 from sb3_reptile.envs.recommender import Recommender
 
 Parameters = Mapping[str, Sequence[float]]
@@ -23,6 +24,7 @@ CARTPOLE: Parameters = {"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}
 ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
 LUNAR_LANDER: Parameters = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
 MOODS: Parameters = {"mood": [0.0, 1.0]}
+CUSTOMERS: Parameters = {"elasticity": [0.6, 2.0], "weekend": [2.0, 0.7]}
 GOALS: Parameters = {"goal_room": [0, 3]}
 TRAFFIC: Parameters = {"density": [1.0, 1.5]}
 SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
@@ -30,14 +32,33 @@ CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 
 
 def cartpole_actions(
-    period: int = 15_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+    period: Period = 15_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """CartPole in which the two actions swap."""
     return PermutedActions(CartPoleEnv(**env_kwargs), period, kind=kind, recurring=recurring)
 
 
+def permuted_actions(
+    env: str = "CartPole-v1",
+    period: Period = 15_000,
+    permutations: Sequence[Sequence[int]] | None = None,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    **env_kwargs: Any,
+) -> PermutedActions:
+    """
+    Any registered environment with discrete actions, which change their meaning.
+
+    :param env: Its id
+    :param period: As in ``PermutedActions``, like ``permutations``, ``kind`` and ``recurring``
+    """
+    # What is made of it is checked once more
+    inside = gym.make(env, disable_env_checker=True, **env_kwargs)
+    return PermutedActions(inside, period, permutations, kind, recurring)
+
+
 def cartpole_physics(
-    period: int = 15_000,
+    period: Period = 15_000,
     kind: str = "abrupt",
     recurring: bool = True,
     parameters: Parameters = CARTPOLE,
@@ -48,7 +69,7 @@ def cartpole_physics(
 
 
 def acrobot(
-    period: int = 20_000,
+    period: Period = 20_000,
     kind: str = "abrupt",
     recurring: bool = True,
     parameters: Parameters = ACROBOT,
@@ -59,7 +80,7 @@ def acrobot(
 
 
 def pendulum(
-    period: int = 10_000,
+    period: Period = 10_000,
     kind: str = "abrupt",
     recurring: bool = True,
     factors: Sequence[float] = (1.0, -1.0),
@@ -70,7 +91,7 @@ def pendulum(
 
 
 def lunar_lander(
-    period: int = 30_000,
+    period: Period = 30_000,
     kind: str = "abrupt",
     recurring: bool = True,
     parameters: Parameters = LUNAR_LANDER,
@@ -87,7 +108,7 @@ def lunar_lander(
 
 
 def lunar_lander_engines(
-    period: int = 30_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+    period: Period = 30_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """
     LunarLander in which the side engines swap (extra ``box2d``).
@@ -129,7 +150,7 @@ def cartpole_walk(
 
 
 def recommender(
-    period: int = 20_000,
+    period: Period = 20_000,
     kind: str = "abrupt",
     recurring: bool = True,
     parameters: Parameters = MOODS,
@@ -139,7 +160,18 @@ def recommender(
     return DriftingPhysics(Recommender(**env_kwargs), parameters, period, kind, recurring)
 
 
-def fashion_shop(period: int = 10_000, **env_kwargs: Any) -> DaysInTurn:
+def pricing(
+    period: Period = 15_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = CUSTOMERS,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """A shop whose customers begin to mind the price, and to stay away at weekends."""
+    return DriftingPhysics(Pricing(**env_kwargs), parameters, period, kind, recurring)
+
+
+def fashion_shop(period: Period = 10_000, **env_kwargs: Any) -> DaysInTurn:
     """
     A fashion shop's log of a week, one day per phase (extra ``logs``).
 
@@ -149,7 +181,7 @@ def fashion_shop(period: int = 10_000, **env_kwargs: Any) -> DaysInTurn:
 
 
 def rooms(
-    period: int = 20_000, recurring: bool = True, parameters: Parameters = GOALS, **env_kwargs: Any
+    period: Period = 20_000, recurring: bool = True, parameters: Parameters = GOALS, **env_kwargs: Any
 ) -> DriftingPhysics:
     """
     A robot whose goal moves to another room (extra ``minigrid``).
@@ -164,7 +196,7 @@ def rooms(
 
 
 def highway(
-    period: int = 5_000,
+    period: Period = 5_000,
     kind: str = "abrupt",
     recurring: bool = True,
     parameters: Parameters = TRAFFIC,
@@ -183,7 +215,7 @@ def highway(
 
 
 def minatar(
-    period: int = 100_000, recurring: bool = True, games: Sequence[str] = GAMES, **env_kwargs: Any
+    period: Period = 100_000, recurring: bool = True, games: Sequence[str] = GAMES, **env_kwargs: Any
 ) -> GamesInTurn:
     """
     MinAtar's games, one per phase (extra ``minatar``). With one game there is no drift.
@@ -205,8 +237,11 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingPendulum-v0": (pendulum, 200),
     "DriftingRecommender-v0": (recommender, 50),
     "DriftingFashionShop-v0": (fashion_shop, 50),
+    # Four weeks
+    "DriftingPricing-v0": (pricing, 28),
     "DriftingMinAtar-v0": (minatar, None),
-    # These two have time limits of their own
+    # These have time limits of their own
+    "DriftingPermutedActions-v0": (permuted_actions, None),
     "DriftingRooms-v0": (rooms, None),
     "DriftingHighway-v0": (highway, None),
 }

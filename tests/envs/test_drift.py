@@ -132,6 +132,33 @@ def test_info_contains_the_phase_of_each_step_over_all_episodes(drift):
     assert [staying.step(0)[4]["phase"] for _ in range(12)] == [0] * 4 + [1] * 8
 
 
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_phases_of_irregular_lengths_follow_each_other_and_start_again(drift):
+    env = drift(Weight(), period=[3, 1, 2])
+    env.reset()
+    assert [env.step(0)[4]["phase"] for _ in range(14)] == [0] * 3 + [1] + [2] * 2 + [3] * 3 + [4] + [5] * 2 + [6] * 2
+    staying = drift(Weight(), period=[3, 1, 2], recurring=False)
+    assert [staying.step(0)[4]["phase"] for _ in range(12)] == [0] * 3 + [1] * 9
+
+
+def test_equal_lengths_in_a_list_are_one_number():
+    one, listed = (DriftingPhysics(Weight(), {"mass": [1.0, 7.0]}, period, "gradual") for period in (7, [7, 7, 7]))
+    for _ in range(50):
+        assert one.step(0)[0] == listed.step(0)[0]
+        assert (one.phase, one.progress) == (listed.phase, listed.progress)
+
+
+def test_gradual_drift_takes_as_long_as_its_phase():
+    env = DriftingPhysics(Weight(), {"mass": [0.0, 8.0]}, period=[8, 2], kind="gradual")
+    seen = [env.step(0)[0] for _ in range(12)]
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 0, 1]
+
+
+def test_three_regimes_take_turns_whatever_the_number_of_lengths():
+    env = PermutedActions(Echo(spaces.Discrete(3)), [2, 1], [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+    assert [env.step(0)[0] for _ in range(10)] == [0, 0, 2, 1, 1, 0, 2, 2, 1, 0]
+
+
 def test_phases_of_drifts_within_drifts_add_up():
     env = DriftingRewards(gym.wrappers.TimeLimit(DriftingPhysics(Weight(), {"mass": [1, 3]}, 3), 100), [1, -1], 2)
     assert env.reset()[1]["phase"] == 0
@@ -288,8 +315,11 @@ def test_a_drift_of_ones_own_overrides_one_method():
         (lambda env: DriftingPhysics(env, {"length": [1, np.nan]}, 5), r"length must be a list of numbers"),
         (
             lambda env: DriftingPhysics(env, {"length": [1, 2]}, 0),
-            r"period must be a whole number >= 1 \(steps\), got 0",
+            r"period must be a whole number >= 1 \(steps\), or a list of them, got 0",
         ),
+        (lambda env: PermutedActions(env, [5, 0]), r"or a list of them, got \[5, 0\]"),
+        (lambda env: PermutedActions(env, []), r"or a list of them, got \[\]"),
+        (lambda env: PermutedActions(env, "7"), r"or a list of them, got '7'"),
         (lambda env: DriftingRewards(env, "12", 5), r"factors must be a list of numbers, one for each phase, got '12'"),
         (lambda env: DriftingRewards(env, 2.0, 5), r"factors must be a list of numbers"),
         (lambda env: DriftingRewards(env, [1, 2], 5, offsets=[1]), r"as many values for each"),

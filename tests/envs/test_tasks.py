@@ -110,6 +110,32 @@ def test_the_side_engines_of_the_lander_swap():
         assert np.array_equal(after[action][2][0], before[same][2][0])
 
 
+def test_actions_of_any_registered_environment_are_permuted():
+    env = make("DriftingPermutedActions-v0", env="Acrobot-v1", period=[30, 10], permutations=[[0, 1, 2], [2, 1, 0]])
+    plain = gym.make("Acrobot-v1")
+    env.set_wrapper_attr("steps_taken", 30)
+    mirrored = [2 - action for action in (0, 1, 2, 0, 0, 2)]
+    for ours, theirs in zip(run(env, mirrored), run(plain, [0, 1, 2, 0, 0, 2]), strict=True):
+        assert np.array_equal(ours[0], theirs[0])
+        assert ours[1] == theirs[1]
+        assert ours[4]["phase"] == 1
+    env.set_wrapper_attr("steps_taken", 0)
+    assert any(step[3] for step in run(env, [1] * 500))  # the time limit of Acrobot itself
+
+
+def test_actions_of_a_drifting_task_with_one_phase_are_permuted():
+    make("DriftingMinAtar-v0", games=["breakout"])  # skipped without MinAtar
+    env = make("DriftingPermutedActions-v0", env="DriftingMinAtar-v0", games=["breakout"], period=20)
+    assert [step[4]["phase"] for step in run(env, [0] * 45)] == [0] * 20 + [1] * 20 + [2] * 5
+
+
+def test_days_of_a_log_may_have_irregular_lengths():
+    env = make("DriftingFashionShop-v0", period=[4, 2])
+    assert [step[4]["phase"] for step in run(env, [0] * 9)] == [0] * 4 + [1] * 2 + [2] * 3
+    env.get_wrapper_attr("set_drift_clock")(env.get_wrapper_attr("get_drift_clock")(), True)
+    assert [env.step(0)[4]["phase"] for _ in range(5)] == [2] * 5
+
+
 def test_arguments_of_the_environment_are_passed_on():
     env = make("DriftingLunarLander-v0", continuous=True)
     assert env.action_space.shape == (2,)
