@@ -36,7 +36,7 @@ LEARNER_RECORDS = Path(__file__).parent / "results" / "learners"
 # Program of the child processes
 PROGRAM = Path(__file__)
 # Code on which a record depends
-CODE = ("sb3_reptile", *(f"benchmarks/{name}.py" for name in ("learning", "methods", "tasks", "variants")))
+CODE = ("sb3_reptile", *(f"benchmarks/{name}.py" for name in ("learning", "methods", "tasks", "variants", "rivals")))
 
 
 # ---- The plan
@@ -183,12 +183,12 @@ def build(run: Run) -> Any:
     :param run: What to train
     :return: The model, of one of SB3's algorithms or ours
     """
-    from stable_baselines3 import DQN, SAC
+    from stable_baselines3 import DQN, SAC, TD3
 
     from sb3_reptile import DecayedReplayBuffer, ReptileDQN, envs
 
     task, method = TASKS[run.task], METHODS[run.method]
-    settings = {**settings_with_volume(task, run.volume), **method.arguments_for_training()}
+    settings = {**settings_with_volume(task, run.volume), **method.arguments_for_training(task.regimes)}
     policy_kwargs = {**settings["policy_kwargs"], "optimizer_kwargs": OPTIMIZER}
     if "features_extractor_class" in policy_kwargs:
         policy_kwargs["features_extractor_class"] = getattr(envs, policy_kwargs["features_extractor_class"])
@@ -205,29 +205,40 @@ def build(run: Run) -> Any:
     if task.algorithm == "DQN":
         settings |= learner
     else:
-        algorithm = SAC
+        algorithm = {"SAC": SAC, "TD3": TD3}[task.algorithm]
         if learner:
-            settings |= _returns_of_sac(run, settings["gamma"])
+            settings |= _returns_of_actor_critic(run, settings["gamma"])
         if method.algorithm == "ReptileDQN":
             settings.setdefault("replay_buffer_class", DecayedReplayBuffer)
             buffer = dict(settings.get("replay_buffer_kwargs", {}))
             if "half_life" in settings:
                 buffer["half_life"] = settings.pop("half_life")
             settings["replay_buffer_kwargs"] = buffer
-    return algorithm(task.policy, make_env(task), seed=run.seed, device="cpu", **settings)
+    env = make_env(task)
+    if "action_noise" in settings:
+        settings["action_noise"] = normal_noise(env.action_space.shape, settings["action_noise"])
+    return algorithm(task.policy, env, seed=run.seed, device="cpu", **settings)
 
 
-def _returns_of_sac(run: Run, gamma: float) -> dict[str, Any]:
-    """Arguments of SB3's SAC that sum the rewards of several steps in its replay buffer, SB3's own or ours."""
+def normal_noise(shape: tuple[int, ...], deviation: float) -> Any:
+    import numpy as np
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    return NormalActionNoise(np.zeros(shape), np.full(shape, deviation))
+
+
+def _returns_of_actor_critic(run: Run, gamma: float) -> dict[str, Any]:
+    """Arguments of SB3's SAC and TD3 that sum the rewards of several steps in its replay buffer, SB3's own or ours."""
     learner = LEARNERS[run.learner or ""]
     if learner.q_lambda != 1 or learner.options:
         raise ValueError(
-            f"{run.learner} needs ReptileDQN, but {run.task} is learned by SAC: use {learner.n_steps}-step"
+            f"{run.learner} needs ReptileDQN, but {run.task} is learned by {TASKS[run.task].algorithm}: "
+            f"use {learner.n_steps}-step"
         )
     method = METHODS[run.method]
     if method.algorithm == "DQN":
         return {"n_steps": learner.n_steps}
-    given = method.arguments_for_training().get("replay_buffer_kwargs", {})
+    given = method.arguments_for_training(TASKS[run.task].regimes).get("replay_buffer_kwargs", {})
     return {"replay_buffer_kwargs": {**given, "n_steps": learner.n_steps, "gamma": gamma}}
 
 
@@ -263,6 +274,10 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
     callbacks: list[BaseCallback] = [ConvertCallback(keep)]
     if METHODS[run.method].reexplores:
         callbacks.append(ReExplore())
+    for name, arguments in METHODS[run.method].callbacks.items():
+        import rivals
+
+        callbacks.append(getattr(rivals, name)(**arguments))
 
     start, cpu_start = time.perf_counter(), time.process_time()
     model = build(run)
@@ -413,7 +428,7 @@ def main() -> None:
         return
     if arguments.random:
         for name in arguments.task:
-            print(f"{name:<22}", *(f"{value:>8.1f}" for value in random_returns(TASKS[name])))
+            print(f"{name:<22}", *(f"{value:>8.2f}" for value in random_returns(TASKS[name])))
         return
     planned = learner_plan(arguments.learner, arguments.method) if arguments.learner else plan()
     runs = [

@@ -50,7 +50,8 @@ fill = PageTemplate(Path(__file__).parent / "templates" / "results.md").fill
 
 
 def decimals_of(task: Task) -> int:
-    return 0 if abs(np.max(task.reference_return) - np.min(task.random_return)) >= 100 else 1
+    scale = abs(np.max(task.reference_return) - np.min(task.random_return))
+    return 0 if scale >= 100 else 1 if scale >= 1 else 2
 
 
 def returns_in_words(episode_return: float | tuple[float, ...]) -> str:
@@ -88,10 +89,11 @@ def verdict(difference: Estimate) -> str:
 # ---- Tables
 
 
-def tasks_table() -> list[str]:
+def tasks_table(names: list[str]) -> list[str]:
     header = ["task", "description", "role", "steps", "transitions replayed per step", "random return", "reference"]
     rows = []
-    for name, task in TASKS.items():
+    for name in names:
+        task = TASKS[name]
         row = [f"`{name}`", task.about, task.role, f"{task.steps:,}", f"{task.volume:g}"]
         rows.append([*row, returns_in_words(task.random_return), returns_in_words(task.reference_return)])
     return table(header, rows, text_columns=3)
@@ -386,7 +388,7 @@ def report(records: dict[Run, Record], images: Path, prefix: str) -> str:
             level=f"{100 * recovery.RECOVERY_LEVEL:.0f}",
             before=recovery.BEFORE,
             learned=LEARNED,
-            tasks=tasks_table(),
+            tasks=tasks_table(results.with_records(TASKS)),
             **{name: group_section(results, group, images, prefix, name) for name, group in tasks.items()},
             default=default_section(matrices["tuning"]),
             glance=glance_section(results, matrices, images, prefix),

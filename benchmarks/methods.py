@@ -28,6 +28,7 @@ class Method:
     :param published: Whether others published it in this form
     :param variant: The class in ``benchmarks/variants.py`` of its replay buffer's distribution
     :param reexplores: Whether it is trained with the callback ``ReExplore``
+    :param callbacks: Classes of ``benchmarks/rivals.py`` that it is trained with, and their arguments
     :param styled_as: Method whose colour and line it has in figures; by default those of its family
     """
 
@@ -40,6 +41,7 @@ class Method:
     published: bool = False
     variant: str | None = None
     reexplores: bool = False
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     styled_as: str | None = None
 
     @property
@@ -50,15 +52,22 @@ class Method:
     def set_up(self) -> list[Any]:
         """The method in the hash of a record. If it changes, records are ignored."""
         variant = {} if self.variant is None else {"replay_buffer_class": RECORDED_AS[self.variant]}
-        return [self.algorithm, {**self.arguments, **variant}]
+        return [self.algorithm, {**self.arguments, **variant}, *([self.callbacks] if self.callbacks else [])]
 
-    def arguments_for_training(self) -> dict[str, Any]:
-        """The arguments with the class of the distribution. Nothing else imports ``variants``."""
+    def arguments_for_training(self, regimes: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
+        """
+        The arguments with the class of the distribution. Nothing else imports ``variants``.
+
+        :param regimes: The regimes of the task's successive phases, which an oracle knows
+        """
         if self.variant is None:
             return self.arguments
         import variants
 
-        distribution = {"distribution_class": getattr(variants, self.variant)}
+        is_oracle = self.variant == "OracleDistribution"
+        distribution = {
+            "distribution_class": variants.oracle_of(regimes) if is_oracle else getattr(variants, self.variant)
+        }
         return {
             **self.arguments,
             "replay_buffer_kwargs": {**self.arguments.get("replay_buffer_kwargs", {}), **distribution},
@@ -163,6 +172,29 @@ def changed(auto_method: Method, change: str, **changes: Any) -> Method:
     return replace(auto_method, name=name, label=label, **changes)
 
 
+def shrink_and_perturb(method: Method, every: int, shrink: float, perturb: float) -> Method:
+    """A method with shrink and perturb (arXiv 1910.08475)."""
+    return replace(
+        method,
+        name=f"{method.name}-perturbed",
+        label=f"{method.label}, shrink and perturb",
+        callbacks={"ShrinkAndPerturb": {"every": every, "shrink": shrink, "perturb": perturb}},
+        styled_as="shrink and perturb",
+    )
+
+
+def value_decay(rate: float, share: float, baseline: float) -> Method:
+    """SB3's replay with space-sampled value decay (arXiv 2606.11797)."""
+    return Method(
+        f"value-decay-{rate}",
+        "space-sampled value decay",
+        "value decay",
+        "DQN",
+        published=True,
+        callbacks={"SpaceSampledValueDecay": {"rate": rate, "share": share, "baseline": baseline}},
+    )
+
+
 def smaller(method: Method, size: int) -> Method:
     """A method with a smaller buffer."""
     return replace(
@@ -229,7 +261,14 @@ FORMER = (
     oracle(POWER_100),
     prioritized(1_000),
 )
-METHODS = {method.name: method for method in (*PLANNED, *FORMER)}
+# Published methods that change the learner. Sample weight decay with the horizon of its authors' code and with shrink
+# and perturb, the combination that scored highest in arXiv 2604.01913; its factors are assumed, see rivals.py. Value
+# decay with its authors' values for CartPole and LunarLander
+RIVALS = (
+    shrink_and_perturb(linear(80_000), every=10_000, shrink=0.8, perturb=0.2),
+    value_decay(rate=0.015, share=0.05, baseline=0.0),
+)
+METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS)}
 
 # ---- Learners
 
@@ -295,6 +334,9 @@ CANDIDATES = choice(
     *("uniform", "fifo-1000", "fifo-3000", "exp-100", "exp-300", "exp-1000", "exp-3000"),
     *("power-1", "power-100", "power-300-2", "exp-300-uniform-0.1"),
 )
+# For the tasks that nothing was tried on before, and without what SB3's SAC and TD3 do not have
+BLIND = (*FEWER, *(method.name for method in RIVALS))
+BLIND_CONTINUOUS = tuple(method for method in BLIND if method != "prioritized")
 # Where a run takes longest
 FEWEST = choice("uniform", "fifo-1000", AUTO.name)
 # Methods with runs at other replay volumes

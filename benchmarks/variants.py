@@ -3,6 +3,7 @@ Variants to compare with the package: distributions (an oracle, and ``half_life=
 λ-returns that are cut at actions which are not greedy.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, ValueCache
 
 # The smallest consistency of a segment in half_life="auto"
 LEAST = float(np.exp(Settings().doubt - Settings().bound))
-# Number of phases between which all tasks alternate
-PHASES = 2
 
 
 class OracleDistribution(SamplingDistribution):
     """``half_life="auto"`` without errors: it reads the phase from ``info["phase"]`` at every step."""
+
+    #: The regimes of successive phases, from the start again after the last
+    regimes: tuple[int, ...] = (0, 1)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "has_segments": True})
@@ -29,16 +31,24 @@ class OracleDistribution(SamplingDistribution):
     def reset(self) -> None:
         super().reset()
         self._starts: list[int] = []
-        self._phases: list[int] = []
+        self._regimes_of_segments: list[int] = []
 
     def add(self, initial_weights: np.ndarray | None, infos: list[dict[str, Any]]) -> None:
         super().add(initial_weights, infos)
-        phase = infos[0].get("phase", 0) % PHASES
-        if phase not in self._phases[-1:]:
+        regime = self.regimes[infos[0].get("phase", 0) % len(self.regimes)]
+        if regime not in self._regimes_of_segments[-1:]:
             self._starts.append(self.rows_added - 1)
-            self._phases.append(phase)
-        consistencies = np.where(np.array(self._phases) == phase, 1.0, LEAST)
+            self._regimes_of_segments.append(regime)
+        consistencies = np.where(np.array(self._regimes_of_segments) == regime, 1.0, LEAST)
         self.set_segments(np.array(self._starts), consistencies, self._starts[-1])
+
+
+@cache
+def oracle_of(regimes: tuple[int, ...]) -> type[OracleDistribution]:
+    """The oracle of a task with these regimes in successive phases."""
+    if regimes == OracleDistribution.regimes:
+        return OracleDistribution
+    return type("OracleDistribution", (OracleDistribution,), {"regimes": regimes})
 
 
 class ForgettingDistribution(SamplingDistribution):

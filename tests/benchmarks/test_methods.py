@@ -31,13 +31,69 @@ def test_every_method_can_be_built(method):
     assert {name: getattr(model, name) for name in arguments} == arguments
 
 
-@pytest.mark.parametrize("method", TASKS["pendulum-motor"].methods)
-def test_methods_of_sac_have_the_buffer_of_those_of_dqn(method):
-    ours, theirs = (learning.build(Run(task, method, 0)).replay_buffer for task in ("cartpole", "pendulum-motor"))
+@pytest.mark.parametrize("task", ["pendulum-motor", "pendulum-td3"])
+@pytest.mark.parametrize("method", TASKS["pendulum-td3"].methods)
+def test_methods_of_sac_and_td3_have_the_buffer_of_those_of_dqn(method, task):
+    ours, theirs = (learning.build(Run(task, method, 0)).replay_buffer for task in ("cartpole", task))
     assert type(ours) is type(theirs)
     assert ours.buffer_size == theirs.buffer_size
     if hasattr(ours, "decay"):
         assert (ours.decay, ours.consistency is None) == (theirs.decay, theirs.consistency is None)
+
+
+def test_td3_explores_with_normal_noise_and_takes_multi_step_returns():
+    model = learning.build(Run("pendulum-td3", "exp-300", 0, None, "3-step"))
+    assert type(model).__name__ == "TD3"
+    assert (model.action_noise._mu.tolist(), model.action_noise._sigma.tolist()) == ([0.0], [0.1])
+    assert model.replay_buffer.n_steps == 3
+    assert model.replay_buffer.decay(300) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="learned by TD3: use 10-step"):
+        learning.build(Run("pendulum-td3", "exp-300", 0, None, "10-step-lambda-0.7"))
+
+
+@pytest.mark.parametrize("regimes", [(0, 1), (0, 1, 2), (0, 1, 0, 2)])
+def test_an_oracle_replays_the_regime_that_holds_whatever_their_number(regimes):
+    import variants
+    from gymnasium import spaces
+
+    from sb3_reptile import DecayedReplayBuffer
+
+    buffer = DecayedReplayBuffer(
+        800,
+        spaces.Box(-9, 9, (1,)),
+        spaces.Discrete(2),
+        device="cpu",
+        decay={"exponential": {"half_life": 1e6}},
+        distribution_class=variants.oracle_of(regimes),
+    )
+    of_rows = []
+    for phase in range(7):
+        for _ in range(100):
+            buffer.add(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.zeros(1), [{"phase": phase}])
+            of_rows.append(regimes[phase % len(regimes)])
+        shares = buffer.sampling_probabilities()[: len(of_rows), 0]
+        now = np.array(of_rows) == of_rows[-1]
+        assert shares[now].sum() > 0.95
+        assert shares[now].min() == pytest.approx(shares[now].max(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_regimes_and_returns_by_phase_fit_the_task(name):
+    task = TASKS[name]
+    numbers = [len(values) for values in task.env_kwargs.get("parameters", {}).values()]
+    numbers += [len(task.env_kwargs[key]) for key in ("permutations", "factors") if key in task.env_kwargs]
+    assert set(numbers) <= {len(task.regimes)}
+    for returns in (task.random_return, task.reference_return):
+        assert not isinstance(returns, tuple) or len(returns) == len(task.regimes)
+    period = task.env_kwargs.get("period")
+    assert not isinstance(period, list) or sum(period) == task.steps
+    assert set(task.methods) <= set(methods.METHODS)
+
+
+def test_the_oracle_of_a_task_knows_its_regimes():
+    of_two, of_three = (learning.build(Run(task, methods.ORACLE.name, 0)) for task in ("cartpole-long", "rooms"))
+    assert of_two.replay_buffer.distribution.regimes == (0, 1)
+    assert of_three.replay_buffer.distribution.regimes == (0, 1, 2)
 
 
 def test_variants_of_auto_differ_from_it_as_they_should():
