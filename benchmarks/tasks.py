@@ -392,11 +392,12 @@ TASKS = {
     "acrobot": stationary("Acrobot-v1", 100_000, LUNAR_LANDER, -499.9, -100.0, seconds=300),
     "mountaincar": stationary("MountainCar-v0", 120_000, MOUNTAIN_CAR, -200.0, -110.0, seconds=200),
     "lunarlander": stationary("LunarLander-v3", 100_000, LUNAR_LANDER, -185.2, 200.0, seconds=330),
-    # ---- Blind: these were here, with their roles, before anything but random actions was run on them. (The recommender
-    # and the rooms are applications, too, with other phases and Double DQN.) Phases have irregular lengths.
+    # ---- Blind: here, with their roles, before anything but random actions and crash tests of a few hundred steps was
+    # run on them; phases have irregular lengths. The recommender and the rooms are applications, too, with other phases
+    # and Double DQN. MinAtar's space_invaders and Pendulum were known with other changes, or none.
     #
-    # cartpole-physics, cartpole-gradual and acrobot-masses are no longer blind: experiments with multi-step returns have
-    # used them. They become tuning tasks together with the next report, since docs/results.md depends on roles.
+    # cartpole-physics, cartpole-gradual and acrobot-masses are no longer blind: multi-step returns were tried on them.
+    # They become tuning tasks together with the next report, since docs/results.md depends on roles.
     "rooms": Task(
         about="a robot whose goal moves to another of three rooms",
         role="reporting",

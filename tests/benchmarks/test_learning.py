@@ -21,6 +21,7 @@ from tests.benchmarks import BENCHMARKS
 
 learning = importlib.import_module("learning")
 BINS, TASKS, Run = learning.BINS, learning.TASKS, learning.Run
+RIVALS = importlib.import_module("methods").RIVALS
 
 # Its own harness: one task with three methods, whose runs do nothing but write that they began, and take 0.4 s
 HARNESS = f"""
@@ -185,6 +186,18 @@ def test_the_plan_has_tuning_tasks_first_and_takes_turns_in_the_seeds():
         assert {run.method for run in own[: len(task.methods)]} == set(task.methods)
     volumes = {(run.task, run.volume) for run in runs if run.volume is not None}
     assert volumes == {(learning.VOLUME_TASK, volume) for volume in (2, 8, 64)}
+
+
+def test_the_blind_tasks_are_for_reporting_and_the_long_ones_change_eight_times():
+    blind = [name for name, task in TASKS.items() if set(task.methods) >= {rival.name for rival in RIVALS}]
+    assert len(blind) == 9
+    assert all(TASKS[name].role == "reporting" and TASKS[name].drifts for name in blind)
+    assert {TASKS[name].algorithm for name in blind} == {"DQN", "TD3"}
+    for name in ("cartpole-long", "lunarlander-long"):
+        task = TASKS[name]
+        ends = np.cumsum(task.env_kwargs["period"])
+        assert (task.steps, len(ends), ends[-1]) == (200_000, 9, 200_000)
+        assert task.settings["exploration_fraction"] * task.steps < ends[0]
 
 
 @pytest.mark.parametrize("volume", [2, 8, 64])

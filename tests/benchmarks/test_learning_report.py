@@ -69,6 +69,15 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
     assert page.count("No records yet") == missing
 
 
+def test_tasks_without_records_are_not_on_the_page_and_small_returns_have_more_decimals(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+    run = Run("cartpole", "uniform", 0)
+    page = report.report({run: made_up_record(run)}, tmp_path, "")
+    assert "| `cartpole` |" in page
+    assert not [name for name in TASKS if name != "cartpole" and f"| `{name}` |" in page]
+    assert [report.decimals_of(TASKS[name]) for name in ("cartpole", "minatar", "rooms")] == [0, 1, 2]
+
+
 def test_the_best_published_method_is_one_as_published_with_runs_enough(report):
     levels = {"fifo-1000": (5, 0.9), "exp-300-uniform-0.1": (5, 0.8), "exp-100": (2, 0.7), "power-1": (3, 0.6)}
     levels |= {"exp-300": (5, 0.5), "power-100": (5, 0.9), "prioritized-exp-300": (5, 0.9)}
