@@ -1,5 +1,6 @@
 """SB3's DQN with the loops around its updates: acting, and updating the target network, on flat parameters."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_reptile.reptile_dqn.applicability import why_not_closed_form
+from sb3_reptile.reptile_dqn.fast_autograd import contiguous, fused_adam, is_applicable, put_channels_last
 from sb3_reptile.reptile_dqn.learners import ClosedFormLearner
 
 
@@ -25,7 +27,8 @@ class ClosedFormDQN(DQN):
     def _setup_model(self) -> None:
         super()._setup_model()
         # Here, not at the first update: views of parameters that a user makes stay views of what is trained
-        self._attached_closed_form()
+        if self._attached_closed_form() is None and self.learner == "fast" and is_applicable(self.policy.optimizer):
+            put_channels_last(self.policy)
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
         """
@@ -50,6 +53,21 @@ class ClosedFormDQN(DQN):
                 print(said)
             self._said_of_learner = said
         return self._closed_form
+
+    def _faster_autograd(self) -> AbstractContextManager[None]:
+        """With ``learner="fast"``, kernels that round differently."""
+        optimizer = self.policy.optimizer
+        return fused_adam(optimizer) if self.learner == "fast" and is_applicable(optimizer) else nullcontext()
+
+    def get_parameters(self) -> dict[str, dict]:
+        """
+        Return the parameters of the agent. This includes parameters from different networks, e.g.
+        critics (value functions) and policies (pi functions).
+
+        :return: Mapping of from names of the objects to PyTorch state-dicts.
+        """
+        parameters: dict[str, dict] = contiguous(super().get_parameters())
+        return parameters
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
