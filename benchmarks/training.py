@@ -204,9 +204,10 @@ QUICK_ROUNDS = 5
 
 
 def make_model(task: Task, method: str) -> Any:
-    import sb3_reptile
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
+
+    import sb3_reptile
 
     algorithm: Any = sb3_reptile.ReptileDQN
     if method == SBX:
