@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.dqn import DQN
 
@@ -30,14 +30,11 @@ class ClosedFormDQN(DQN):
         if self._attached_closed_form() is None and self.learner == "fast" and is_applicable(self.policy.optimizer):
             put_channels_last(self.policy)
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """
-        Collect experiences and store them into a ``ReplayBuffer``, see SB3's ``OffPolicyAlgorithm``.
-        """
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self._closed_form is not None:
-            # Something may have been hooked in since the last update
+            # Something may have been hooked in since the last update, which acting must call too
             self._attached_closed_form()
-        return super().collect_rollouts(*args, **kwargs)
+        return super()._setup_learn(*args, **kwargs)
 
     def _attached_closed_form(self) -> ClosedFormLearner | None:
         """The closed form of the present parameters and optimizer state, None where autograd is used."""
