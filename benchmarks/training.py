@@ -1,5 +1,6 @@
 """
-How fast whole `learn()` runs are: SB3's DQN, SBX's DQN and ReptileDQN, in environment steps and updates per second.
+How fast whole `learn()` runs are: SB3's DQN, SBX's DQN and ReptileDQN, in environment steps and updates per second;
+and SB3's SAC and TD3 with a decayed buffer.
 
     python benchmarks/training.py [--quick] [--output benchmarks/results/training.csv]
 
@@ -38,6 +39,10 @@ FAST = 'ReptileDQN, learner="fast"'
 EAGER = 'ReptileDQN, learner="eager"'
 PRIORITIES: dict[str, Any] = {"priority": "td_error"}
 FUSED: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
+# What users of other algorithms of SB3 can do
+DECAYED: dict[str, Any] = {"replay_buffer_class": "DecayedReplayBuffer"}
+DECAYED_FUSED: dict[str, Any] = {**DECAYED, "policy_kwargs": FUSED}
+DECAYED_FUSED_8: dict[str, Any] = {**DECAYED_FUSED, "n_envs": 8, "gradient_steps": 8}
 
 # Keyword arguments in addition to the task's; policy_kwargs are added to the task's
 METHODS: dict[str, dict[str, Any]] = {
@@ -54,6 +59,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "ReptileDQN, 10-step returns": {"n_steps": 10},
     'ReptileDQN, half_life="auto"': {"half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
+    **{
+        f"SB3 {algorithm}{name}": kwargs
+        for algorithm in ("SAC", "TD3")
+        for name, kwargs in {
+            "": {},
+            ", DecayedReplayBuffer": DECAYED,
+            ", DecayedReplayBuffer, fused Adam": DECAYED_FUSED,
+            ", DecayedReplayBuffer, fused Adam, 8 environments, gradient_steps=8": DECAYED_FUSED_8,
+        }.items()
+    },
 }
 # Those of a task that are not compared in all respects
 MAIN_METHODS = [REFERENCE, SBX, EXACT, FAST, EAGER]
@@ -129,7 +144,7 @@ TASKS = {
         warm_up=6 * 256,
         steps=256,
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
-        methods=tuple(METHODS),
+        methods=tuple(method for method in METHODS if not method.startswith(("SB3 SAC", "SB3 TD3"))),
         threads=(1,),
     ),
     "CartPole-v1, defaults": Task(
@@ -167,6 +182,19 @@ TASKS = {
         # XLA compiles the convolutions of its training loop into slow code for CPUs
         sbx_every=10,
     ),
+    **{
+        f"Pendulum-v1, {algorithm}": Task(
+            lambda: "Pendulum-v1",
+            "MlpPolicy",
+            dict(learning_starts=100),
+            warm_up=128,
+            steps=16,
+            about=f"SB3's {algorithm} with its defaults, an update every step",
+            methods=tuple(method for method in METHODS if method.startswith(f"SB3 {algorithm}")),
+            threads=(1,),
+        )
+        for algorithm in ("SAC", "TD3")
+    },
 }
 ROUNDS = 80
 QUICK_ROUNDS = 5
@@ -176,18 +204,25 @@ QUICK_ROUNDS = 5
 
 
 def make_model(task: Task, method: str) -> Any:
-    algorithm: Any
+    import stable_baselines3
+    from stable_baselines3.common.env_util import make_vec_env
+
+    import sb3_reptile
+
+    algorithm: Any = sb3_reptile.ReptileDQN
     if method == SBX:
         from sbx import DQN as algorithm
     elif method.startswith("SB3"):
-        from stable_baselines3 import DQN as algorithm
-    else:
-        from sb3_reptile import ReptileDQN as algorithm
+        algorithm = getattr(stable_baselines3, method.removeprefix("SB3 ").partition(",")[0])
 
     settings = {**task.settings, **METHODS[method]}
     settings["policy_kwargs"] = {**task.settings.get("policy_kwargs", {}), **METHODS[method].get("policy_kwargs", {})}
-    model = algorithm(task.policy, task.make_env(), seed=0, device="cpu", **settings)
-    return model
+    if "replay_buffer_class" in settings:
+        settings["replay_buffer_class"] = getattr(sb3_reptile, settings["replay_buffer_class"])
+    env = task.make_env()
+    if "n_envs" in settings:
+        env = make_vec_env(env, n_envs=settings.pop("n_envs"))
+    return algorithm(task.policy, env, seed=0, device="cpu", **settings)
 
 
 class Stopwatch:
@@ -320,7 +355,8 @@ def interval_of_median(values: list[float]) -> tuple[float, float]:
 
 def section(task: str, threads: str, records: list[Record]) -> list[str]:
     about = f"{TASKS[task].about}. " if task in TASKS else ""
-    of_reference = {record["round"]: float(record["seconds"]) for record in records if record["method"] == REFERENCE}
+    reference = TASKS[task].methods[0] if task in TASKS else REFERENCE
+    of_reference = {record["round"]: float(record["seconds"]) for record in records if record["method"] == reference}
     lines = [
         f"## {task}, {threads} thread{'' if threads == '1' else 's'}",
         "",
@@ -336,7 +372,7 @@ def section(task: str, threads: str, records: list[Record]) -> list[str]:
         seconds = [float(record["seconds"]) for record in turns]
         ratios = [of_reference[record["round"]] / float(record["seconds"]) for record in turns]
         ratio = f"{statistics.median(ratios):.2f}"
-        if method != REFERENCE:
+        if method != reference:
             ratio += " ({:.2f} to {:.2f})".format(*interval_of_median(ratios))
         share = ""
         if turns[0]["log_seconds"]:
@@ -353,7 +389,7 @@ def markdown(records: list[Record]) -> str:
         "`python benchmarks/training.py` measures it; the records are in the CSV file of the same name.",
         "",
         "Environment steps and updates (gradient steps) per second of `learn()`, medians over short turns, and the",
-        f"ratio of its speed to that of {REFERENCE} in the same round: the median over the rounds, with its 95 %",
+        "ratio of its speed to that of SB3's algorithm in the same round: the median over the rounds, with its 95 %",
         "interval. More is faster. Steps and updates have the same ratio, as all methods make as many of both in a",
         "turn. The methods take their turns in random order; building the models, compiling and first updates are not",
         "timed. All run on the CPU, on as many processors (where the system lets a process choose) as there are",
@@ -363,7 +399,8 @@ def markdown(records: list[Record]) -> str:
         "default `log_interval=4` (episodes): the shorter the episodes, the larger.",
         "",
         'ReptileDQN trains the same bits as with `learner="eager"`, without autograd; `learner="fast"` may round',
-        "differently. Fused Adam is `policy_kwargs=dict(optimizer_kwargs=dict(fused=True))`.",
+        "differently. On images both use autograd. Fused Adam is",
+        "`policy_kwargs=dict(optimizer_kwargs=dict(fused=True))`.",
         "",
         "SBX's DQN does not clip gradients, and draws the batches of all updates between two rollouts at once. It",
         "updates within `jax.lax.scan`, where XLA's convolutions are slow on CPUs.",

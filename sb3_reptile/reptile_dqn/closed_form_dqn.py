@@ -1,14 +1,16 @@
 """SB3's DQN with the loops around its updates: acting, and updating the target network, on flat parameters."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_reptile.reptile_dqn.applicability import why_not_closed_form
+from sb3_reptile.reptile_dqn.fast_autograd import contiguous, fused_adam, is_applicable, put_channels_last
 from sb3_reptile.reptile_dqn.learners import ClosedFormLearner
 
 
@@ -25,16 +27,14 @@ class ClosedFormDQN(DQN):
     def _setup_model(self) -> None:
         super()._setup_model()
         # Not at the first update, so that views of parameters that a user makes remain views of the trained parameters
-        self._attached_closed_form()
+        if self._attached_closed_form() is None and self.learner == "fast" and is_applicable(self.policy.optimizer):
+            put_channels_last(self.policy)
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """
-        Collect experiences and store them into a ``ReplayBuffer``, see SB3's ``OffPolicyAlgorithm``.
-        """
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self._closed_form is not None:
-            # Something may have been hooked in since the last update
+            # Something may have been hooked in since the last update, which acting must call too
             self._attached_closed_form()
-        return super().collect_rollouts(*args, **kwargs)
+        return super()._setup_learn(*args, **kwargs)
 
     def _attached_closed_form(self) -> ClosedFormLearner | None:
         """The closed form of the present parameters and optimizer state, None where autograd is used."""
@@ -50,6 +50,21 @@ class ClosedFormDQN(DQN):
                 print(said)
             self._said_of_learner = said
         return self._closed_form
+
+    def _faster_autograd(self) -> AbstractContextManager[None]:
+        """With ``learner="fast"``, kernels that round differently."""
+        optimizer = self.policy.optimizer
+        return fused_adam(optimizer) if self.learner == "fast" and is_applicable(optimizer) else nullcontext()
+
+    def get_parameters(self) -> dict[str, dict]:
+        """
+        Return the parameters of the agent. This includes parameters from different networks, e.g.
+        critics (value functions) and policies (pi functions).
+
+        :return: Mapping of from names of the objects to PyTorch state-dicts.
+        """
+        parameters: dict[str, dict] = contiguous(super().get_parameters())
+        return parameters
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -109,8 +109,9 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     :param learner: How updates are computed: ``"eager"``, by PyTorch's autograd and optimizer; ``"auto"``, in closed
         form where that applies (an MlpPolicy with ReLU on vectors, Adam, on the CPU), with the same results bit for
         bit; or ``"fast"``, the closed form with the fused kernel of Adam, which rounds differently, and targets
-        computed once for draws that repeat. Where the closed form does not apply, all of them are ``"eager"``. With
-        ``verbose=1`` it prints which is used, and why.
+        computed once for draws that repeat. Where the closed form does not apply, all of them use autograd, ``"fast"``
+        with the fused kernel of Adam and convolutions on channels last. With ``verbose=1`` it prints which is used,
+        and why.
     :param q_lambda: Mixes the returns of 1 to ``n_steps`` steps: the λ of Peng's Q(λ)
         (https://arxiv.org/abs/2103.00107), in [0, 1]. 1 uses the return of ``n_steps`` steps alone, as SB3 does; less
         relies more on the target network and less on how the actions after the first one were chosen. It needs
@@ -284,7 +285,8 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
 
         closed_form = self._attached_closed_form()
         if closed_form is None:
-            losses, batch, td_errors = self._train_eagerly(gradient_steps, batch_size)
+            with self._faster_autograd():
+                losses, batch, td_errors = self._train_eagerly(gradient_steps, batch_size)
         else:
             losses, batch, td_errors = closed_form.train(gradient_steps, batch_size)
 

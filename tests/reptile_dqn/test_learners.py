@@ -11,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
@@ -139,7 +140,37 @@ def copied(model):
     return copy.deepcopy(model)
 
 
-CHANGES = [replace_data, reload_optimizer, move, set_parameters, fresh_optimizer, lower_clipping, copied]
+def eager_for_a_while(model):
+    learner, model.learner = model.learner, "eager"
+    model.learn(128, reset_num_timesteps=False)
+    model.learner = learner
+
+
+def own_update(model):
+    """As an auxiliary loss does it, between two calls of train()."""
+    model.policy.optimizer.zero_grad()
+    sum(parameter.sum() for parameter in model.policy.q_net.parameters()).backward()
+    model.policy.optimizer.step()
+
+
+def hooked_for_a_while(model):
+    handle = model.policy.q_net.register_forward_hook(lambda module, inputs, output: None)
+    model.learn(128, reset_num_timesteps=False)
+    handle.remove()
+
+
+CHANGES = [
+    replace_data,
+    reload_optimizer,
+    move,
+    set_parameters,
+    fresh_optimizer,
+    lower_clipping,
+    copied,
+    eager_for_a_while,
+    own_update,
+    hooked_for_a_while,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -238,12 +269,108 @@ def group_added(model):
     model.policy.optimizer.add_param_group({"params": [nn.Parameter(th.zeros(3))]})
 
 
-@pytest.mark.parametrize("change", [hooked, own_targets, frozen, gradient_hooked, layer_replaced, group_added])
+def compiled(model):
+    model.policy.q_net.compile()
+
+
+def own_forward(model):
+    model.policy.q_net.forward = lambda observations: None
+
+
+def optimizer_hooked(model):
+    model.policy.optimizer.register_step_post_hook(lambda *_: None)
+
+
+def scheduled(model):
+    th.optim.lr_scheduler.ExponentialLR(model.policy.optimizer, 0.9)
+
+
+HOOKS_IN = [
+    hooked,
+    own_targets,
+    frozen,
+    gradient_hooked,
+    layer_replaced,
+    group_added,
+    compiled,
+    own_forward,
+    optimizer_hooked,
+    scheduled,
+]
+
+
+@pytest.mark.parametrize("change", HOOKS_IN, ids=lambda change: change.__name__)
 def test_the_closed_form_ends_when_something_is_hooked_in(change):
     model = train(ReptileDQN, **ZOO)
     assert model._attached_closed_form() is not None
     change(model)
     assert model._attached_closed_form() is None
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+        register_optimizer_step_pre_hook,
+        register_optimizer_step_post_hook,
+    ],
+    ids=lambda register: register.__name__,
+)
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_the_closed_form_steps_aside_for_hooks_of_all_modules_or_optimizers(register):
+    model = train(ReptileDQN, **ZOO)
+    calls = []
+    handle = register(lambda *arguments: calls.append(arguments))
+    try:
+        model.learn(64, reset_num_timesteps=False)
+        assert model._closed_form is None
+        assert calls
+    finally:
+        handle.remove()
+    model.learn(64, reset_num_timesteps=False)
+    assert model._closed_form is not None
+
+
+def test_the_closed_form_steps_aside_where_autograd_looks_for_anomalies():
+    model = train(ReptileDQN, **ZOO)
+    with th.autograd.set_detect_anomaly(True):
+        assert model._attached_closed_form() is None
+    assert model._attached_closed_form() is not None
+
+
+def test_hooks_are_called_while_acting_before_the_next_update():
+    model = train(ReptileDQN, **ZOO, exploration_initial_eps=0.0, exploration_final_eps=0.0, steps=256)
+    calls = []
+    model.policy.q_net.register_forward_hook(lambda *arguments: calls.append(arguments))
+    model.learn(10, reset_num_timesteps=False)
+    assert len(calls) == 64 + 32  # steps of a rollout, and updates
+
+
+def test_a_new_model_already_has_flat_parameters_and_an_empty_optimizer_state():
+    model = ReptileDQN("MlpPolicy", gym.make("CartPole-v1"), **small())
+    views = [parameter.data for parameter in model.policy.q_net.parameters()]
+    assert is_closed_form(model)
+    assert model.policy.optimizer.state_dict()["state"] == {}
+    model.learn(100)
+    for view, parameter in zip(views, model.policy.q_net.parameters(), strict=True):
+        assert th.equal(view, parameter)
+
+
+def test_gradients_and_modes_are_those_that_sb3_leaves():
+    ours, theirs = train(ReptileDQN, half_life=INF, **ZOO, steps=128), train(DQN, **ZOO, steps=128)
+    for a, b in zip(ours.policy.q_net.parameters(), theirs.policy.q_net.parameters(), strict=True):
+        assert th.equal(a.grad, b.grad)
+    assert [module.training for module in ours.policy.modules()] == [m.training for m in theirs.policy.modules()]
+
+
+def test_batches_of_ever_different_sizes_are_not_all_kept():
+    layers = train(ReptileDQN)._closed_form.network.layers
+    for n in range(1, 50):
+        layers.q_values(th.zeros(n, 4))
+    assert len(layers._outputs) <= 8
 
 
 def test_it_says_once_which_learner_it_takes(capsys):
