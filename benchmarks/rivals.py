@@ -16,8 +16,8 @@ class ShrinkAndPerturb(BaseCallback):
 
         parameters <- shrink * parameters + perturb * fresh parameters
 
-    The fresh parameters are those of a network that is initialized anew. Target networks are treated like the networks
-    that they follow, with the same fresh parameters, and optimizers start anew, as they do in the first paper.
+    The fresh parameters are those of a network that is initialized again. Target networks are treated like the networks
+    that they follow, with the same fresh parameters, and optimizers start from scratch, as in the first paper.
 
     The second paper states no factors and no period in what could be found of it, and its released code does not
     contain the combination: those of ``methods.py`` are assumed.

@@ -52,7 +52,7 @@ def permuted_actions(
     :param env: Its id
     :param period: As in ``PermutedActions``, like ``permutations``, ``kind`` and ``recurring``
     """
-    # What is made of it is checked once more
+    # What is made of it is checked again
     inside = gym.make(env, disable_env_checker=True, **env_kwargs)
     return PermutedActions(inside, period, permutations, kind, recurring)
 

@@ -154,7 +154,7 @@ def test_gradual_drift_takes_as_long_as_its_phase():
     assert seen == [0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 0, 1]
 
 
-def test_three_regimes_take_turns_whatever_the_number_of_lengths():
+def test_three_regimes_take_turns_with_any_number_of_lengths():
     env = PermutedActions(Echo(spaces.Discrete(3)), [2, 1], [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
     assert [env.step(0)[0] for _ in range(10)] == [0, 0, 2, 1, 1, 0, 2, 2, 1, 0]
 

@@ -7,9 +7,9 @@ import pytest
 from sb3_reptile.envs import Pricing
 
 
-def test_a_shop_tells_expected_revenues_and_earns_as_much():
+def test_a_shop_reports_expected_revenues_and_earns_as_much():
     env = Pricing(goods=4.0)
-    earned, told = [], []
+    earned, reported = [], []
     for seed in range(60):
         env.reset(seed=seed)
         for _ in range(28):
@@ -22,8 +22,8 @@ def test_a_shop_tells_expected_revenues_and_earns_as_much():
             assert sales <= on_hand
             np.testing.assert_allclose(obs[-3:], [price, sales / env._most, sales == on_hand], rtol=1e-6)
             earned.append(reward)
-            told.append(info["revenue"])
-    difference = np.subtract(earned, told)
+            reported.append(info["revenue"])
+    difference = np.subtract(earned, reported)
     assert abs(difference.mean()) < 4 * difference.std() / len(difference) ** 0.5
 
 
@@ -75,9 +75,9 @@ def test_customers_mind_the_price_in_other_phases():
     assert phases == [0] * 5 + [1] * 5 + [2] * 5
     assert best[:5] == best[10:]
     assert not set(best[:5]) & set(best[5:10])
-    cheap, dear = 0, -1
+    cheap, expensive = 0, -1
     assert Pricing(elasticity=0.6).demands()[cheap] < Pricing(elasticity=2.0).demands()[cheap]
-    assert Pricing(elasticity=0.6).demands()[dear] > Pricing(elasticity=2.0).demands()[dear]
+    assert Pricing(elasticity=0.6).demands()[expensive] > Pricing(elasticity=2.0).demands()[expensive]
 
 
 @pytest.mark.parametrize(
