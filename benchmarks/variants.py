@@ -48,7 +48,10 @@ def oracle_of(regimes: tuple[int, ...]) -> type[OracleDistribution]:
     """The oracle of a task with these regimes in successive phases."""
     if regimes == OracleDistribution.regimes:
         return OracleDistribution
-    return type("OracleDistribution", (OracleDistribution,), {"regimes": regimes})
+    name = "_".join(("OracleDistribution", *map(str, regimes)))
+    # By this name the buffer, which holds the class, is pickled
+    globals()[name] = type(name, (OracleDistribution,), {"regimes": regimes})
+    return globals()[name]
 
 
 class ForgettingDistribution(SamplingDistribution):
