@@ -56,6 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ReptileDQN, priorities": PRIORITIES,
     'ReptileDQN, priorities, learner="fast"': {**PRIORITIES, "learner": "fast"},
     "ReptileDQN, double Q": {"double_q": True},
+    'ReptileDQN, double Q, learner="fast"': {"double_q": True, "learner": "fast"},
     "ReptileDQN, 10-step returns": {"n_steps": 10},
     'ReptileDQN, half_life="auto"': {"half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch as th
 from torch import nn
 from torch.nn import functional as F
@@ -11,9 +12,13 @@ from torch.nn import functional as F
 # Bytes: every parameter begins at a multiple of it, as if it were a separate tensor, so that vectorized loops treat its
 # elements in the same groups
 ALIGNMENT = 64
+# PyTorch gives a thread at least so many elements
+PER_THREAD = 2**15
 # Sizes of batches for which outputs are kept: there are few that return, and any number of others
 MOST_SIZES = 8
 SMALLEST_NORMAL = th.finfo(th.float32).tiny
+# PyTorch gives a thread at least so many elements
+PER_THREAD = 2**15
 # Sizes of batches for which outputs are kept
 SIZES = 8
 _RELU_BACKWARD = th.ops.aten.threshold_backward.grad_input
@@ -138,6 +143,7 @@ class ClosedForm:
         self.squares = FlatParameters(self.parameters, adopt=False)
         self.layers = self._layers()
         self._denominator = th.empty_like(self.values.flat)
+        self._arrays = self.squares.flat.numpy(), self._denominator.numpy()
         #: Number of updates so far, as Adam counts them
         self.step = 0
         # Of each size of batch: the derivative of the loss by each layer's output, transposed too, and 1 / n
@@ -211,13 +217,19 @@ class ClosedForm:
         """``torch.optim.Adam`` without fused or foreach kernels, operator by operator."""
         lr, beta1, beta2, eps = settings
         gradient, mean, square, denominator = self.gradients.flat, self.means.flat, self.squares.flat, self._denominator
+        # Sums, products and quotients are rounded correctly, so that NumPy's are the same, and faster on one thread;
+        # PyTorch's roots are not
+        is_one_thread = gradient.numel() <= PER_THREAD or th.get_num_threads() == 1
+        operators, squares, roots = (np, *self._arrays) if is_one_thread else (th, square, denominator)
         mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        operators.multiply(squares, beta2, out=squares)
+        square.addcmul_(gradient, gradient, value=1 - beta2)
         # Roots of zero and subnormal numbers are slow, and eps, if it is not tiny, is the same to the last bit beside
         # the root of the smallest normal number
         root_of = th.clamp_min(square, SMALLEST_NORMAL, out=denominator) if eps >= 1e-10 else square
         th.sqrt(root_of, out=denominator)
-        denominator.div_((1 - beta2**self.step) ** 0.5).add_(eps)
+        operators.divide(roots, (1 - beta2**self.step) ** 0.5, out=roots)
+        operators.add(roots, eps, out=roots)
         self.values.flat.addcdiv_(mean, denominator, value=-lr / (1 - beta1**self.step))
 
 
