@@ -1,11 +1,12 @@
 """The closed form with kernels that round differently: oneDNN's linear layers and PyTorch's fused Adam."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch as th
+from torch import nn
 
 from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, Layers
 
@@ -42,10 +43,14 @@ def onednn_linear() -> Linear | None:
 class FastLayers(Layers):
     """:class:`~sb3_reptile.reptile_dqn.closed_form.Layers` in which oneDNN multiplies large matrices."""
 
+    def __init__(self, parameters: Sequence[th.Tensor]) -> None:
+        super().__init__(parameters)
+        self._largest = max(weight.numel() for weight in self.weights)
+
     def q_values(self, observations: th.Tensor) -> th.Tensor:
         n = observations.shape[0]
         linear = onednn_linear()
-        if linear is None or n * max(weight.numel() for weight in self.weights) < LARGE:
+        if linear is None or n * self._largest < LARGE:
             return super().q_values(observations)
         hidden, outputs = observations, self.outputs(n)
         last = len(outputs) - 1
@@ -62,6 +67,10 @@ class FastLayers(Layers):
 class FastClosedForm(ClosedForm):
     """:class:`~sb3_reptile.reptile_dqn.closed_form.ClosedForm` by oneDNN and PyTorch's fused Adam."""
 
+    def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float) -> None:
+        super().__init__(parameters, max_grad_norm)
+        self._step = th.zeros(())
+
     def _layers(self) -> Layers:
         return FastLayers(self.values.views)
 
@@ -77,15 +86,11 @@ class FastClosedForm(ClosedForm):
         if self.step % STEPS_TO_SUBNORMAL == 0:
             # Means of gradients that have long been 0 become subnormal numbers, which are slow
             th.hardshrink(self.means.flat, NEGLIGIBLE, out=self.means.flat)
+        lr, beta1, beta2, eps = settings
+        tensors = self.values.flat, self.gradients.flat, self.means.flat, self.squares.flat
+        step = self._step.fill_(self.step)
         th._fused_adam_(
-            [self.values.flat],
-            [self.gradients.flat],
-            [self.means.flat],
-            [self.squares.flat],
-            [],
-            [th.tensor(float(self.step))],
-            **settings._asdict(),
-            **FUSED_ADAM,
+            *([tensor] for tensor in tensors), [], [step], lr=lr, beta1=beta1, beta2=beta2, eps=eps, **FUSED_ADAM
         )
 
 
