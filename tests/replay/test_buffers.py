@@ -252,8 +252,10 @@ def test_rows_are_stored_as_by_sb3(kind, space, n_envs):
     buffers = [c(7 * n_envs, space, actions, device="cpu", n_envs=n_envs, **options) for c in (ours, theirs)]
     random = np.random.default_rng(0)
     space.seed(0)
+    next_obs = np.stack([space.sample() for _ in range(n_envs)])
     for _ in range(17):
-        obs, next_obs = (np.stack([space.sample() for _ in range(n_envs)]) for _ in range(2))
+        # Each row continues the row before: episodes would be ended otherwise
+        obs, next_obs = next_obs, np.stack([space.sample() for _ in range(n_envs)])
         action, reward, done = random.integers(3, size=(n_envs, 2)), random.random(n_envs), random.random(n_envs) < 0.3
         infos = [{"TimeLimit.truncated": True} if random.random() < 0.5 else {} for _ in range(n_envs)]
         for buffer in buffers:
