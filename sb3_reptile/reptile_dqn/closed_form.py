@@ -12,15 +12,11 @@ from torch.nn import functional as F
 # Bytes: every parameter begins at a multiple of it, as if it were a separate tensor, so that vectorized loops treat its
 # elements in the same groups
 ALIGNMENT = 64
-# PyTorch gives a thread at least so many elements
+# The fewest elements that PyTorch gives to a thread
 PER_THREAD = 2**15
 # Sizes of batches for which outputs are kept: there are few that return, and any number of others
 MOST_SIZES = 8
 SMALLEST_NORMAL = th.finfo(th.float32).tiny
-# PyTorch gives a thread at least so many elements
-PER_THREAD = 2**15
-# Sizes of batches for which outputs are kept
-SIZES = 8
 _RELU_BACKWARD = th.ops.aten.threshold_backward.grad_input
 
 
