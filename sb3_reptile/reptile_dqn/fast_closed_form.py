@@ -86,11 +86,15 @@ class FastClosedForm(ClosedForm):
         if self.step % STEPS_TO_SUBNORMAL == 0:
             # Means of gradients that have long been 0 become subnormal numbers, which are slow
             th.hardshrink(self.means.flat, NEGLIGIBLE, out=self.means.flat)
-        lr, beta1, beta2, eps = settings
-        tensors = self.values.flat, self.gradients.flat, self.means.flat, self.squares.flat
-        step = self._step.fill_(self.step)
         th._fused_adam_(
-            *([tensor] for tensor in tensors), [], [step], lr=lr, beta1=beta1, beta2=beta2, eps=eps, **FUSED_ADAM
+            [self.values.flat],
+            [self.gradients.flat],
+            [self.means.flat],
+            [self.squares.flat],
+            [],
+            [self._step.fill_(self.step)],
+            **settings._asdict(),
+            **FUSED_ADAM,
         )
 
 
