@@ -55,9 +55,12 @@ def assert_numbers_are_from(part, of):
         ("README.md", "## How well it works", "## Options", "docs/results.md"),
         ("docs/choosing.md", "", "", "docs/results.md"),
         ("docs/auto.md", "**Learning**", "**Speed**", "docs/results.md"),
+        ("README.md", "## How fast it trains", "## The name", "benchmarks/results/training.md"),
+        ("docs/reptile_dqn.md", "## How fast it trains", "## The learner", "benchmarks/results/training.md"),
+        ("docs/decayed_replay.md", "## Faster training", "## Decay in the loss", "benchmarks/results/training.md"),
     ],
 )
-def test_numbers_of_learning_are_those_of_the_results(page, begins, ends, of):
+def test_numbers_are_those_of_the_results(page, begins, ends, of):
     text = (ROOT / page).read_text()
     part = text[text.index(begins) : text.index(ends) if ends else None]
     assert_numbers_are_from(part, of)
