@@ -80,15 +80,12 @@ class _SB3Storage(MultiStepSampling):
 
     def _fetch_steps(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """One-step returns."""
-        dones = self.dones.take(indices)
-        if self.handle_timeout_termination:
-            dones *= 1 - self.timeouts.take(indices)
         rewards = self.rewards.take(indices).reshape(-1, 1)
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),
             self.next_observations_of(indices, env),
-            self._tensor(dones.reshape(-1, 1)),
+            self._tensor(self._terminals(indices).reshape(-1, 1)),
             self._tensor(self._normalize_reward(rewards, env)),
             None,
         )
