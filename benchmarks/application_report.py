@@ -155,7 +155,7 @@ def evaluations(records: dict[Run, Record]) -> str:
 
 
 def report() -> None:
-    """Draw the figures of `docs/applications.md` and write the table."""
+    """Draw the figures of `docs/explanation/applications.md` and write the table."""
     records = runs.read_records()
     known = [name for name in runs.APPLICATIONS if any(run.application == name for run in records)]
     for section in dict.fromkeys(runs.APPLICATIONS[name].section for name in known):

@@ -1,4 +1,4 @@
-"""The applications of `docs/applications.md` as data, and their runs: commands, folders and records."""
+"""The applications of `docs/explanation/applications.md` as data, and their runs: commands, folders and records."""
 
 import csv
 import hashlib

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = [
     pytest.param(code, id=f"{page.name}-{number}")
     for page in PAGES
@@ -52,12 +52,17 @@ def assert_numbers_are_from(part, of):
 @pytest.mark.parametrize(
     ("page", "begins", "ends", "of"),
     [
-        ("README.md", "## How well it works", "## Options", "docs/results.md"),
-        ("docs/choosing.md", "", "", "docs/results.md"),
-        ("docs/auto.md", "**Learning**", "**Speed**", "docs/results.md"),
+        ("README.md", "## How well it works", "## Options", "docs/explanation/results.md"),
+        ("docs/how_to/choosing.md", "", "", "docs/explanation/results.md"),
+        ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results.md"),
         ("README.md", "## How fast it trains", "## The name", "benchmarks/results/training.md"),
-        ("docs/reptile_dqn.md", "## How fast it trains", "## The learner", "benchmarks/results/training.md"),
-        ("docs/decayed_replay.md", "## Faster training", "## Decay in the loss", "benchmarks/results/training.md"),
+        ("docs/how_to/reptile_dqn.md", "## How fast it trains", "## The learner", "benchmarks/results/training.md"),
+        (
+            "docs/reference/decayed_replay.md",
+            "## Faster training",
+            "## Decay in the loss",
+            "benchmarks/results/training.md",
+        ),
     ],
 )
 def test_numbers_are_those_of_the_results(page, begins, ends, of):
@@ -67,7 +72,7 @@ def test_numbers_are_those_of_the_results(page, begins, ends, of):
 
 
 def test_results_of_applications_are_those_of_the_table():
-    page = (ROOT / "docs" / "applications.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "applications.md").read_text()
     for section in page.split("\n## ")[1:]:
         # With the table that may follow
         results = re.findall(r"^\*\*Result\.\*\*.*?\n\n(?:\|.*?\n\n)?", f"{section}\n\n", re.DOTALL | re.MULTILINE)

@@ -183,7 +183,7 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
         if not set_environment_state(vec_env, state["environment"]):
             warn(
                 "the state of the environment could not be restored, so it is reset: training continues, but not bit "
-                "for bit as without the interruption (see docs/checkpoints.md)"
+                "for bit as without the interruption (see docs/how_to/checkpoints.md)"
             )
             model._last_obs = None
             end_running_episodes(model.replay_buffer)

@@ -141,7 +141,8 @@ class PowerLaw(Decay):
 
 
 #: The decay if neither a half-life nor a decay is given. In a buffer of 100,000, half of the draws are younger than 300
-#: transitions and 7 % older than 10,000. It ranks first on the tuning tasks, by a small margin (docs/results.md)
+#: transitions and 7 % older than 10,000. It ranks first on the tuning tasks, by a small margin
+#: (docs/explanation/results.md)
 DEFAULT_DECAY = PowerLaw(scale=100, exponent=1.5)
 
 
