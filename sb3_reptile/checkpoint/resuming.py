@@ -120,11 +120,16 @@ def resume(
     :raises MissingArgumentError: if an argument could not be saved and is not given
     :raises ArgumentError: if an argument is given that does not exist or cannot change
     """
-    return _resume_from(_newest_good(Path(path)), env, device, kwargs)
+    return _resume_from(newest_checkpoint(Path(path)), env, device, kwargs)
 
 
-def _newest_good(path: Path) -> Folder:
-    """The checkpoint to resume from, verified before objects are made from it."""
+def newest_checkpoint(path: Path) -> Folder:
+    """
+    :param path: One checkpoint, or a folder of checkpoints
+    :return: The checkpoint to load, verified before objects are made from it
+    :raises FileNotFoundError: if there is none
+    :raises StorageError: if none can be used
+    """
     try:
         candidates = list_candidates(path)
     except OSError as error:

@@ -24,7 +24,8 @@ from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
 from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
-from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
+from sb3_reptile.reptile_dqn.pretrained import Pretrained
+from sb3_reptile.reptile_dqn.transfer import Transfer, TransferOptions, make_transfer
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
@@ -103,9 +104,13 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     :param loss: ``"huber"``, as in SB3's DQN, or ``"mse"``, the squared TD error
     :param double_q: Let the online network choose the action that the target network evaluates (Double DQN,
         https://arxiv.org/abs/1509.06461)
-    :param pretrained: Parameters to start from instead of random ones: the path of a saved DQN or ReptileDQN, such a
-        model, or a state dict of its policy or ``q_net``. A warning names parameters that do not fit, such as the last
-        layer with another number of actions; they start from scratch.
+    :param pretrained: Parameters to start from instead of random ones: the path of a saved DQN, QRDQN or ReptileDQN, a
+        checkpoint or a folder of checkpoints, such a model, or a state dict of a DQN's policy or ``q_net``. If the
+        numbers of actions or observations differ, ``transfer`` maps them.
+    :param transfer: How training continues from ``pretrained``: a dict of ``actions`` and ``observations``, lists of
+        the numbers that they have there, or None for new ones; ``freeze_steps`` and ``freeze_layers``, for which all
+        but the last or the first layers do not learn; and ``learning_rate_factor``, a smaller learning rate for what
+        was loaded. See :class:`~sb3_reptile.reptile_dqn.transfer.TransferOptions`
     :param learner: How updates are computed: ``"eager"``, by PyTorch's autograd and optimizer; ``"auto"``, in closed
         form where that applies (an MlpPolicy with ReLU on vectors, Adam, on the CPU), with the same results bit for
         bit; or ``"fast"``, the closed form with the fused kernel of Adam, which rounds differently, and targets
@@ -157,6 +162,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         loss: Literal["huber", "mse"] = "huber",
         double_q: bool = False,
         pretrained: Pretrained | None = None,
+        transfer: TransferOptions | Transfer | None = None,
         learner: Literal["auto", "eager", "fast"] = "auto",
         q_lambda: float = 1.0,
     ) -> None:
@@ -168,6 +174,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self.loss = loss
         self.double_q = double_q
         self.pretrained = pretrained
+        self.transfer = make_transfer(transfer, pretrained is not None)
         self.learner = learner
         self.q_lambda = q_lambda
         self.n_steps = n_steps
@@ -239,8 +246,6 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self.n_steps = getattr(self.replay_buffer, "n_steps", n_steps)
         self.replay_buffer_kwargs = kwargs
         self.beta_schedule = FloatSchedule(self.beta)
-        if self.pretrained is not None:
-            load_pretrained(self.policy, self.pretrained)
         if self.q_lambda < 1:
             replay_buffer_of(self)
 
@@ -276,6 +281,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         # Update learning rate and importance exponent according to their schedules
         self._update_learning_rate(self.policy.optimizer)
+        self._freeze_or_thaw()
         buffer = self.replay_buffer
         assert buffer is not None
         if isinstance(buffer, DecayedSampling):
@@ -299,7 +305,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     def _train_eagerly(self, gradient_steps: int, batch_size: int) -> tuple[list[float], Any, th.Tensor]:
         """The training loop with PyTorch's autograd and optimizer."""
         # Switch to train mode (this affects batch norm / dropout)
-        self.policy.set_training_mode(True)
+        self._set_training_mode()
         buffer = self.replay_buffer
         assert buffer is not None
         losses, parameters = [], list(self.policy.parameters())
@@ -382,7 +388,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             self.logger.record(key, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns", "pretrained"]
+        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns"]
 
     def learn(
         self: SelfReptileDQN,
