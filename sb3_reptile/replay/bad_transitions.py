@@ -63,18 +63,10 @@ class BadTransitions:
         by_key = observation_space.spaces.items() if is_dict else [(None, observation_space)]  # type: ignore[attr-defined]
         # The observations that may not be finite, by key
         self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
-        # The last row's next observations, by key: mostly the observations of the row that follows
-        self._accepted: dict[str | None, bytes] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_accepted": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"_accepted": {}, **state})
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         """
-        :param obs: Observations
+        :param obs: Observations; None if they are the next observations of a row that was accepted
         :param next_obs: Next observations
         :param reward: Rewards
         :return: Whether the row may be stored
@@ -83,14 +75,12 @@ class BadTransitions:
             return True
         if not all_finite(reward, self.reward_dtype):
             return False
-        for key, dtype in self._floats:
-            before, after = (obs, next_obs) if key is None else (obs[key], next_obs[key])
-            is_accepted = type(before) is np.ndarray and before.tobytes() == self._accepted.get(key)
-            if not (is_accepted or all_finite(before, dtype)) or not all_finite(after, dtype):
-                return False
-            if type(after) is np.ndarray and after.dtype is dtype:
-                self._accepted[key] = after.tobytes()
-        return True
+        return all(
+            all_finite(values if key is None else values[key], dtype)
+            for values in (obs, next_obs)
+            if values is not None
+            for key, dtype in self._floats
+        )
 
     def refuse(self, obs: Any, next_obs: Any, reward: Any, rows_added: int, buffer: str) -> None:
         """

@@ -14,7 +14,7 @@ from sb3_reptile.replay.auto import Consistency
 from sb3_reptile.replay.bad_transitions import BadTransitions
 from sb3_reptile.replay.decay import Custom
 from sb3_reptile.replay.distribution import SamplingDistribution
-from sb3_reptile.replay.episodes import end_running_episodes, end_what_is_not_continued
+from sb3_reptile.replay.episodes import differs_from_newest, end_running_episodes, end_what_is_not_continued
 from sb3_reptile.replay.former_pickles import take_over_attributes
 from sb3_reptile.replay.functions import warn_if_not_picklable
 from sb3_reptile.replay.initial_weights import RandomWeights, check_weights, spell_initial_weights
@@ -228,7 +228,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
                 f"the replay buffer was made for {self.n_envs} environments with actions of {self.action_dim} numbers, "
                 f"got actions of shape {np.shape(action)}: use a buffer made for these environments"
             )
-        if not self._bad_transitions.accepts(obs, next_obs, reward):
+        differing = differs_from_newest(self, obs)
+        if not self._bad_transitions.accepts(None if differing is None else obs, next_obs, reward):
             self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
             self._leave_gap(np.asarray(done))
             self._is_after_gap = True
@@ -237,8 +238,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         if self._initial_weights is not None:
             weights = self._initial_weights(obs, next_obs, action, reward, done, infos)
             weights = check_weights("initial weights", weights, self.n_envs)
-        if not self._is_after_gap:
-            end_what_is_not_continued(self, obs)
+        if differing is not None and not self._is_after_gap:
+            end_what_is_not_continued(self, differing)
         self._is_after_gap = False
         self._store(obs, next_obs, action, reward, done, infos)
         self.distribution.add(weights, infos)
