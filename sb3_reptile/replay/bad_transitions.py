@@ -18,7 +18,7 @@ def all_finite(values: Any, dtype: np.dtype) -> bool:
     :return: Whether all of them are finite then
     """
     array = values if type(values) is np.ndarray and values.dtype is dtype else _as(values, dtype)
-    if array.size <= FEW and math.isfinite(sum(array.ravel().tolist())):
+    if array.size <= FEW and math.isfinite(sum(array.reshape(-1).tolist())):
         return True
     return b"\0" not in np.isfinite(array).tobytes()
 
@@ -75,12 +75,12 @@ class BadTransitions:
             return True
         if not all_finite(reward, self.reward_dtype):
             return False
-        return all(
-            all_finite(values if key is None else values[key], dtype)
-            for values in (obs, next_obs)
-            if values is not None
-            for key, dtype in self._floats
-        )
+        for key, dtype in self._floats:
+            if obs is not None and not all_finite(obs if key is None else obs[key], dtype):
+                return False
+            if not all_finite(next_obs if key is None else next_obs[key], dtype):
+                return False
+        return True
 
     def refuse(self, obs: Any, next_obs: Any, reward: Any, rows_added: int, buffer: str) -> None:
         """

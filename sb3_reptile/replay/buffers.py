@@ -47,7 +47,8 @@ class _SB3Storage(MultiStepSampling):
         self.rewards[row] = reward
         self.dones[row] = done
         if self.handle_timeout_termination:
-            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+            truncated = [info.get("TimeLimit.truncated", False) for info in infos]
+            self.timeouts[row] = truncated if any(truncated) else 0  # a number is written faster than a list
         self.pos = following
         if following == 0:
             self.full = True

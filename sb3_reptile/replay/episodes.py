@@ -33,11 +33,9 @@ def differs_from_newest(buffer: ReplayBuffer, obs: Any) -> np.ndarray | None:
         they are the same bytes in all of them. Observations that the buffer's class keeps in another form are not
         compared: they differ nowhere.
     """
-    newest = (buffer.pos - 1) % buffer.buffer_size
+    # Row -1 is the last one. If nothing is stored, it is zeros or what was stored before reset(): no harm if it is equal
     stored: Any = buffer.observations if buffer.optimize_memory_usage else buffer.next_observations
-    row = buffer.pos if buffer.optimize_memory_usage else newest
-    if buffer.size() == 0:
-        return np.zeros(buffer.n_envs, dtype=bool)
+    row = buffer.pos if buffer.optimize_memory_usage else buffer.pos - 1
     if not isinstance(stored, dict):
         return _differing(stored[row], obs, buffer.n_envs)
     differing = [envs for key in stored if (envs := _differing(stored[key][row], obs[key], buffer.n_envs)) is not None]
@@ -52,6 +50,8 @@ def end_what_is_not_continued(buffer: ReplayBuffer, differing: np.ndarray) -> No
     :param buffer: A replay buffer that keeps its rows as SB3's does
     :param differing: In which environments the row's observation is not the next observation of the newest row
     """
+    if buffer.size() == 0:
+        return
     newest = (buffer.pos - 1) % buffer.buffer_size
     broken = np.flatnonzero(differing & (buffer.dones[newest] == 0) & (buffer.timeouts[newest] == 0))
     if len(broken) > 0:
@@ -60,7 +60,8 @@ def end_what_is_not_continued(buffer: ReplayBuffer, differing: np.ndarray) -> No
 
 def _differing(stored: Any, given: Any, n_envs: int) -> np.ndarray | None:
     """In which environments two rows of observations differ; None if their bytes are equal."""
-    given = np.asarray(given)
+    if not isinstance(given, np.ndarray):
+        given = np.asarray(given)
     if not isinstance(stored, np.ndarray) or stored.dtype.hasobject or stored.size != given.size:
         return np.zeros(n_envs, dtype=bool)
     if given.dtype != stored.dtype:
