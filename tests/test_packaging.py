@@ -24,6 +24,28 @@ def test_the_wheel_holds_the_package_its_types_and_the_zoo_configs(tmp_path):
     assert {f"{metadata}/METADATA", f"{metadata}/licenses/LICENSE"} <= names
 
 
+def test_the_public_names_are_imported_without_extras():
+    extras = ("matplotlib", "numba", "optuna", "pandas", "pettingzoo", "ray", "rl_zoo3", "rliable", "scipy", "yaml")
+    code = f"""
+import sys
+import stable_baselines3, sb3_contrib
+before = set(sys.modules)
+import sb3_reptile
+assert all(hasattr(sb3_reptile, name) for name in sb3_reptile.__all__)
+print(*({set(extras)!r} & (set(sys.modules) - before)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
+
+
+def test_every_decay_is_exported():
+    from sb3_reptile.replay.decay import DECAYS
+
+    assert {decay.__name__ for decay in DECAYS.values() if decay.__module__.startswith("sb3_reptile.")} <= set(
+        sb3_reptile.__all__
+    )
+
+
 def test_the_changelog_describes_this_version():
     assert f"## {sb3_reptile.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 

@@ -6,7 +6,7 @@ import re
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 import sb3_contrib  # noqa: F401 -- a checkpoint can name only imported algorithms
 import torch as th
@@ -38,6 +38,7 @@ from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from sb3_reptile.storage.values import from_json, to_json
 
 PARAMETERS = "parameters.safetensors"
+Algorithm = TypeVar("Algorithm", bound=OffPolicyAlgorithm)
 
 
 class Origin(NamedTuple):
@@ -86,12 +87,29 @@ def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | N
     write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
 
+@overload
+def resume(
+    path: str | os.PathLike[str],
+    env: GymEnv | VecEnv | str,
+    device: th.device | str = "auto",
+    *,
+    algorithm: type[Algorithm],
+    **kwargs: Any,
+) -> Algorithm: ...
+
+
+@overload
+def resume(
+    path: str | os.PathLike[str], env: GymEnv | VecEnv | str, device: th.device | str = "auto", **kwargs: Any
+) -> OffPolicyAlgorithm: ...
+
+
 def resume(
     path: str | os.PathLike[str],
     env: GymEnv | VecEnv | str,
     device: th.device | str = "auto",
     **kwargs: Any,
-) -> Any:
+) -> OffPolicyAlgorithm:
     """
     Load a checkpoint and return a model that continues its training::
 
@@ -107,7 +125,8 @@ def resume(
     :param device: PyTorch device
     :param kwargs: Arguments of the algorithm that override those saved; one that cannot change, such as
         ``buffer_size``, is an error. Arguments that could not be saved must be given: functions (schedules, for
-        instance) and classes of your own (``algorithm`` is the class of the model); so must a ``storage_dir``, and a
+        instance) and classes of your own (``algorithm`` is the class of the model, by which type checkers know the
+        type of the result); so must a ``storage_dir``, and a
         ``tensorboard_log`` if it is to be continued, as files do not say where to write. The items of
         ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
     :return: The model
@@ -120,13 +139,17 @@ def resume(
     :raises MissingArgumentError: if an argument could not be saved and is not given
     :raises ArgumentError: if an argument is given that does not exist or cannot change
     """
-    return _resume_from(newest_checkpoint(Path(path)), env, device, kwargs)
+    return _resume_from(newest_good(Path(path), KIND, "ResumableCheckpoint"), env, device, kwargs)
 
 
-def newest_checkpoint(path: Path) -> Folder:
+def newest_good(path: Path, kind: str, callback: str) -> Folder:
     """
+    The checkpoint to resume from, verified before objects are made from it.
+
     :param path: One checkpoint, or a folder of checkpoints
-    :return: The checkpoint to load, verified before objects are made from it
+    :param kind: The kind of content that it must have
+    :param callback: Name of the callback that saves such checkpoints, for messages
+    :return: The checkpoint
     :raises FileNotFoundError: if there is none
     :raises StorageError: if none can be used
     """
@@ -136,12 +159,12 @@ def newest_checkpoint(path: Path) -> Folder:
         raise UnreadableError(f"{path} cannot be read: {error}") from error
     if not candidates:
         if path.is_dir() and not os.path.lexists(path / MANIFEST):
-            raise FileNotFoundError(f"there is no checkpoint in {path}; ResumableCheckpoint saves them")
-        return _verified(path)
+            raise FileNotFoundError(f"there is no checkpoint in {path}; {callback} saves them")
+        return _verified(path, kind)
     problems = []
     for candidate in reversed(candidates):
         try:
-            folder = _verified(candidate)
+            folder = _verified(candidate, kind)
         except NewerVersionError as error:
             if error.intact or len(candidates) == 1:
                 raise
@@ -157,8 +180,8 @@ def newest_checkpoint(path: Path) -> Folder:
     raise DamagedError(f"none of the {len(candidates)} checkpoints in {path} can be used: {'; '.join(problems)}")
 
 
-def _verified(path: Path) -> Folder:
-    folder = Folder(path, KIND)
+def _verified(path: Path, kind: str) -> Folder:
+    folder = Folder(path, kind)
     folder.verify()
     return folder
 

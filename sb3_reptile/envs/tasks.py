@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 
-from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, Period, PermutedActions
+from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, Kind, Period, PermutedActions
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
@@ -32,7 +32,7 @@ CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 
 
 def cartpole_actions(
-    period: Period = 15_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+    period: Period = 15_000, kind: Kind = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """CartPole in which the two actions swap."""
     return PermutedActions(CartPoleEnv(**env_kwargs), period, kind=kind, recurring=recurring)
@@ -42,7 +42,7 @@ def permuted_actions(
     env: str = "CartPole-v1",
     period: Period = 15_000,
     permutations: Sequence[Sequence[int]] | None = None,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     **env_kwargs: Any,
 ) -> PermutedActions:
@@ -59,7 +59,7 @@ def permuted_actions(
 
 def cartpole_physics(
     period: Period = 15_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = CARTPOLE,
     **env_kwargs: Any,
@@ -70,7 +70,7 @@ def cartpole_physics(
 
 def acrobot(
     period: Period = 20_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = ACROBOT,
     **env_kwargs: Any,
@@ -81,7 +81,7 @@ def acrobot(
 
 def pendulum(
     period: Period = 10_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     factors: Sequence[float] = (1.0, -1.0),
     **env_kwargs: Any,
@@ -92,7 +92,7 @@ def pendulum(
 
 def lunar_lander(
     period: Period = 30_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = LUNAR_LANDER,
     **env_kwargs: Any,
@@ -108,7 +108,7 @@ def lunar_lander(
 
 
 def lunar_lander_engines(
-    period: Period = 30_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+    period: Period = 30_000, kind: Kind = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """
     LunarLander in which the side engines swap (extra ``box2d``).
@@ -151,7 +151,7 @@ def cartpole_walk(
 
 def recommender(
     period: Period = 20_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = MOODS,
     **env_kwargs: Any,
@@ -162,7 +162,7 @@ def recommender(
 
 def pricing(
     period: Period = 15_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = CUSTOMERS,
     **env_kwargs: Any,
@@ -197,7 +197,7 @@ def rooms(
 
 def highway(
     period: Period = 5_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = TRAFFIC,
     **env_kwargs: Any,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_reptile.replay.checks import OnBadTransition
+
 # Up to this number of values, Python's sum is faster than a pass by NumPy; it is finite only if all of them are
 FEW = 32
 
@@ -53,7 +55,9 @@ class BadTransitions:
     :param n_envs: Number of environments
     """
 
-    def __init__(self, policy: str, observation_space: spaces.Space, reward_dtype: np.dtype, n_envs: int) -> None:
+    def __init__(
+        self, policy: OnBadTransition, observation_space: spaces.Space, reward_dtype: np.dtype, n_envs: int
+    ) -> None:
         self.policy = policy
         self.reward_dtype = reward_dtype
         self.n_envs = n_envs

@@ -5,7 +5,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -257,6 +257,10 @@ class Custom(Decay):
 
 def _unpickled_custom(pickled: Any) -> Custom:
     return Custom(unpickled_function(pickled))
+
+
+#: A decay, a function of an array of ages, or as YAML spells it: a name, or a name and its arguments
+DecayOption: TypeAlias = Decay | Callable[[np.ndarray], np.ndarray] | str | Mapping[str, Mapping[str, Any] | None]
 
 
 def _known() -> str:

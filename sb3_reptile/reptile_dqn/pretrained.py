@@ -71,7 +71,7 @@ def parameters_of(pretrained: Any) -> dict[str, th.Tensor]:
         found, n_actions = _of_checkpoint(path) if path.is_dir() else _of_zip(path)
         return _as_dqn(found, n_actions, path)
     if isinstance(pretrained, (DQN, QRDQN)):
-        return _as_dqn(pretrained.policy.state_dict(), int(pretrained.action_space.n), "the model")
+        return _as_dqn(pretrained.policy.state_dict(), _n_actions(pretrained.action_space), "the model")
     if isinstance(pretrained, Mapping) and all(isinstance(value, th.Tensor) for value in pretrained.values()):
         if any(name.startswith("quantile_net") for name in pretrained):
             raise TypeError(
@@ -84,14 +84,19 @@ def parameters_of(pretrained: Any) -> dict[str, th.Tensor]:
 
 
 def _of_checkpoint(path: Path) -> tuple[dict[str, th.Tensor], int]:
-    from sb3_reptile.checkpoint.resuming import PARAMETERS, newest_checkpoint
+    from sb3_reptile.checkpoint.resuming import PARAMETERS, newest_good
+    from sb3_reptile.checkpoint.run_folder import KIND
 
-    folder = newest_checkpoint(path)
+    folder = newest_good(path, KIND, "ResumableCheckpoint")
     with folder.understood():
         space = from_json(folder.state["spaces"]["action_space"])
         arrays = folder.read(PARAMETERS)
         named = {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")}
-        return {name: th.from_numpy(array) for name, array in named.items()}, int(getattr(space, "n", 0))
+        return {name: th.from_numpy(array) for name, array in named.items()}, _n_actions(space)
+
+
+def _n_actions(space: Any) -> int:
+    return int(getattr(space, "n", 0))
 
 
 def _of_zip(path: Path) -> tuple[dict[str, th.Tensor], int]:
@@ -153,7 +158,7 @@ def load_pretrained(policy: DQNPolicy, pretrained: Pretrained, transfer: Transfe
 def _problems(policy: DQNPolicy, given: Mapping[str, th.Tensor], own: Mapping[str, th.Tensor]) -> Iterator[str]:
     """Why parameters cannot be loaded, the most helpful reason first."""
     other = [name for name in own if name in given and given[name].shape != own[name].shape]
-    at_ends = {}
+    at_ends: dict[str, tuple[str, int]] = {}
     if other:
         first, last = ends_of(policy)
         for network in NETWORKS:

@@ -14,7 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
 from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling, use_weights
-from sb3_reptile.replay.checks import check_choice
+from sb3_reptile.replay.checks import Weighting, check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
@@ -125,6 +125,9 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     :raises ValueError: if an argument has a value that is not allowed
     """
 
+    # A class that does not decay may be passed; type checkers see what is usual
+    replay_buffer: DecayedSampling
+
     def __init__(
         self,
         policy: str | type[DQNPolicy],
@@ -155,7 +158,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         _init_setup_model: bool = True,
         *,
         half_life: float | Literal["auto"] | None = None,
-        weighting: Literal["sampling", "loss"] = "sampling",
+        weighting: Weighting = "sampling",
         priority: Literal["td_error"] | None = None,
         alpha: float = 0.6,
         beta: float | Schedule = 0.4,
@@ -272,7 +275,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         try:
             super().load_replay_buffer(path, truncate_last_traj)
             assert self.replay_buffer is not None
-            self.replay_buffer = fitted(self.replay_buffer, present, path)
+            self.replay_buffer = fitted(self.replay_buffer, present, path)  # type: ignore[assignment]
             hand_options_to_buffer(self, path)
         except BaseException:
             self.replay_buffer = present
@@ -287,7 +290,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         if isinstance(buffer, DecayedSampling):
             use_weights(buffer)
         if self.priority is not None:
-            buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
+            buffer.beta = self.beta_schedule(self._current_progress_remaining)
 
         closed_form = self._attached_closed_form()
         if closed_form is None:
@@ -332,7 +335,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     def _update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
         """Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``."""
         sizes = np.abs(td_errors.detach().cpu().numpy().reshape(-1).astype(np.float64))
-        self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
+        self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)
 
     def _td_targets(self, batch: Any) -> th.Tensor:
         """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers; or λ-returns."""
@@ -375,7 +378,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         Write log data.
         """
         is_decayed = isinstance(self.replay_buffer, DecayedSampling)
-        if self._last_batch is not None and is_decayed and self.replay_buffer.can_be_sampled():  # type: ignore[union-attr]
+        if self._last_batch is not None and is_decayed and self.replay_buffer.can_be_sampled():
             self._log_replay(*self._last_batch)
         super().dump_logs()
 

@@ -30,7 +30,7 @@ class TransferOptions(TypedDict, total=False):
         starts from, or None for a new one, whose weights start at 0. Numbers are counted as the network gets them:
         arrays flattened, Discrete ones one-hot, Dict ones key by key in the order of the space
     :param freeze_layers: The number of layers, from the observation on, that are frozen at first: all but the last by
-        default. Layers are the modules that have parameters
+        default. Layers are the modules that have parameters or statistics
     :param freeze_steps: The number of environment steps for which they are frozen, all environments counted; ``inf``
         for the whole training
     :param learning_rate_factor: What the learning rate is multiplied with for parameters that were loaded, in (0, 1).
@@ -143,7 +143,11 @@ def frozen_layers(network: QNetwork, transfer: Transfer) -> list[nn.Module]:
     :return: The layers that it freezes
     :raises ValueError: if nothing would learn
     """
-    layers = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
+    layers = [
+        module
+        for module in network.modules()
+        if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+    ]
     n = len(layers) - 1 if transfer.freeze_layers is None else int(transfer.freeze_layers)
     if not 1 <= n < len(layers):
         raise ValueError(
