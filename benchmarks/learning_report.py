@@ -442,7 +442,7 @@ def main() -> None:
     records = read_records(arguments.records)
     images = arguments.output.parent.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report(records, images, "../images/"))
+    arguments.output.write_text(report(records, images, "../images/"), encoding="utf-8")
     print(f"{arguments.output}: {len(records)} records")
 
 
