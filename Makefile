@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types docs docs-links format clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -19,6 +19,14 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
+# The site in docs/_build/html; warnings are errors. ONLINE=1 adds links into the docs of SB3, Gymnasium, ...
+docs: .venv/installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -q $(if $(ONLINE),-t online) docs docs/_build/html
+
+# Links to other sites, which need a network
+docs-links: .venv/installed
+	$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/links
+
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -33,4 +41,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist demo docs/_build .pytest_cache .mypy_cache .ruff_cache
