@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 
+from sb3_reptile.envs.clicks import Clicks
 from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, Kind, Period, PermutedActions
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
 from sb3_reptile.envs.pricing import Pricing
+from sb3_reptile.envs.queue import STEPS_OF_DAY, Queue
 from sb3_reptile.envs.recommender import Recommender
 
 Parameters = Mapping[str, Sequence[float]]
@@ -25,6 +27,8 @@ ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
 LUNAR_LANDER: Parameters = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
 MOODS: Parameters = {"mood": [0.0, 1.0]}
 CUSTOMERS: Parameters = {"elasticity": [0.6, 2.0], "weekend": [2.0, 0.7]}
+FASHIONS: Parameters = {"fashion": [0.0, 1.0]}
+BUSINESS: Parameters = {"arrivals": [4.0, 7.0], "service": [4.0, 2.0]}
 GOALS: Parameters = {"goal_room": [0, 3]}
 TRAFFIC: Parameters = {"density": [1.0, 1.5]}
 SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
@@ -171,6 +175,28 @@ def pricing(
     return DriftingPhysics(Pricing(**env_kwargs), parameters, period, kind, recurring)
 
 
+def clicks(
+    period: Period = 15_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = FASHIONS,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """Visitors who begin to like other advertisements."""
+    return DriftingPhysics(Clicks(**env_kwargs), parameters, period, kind, recurring)
+
+
+def queue(
+    period: Period = 15_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = BUSINESS,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """A service desk to which more customers come, who take longer."""
+    return DriftingPhysics(Queue(**env_kwargs), parameters, period, kind, recurring)
+
+
 def fashion_shop(period: Period = 10_000, **env_kwargs: Any) -> DaysInTurn:
     """
     A fashion shop's log of a week, one day per phase (extra ``logs``).
@@ -239,6 +265,9 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingFashionShop-v0": (fashion_shop, 50),
     # Four weeks
     "DriftingPricing-v0": (pricing, 28),
+    "DriftingClicks-v0": (clicks, 50),
+    # A day
+    "DriftingQueue-v0": (queue, STEPS_OF_DAY),
     "DriftingMinAtar-v0": (minatar, None),
     # These have time limits of their own
     "DriftingPermutedActions-v0": (permuted_actions, None),
@@ -246,5 +275,14 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingHighway-v0": (highway, None),
 }
 
+# Noisy tasks without drift, which the package defines itself
+STATIONARY_TASKS: dict[str, tuple[type[gym.Env], int]] = {
+    "Pricing-v0": (Pricing, 28),
+    "Clicks-v0": (Clicks, 50),
+    "Queue-v0": (Queue, STEPS_OF_DAY),
+}
+
 for _name, (_make, _max_episode_steps) in TASKS.items():
     gym.register(_name, f"{__name__}:{_make.__name__}", max_episode_steps=_max_episode_steps)
+for _name, (_class, _max_episode_steps) in STATIONARY_TASKS.items():
+    gym.register(_name, f"{_class.__module__}:{_class.__name__}", max_episode_steps=_max_episode_steps)
