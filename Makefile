@@ -3,14 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test test-ray lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 # Several processes with one thread each: the networks are too small for more threads
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not ray"
+
+# Tests on a Ray cluster, whose processes need the processors themselves
+test-ray: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
 
 lint: .venv/installed
 	$(BIN)/ruff check .

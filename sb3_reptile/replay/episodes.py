@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
+#: Key of the info of a transition whose outcome is unknown, because the environment was lost before it answered
+LOST = "lost"
+
 
 @singledispatch
 def end_running_episodes(buffer: ReplayBuffer, envs: np.ndarray | None = None) -> None:

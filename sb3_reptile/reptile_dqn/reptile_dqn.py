@@ -26,6 +26,7 @@ from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_
 from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
 from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
+from sb3_reptile.vec_env.ray_asynchronous import Asynchronous
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
@@ -40,7 +41,7 @@ OPTIONS = {
 SMALLEST_TD_ERROR = 1e-6
 
 
-class ReptileDQN(WholeEpisodes, ClosedFormDQN):
+class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     """
     DQN with decayed experience replay ("Reptile: Recurrent Experience Replay Technique"; not the meta-learning
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
