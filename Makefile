@@ -5,14 +5,18 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs docs-links format package clean
+.PHONY: demo test test-ray lint types docs docs-links format package clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 # Several processes with one thread each: the networks are too small for more threads
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not ray"
+
+# Tests on a Ray cluster, whose processes need the processors themselves
+test-ray: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from sb3_reptile.replay.bad_transitions import BadTransitions
 from sb3_reptile.replay.checks import OnBadTransition, Weighting
 from sb3_reptile.replay.decay import Custom, DecayOption
 from sb3_reptile.replay.distribution import SamplingDistribution
-from sb3_reptile.replay.episodes import differs_from_newest, end_running_episodes, end_what_is_not_continued
+from sb3_reptile.replay.episodes import LOST, differs_from_newest, end_running_episodes, end_what_is_not_continued
 from sb3_reptile.replay.former_pickles import take_over_attributes
 from sb3_reptile.replay.functions import warn_if_not_picklable
 from sb3_reptile.replay.initial_weights import (
@@ -240,7 +240,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """
         Store a row, one transition from each environment. Where its observation is not the next observation of the row
-        before, as after a reset, the episode in progress is ended there as if by a time limit.
+        before, as after a reset, the episode in progress is ended there as if by a time limit. A row with a transition
+        whose environment was lost (``info["lost"]``) is left out.
 
         :param obs: Observations
         :param next_obs: Next observations
@@ -261,8 +262,10 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
                 f"got actions of shape {np.shape(action)}: use a buffer made for these environments"
             )
         differing = differs_from_newest(self, obs)
-        if not self._bad_transitions.accepts(None if differing is None else obs, next_obs, reward):
-            self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
+        is_lost = any(LOST in info for info in infos)
+        if is_lost or not self._bad_transitions.accepts(None if differing is None else obs, next_obs, reward):
+            if not is_lost:
+                self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
             self._leave_gap(np.asarray(done))
             self._is_after_gap = True
             return

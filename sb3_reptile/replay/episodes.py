@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
+#: Key of the info of a transition whose outcome is unknown, because the environment was lost before it answered
+LOST = "lost"
+
 
 @singledispatch
 def end_running_episodes(buffer: ReplayBuffer, envs: np.ndarray | None = None) -> None:
@@ -33,7 +36,7 @@ def differs_from_newest(buffer: ReplayBuffer, obs: Any) -> np.ndarray | None:
         they are the same bytes in all of them. Observations that the buffer's class keeps in another form are not
         compared: they differ nowhere.
     """
-    # Row -1 is the last one. If nothing is stored, it is zeros or what was stored before reset(): no harm if it is equal
+    # Row -1 is the last one. If nothing is stored, it holds zeros or what was stored before reset(): both are harmless
     stored: Any = buffer.observations if buffer.optimize_memory_usage else buffer.next_observations
     row = buffer.pos if buffer.optimize_memory_usage else buffer.pos - 1
     if not isinstance(stored, dict):

@@ -27,6 +27,7 @@ from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_t
 from sb3_reptile.reptile_dqn.pretrained import Pretrained
 from sb3_reptile.reptile_dqn.transfer import Transfer, TransferOptions, make_transfer
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
+from sb3_reptile.vec_env.ray_asynchronous import Asynchronous
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
@@ -41,7 +42,7 @@ OPTIONS = {
 SMALLEST_TD_ERROR = 1e-6
 
 
-class ReptileDQN(WholeEpisodes, ClosedFormDQN):
+class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     """
     DQN with decayed experience replay ("Reptile: Recurrent Experience Replay Technique"; not the meta-learning
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
