@@ -32,6 +32,8 @@ USAGE += (
     f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
     "\nThe algorithm is reptile_dqn unless --algo names another one"
     f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
+    f"\n`{PROGRAM} train --vec-env ray` trains with environments on a Ray cluster, at --ray ADDRESS or on this"
+    "\nmachine; --vec-env-kwargs NAME:VALUE ... are arguments of RayVecEnv"
     f"\nErrors are one line; with {TRACEBACK}, they are tracebacks. `{PROGRAM} --version` prints the version"
 )
 
@@ -67,7 +69,7 @@ def _with_extra(message: str, error: BaseException) -> str:
 
 def _run(command: str) -> None:
     from sb3_reptile.zoo import patches
-    from sb3_reptile.zoo.arguments import add_default_algorithm, take_resumed_run
+    from sb3_reptile.zoo.arguments import add_default_algorithm, take_ray_arguments, take_resumed_run
     from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager
 
     patches.register()
@@ -76,6 +78,7 @@ def _run(command: str) -> None:
     add_default_algorithm(command)
     if command == "train":
         ReptileExperimentManager.resumed_run = take_resumed_run()
+        ReptileExperimentManager.ray_arguments = take_ray_arguments()
     if command == "inspect":
         from sb3_reptile.zoo.inspection import inspect
 
