@@ -1,9 +1,10 @@
 """The connection to a Ray cluster, shared by all who use it, and a function that spreads calls over its nodes."""
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -40,15 +41,14 @@ class _Connection:
 _connection = _Connection()
 
 
-def connect(address: str | None = None, num_cpus: float | None = None) -> None:
+def connect(address: str | None = None) -> bool:
     """
     Connect this process to a cluster, or count one more user of the connection that it has. Each call needs a
     :func:`disconnect`. A connection that the program has made with ``ray.init`` is used, and is not ended.
 
     :param address: ``HOST:PORT`` or ``auto`` on a node of the cluster, ``ray://HOST:10001`` from elsewhere, ``local``
         to start a Ray on this machine. ``None``: the environment variable ``RAY_ADDRESS``, or else ``local``
-    :param num_cpus: Number of processors that a Ray started here offers at least. Fewer real processors than that take
-        turns.
+    :return: Whether the cluster is a Ray on this machine that ends with the last user
     :raises ImportError: if Ray is not installed
     :raises ConnectionError: if there is no cluster at this address
     :raises ValueError: if this process is connected to another address
@@ -63,21 +63,22 @@ def connect(address: str | None = None, num_cpus: float | None = None) -> None:
             wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
             _connection.address = wanted if _connection.is_ours else None
             if _connection.is_ours:
-                _init(ray, wanted, num_cpus)
+                _init(ray, wanted)
         elif address is not None and _connection.address not in (address, None):
             raise ValueError(
                 f"this process is connected to the Ray cluster {_connection.address!r}, got the address {address!r}: "
                 "close the environments that use the first, or start another process"
             )
         _connection.n_users += 1
+        return _connection.address == LOCAL
 
 
-def _init(ray: Any, address: str, num_cpus: float | None) -> None:
+def _init(ray: Any, address: str) -> None:
     settings: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
     if address == LOCAL:
         # A Ray that lives as long as this program reports to nobody
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        settings |= {"num_cpus": max(os.cpu_count() or 1, int(-(-(num_cpus or 0) // 1))), "include_dashboard": False}
+        settings["include_dashboard"] = False
     try:
         ray.init(**settings)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
@@ -97,19 +98,16 @@ def disconnect() -> None:
             ray.shutdown()
 
 
-class connected:
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[Any]:
     """
-    Context in which this process is connected to a cluster. See :func:`connect` for arguments and errors.
+    Context in which this process is connected to a cluster; its value is the module ``ray``. See :func:`connect` for
+    the argument and errors.
     """
-
-    def __init__(self, address: str | None = None, num_cpus: float | None = None) -> None:
-        self.address, self.num_cpus = address, num_cpus
-
-    def __enter__(self) -> Any:
-        connect(self.address, self.num_cpus)
-        return import_ray()
-
-    def __exit__(self, *_: object) -> None:
+    connect(address)
+    try:
+        yield import_ray()
+    finally:
         disconnect()
 
 

@@ -39,7 +39,8 @@ class RayVecEnv(RemoteAttributes):
 
     :param env_fns: Functions that make the environments, picklable by cloudpickle
     :param envs_per_worker: Number of environments of each worker
-    :param resources: What a worker needs, by Ray's names of resources; ``{"CPU": 1}`` unless given
+    :param resources: What a worker needs, by Ray's names of resources; ``{"CPU": 1}`` unless given. The workers of a
+        Ray that is started here share the processors instead
     :param address: Address of the cluster: ``HOST:PORT``, ``ray://HOST:10001``, ``auto``, or ``local`` for a Ray on
         this machine, which ends with the environments. ``None``: ``RAY_ADDRESS``, or else ``local``
     :param max_restarts: Number of times that each worker is started again
@@ -77,11 +78,13 @@ class RayVecEnv(RemoteAttributes):
         _check_arguments(env_fns, envs_per_worker, max_restarts, backoff, start_timeout)
         if max_delay is not None and not asynchronous:
             raise ValueError(f"max_delay needs asynchronous=True, got max_delay={max_delay!r} without it")
-        n_workers = -(-len(env_fns) // envs_per_worker)
+        actor_options(resources)  # an error before anything starts
+        is_local = connect(address)
         self._closed = False
-        connect(address, n_workers * actor_options(resources)["num_cpus"])
         try:
-            self._make(env_fns, envs_per_worker, resources, max_restarts, backoff, start_timeout)
+            # On one machine they share the processors, as those of SubprocVecEnv do
+            options = actor_options(resources, num_cpus=0 if is_local else 1)
+            self._make(env_fns, envs_per_worker, options, max_restarts, backoff, start_timeout)
         except BaseException:
             self.close()
             raise
@@ -90,12 +93,12 @@ class RayVecEnv(RemoteAttributes):
         self,
         env_fns: Sequence[Callable[[], gym.Env]],
         envs_per_worker: int,
-        resources: Mapping[str, float] | None,
+        options: Mapping[str, Any],
         max_restarts: int,
         backoff: float,
         start_timeout: float,
     ) -> None:
-        self.workers = Workers(import_ray(), env_fns, envs_per_worker, resources, max_restarts, backoff, start_timeout)
+        self.workers = Workers(import_ray(), env_fns, envs_per_worker, options, max_restarts, backoff, start_timeout)
         observation_space, action_space, metadata = cloudpickle.loads(self.workers.start()[0])
         self._keys, self._shapes, self._dtypes = obs_space_info(observation_space)
         #: Number of transitions that were under way when their worker was lost

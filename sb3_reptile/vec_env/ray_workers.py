@@ -26,13 +26,14 @@ class _LostError(Exception):
     """An actor or its node has died, or cannot be reached."""
 
 
-def actor_options(resources: Mapping[str, float] | None) -> dict[str, Any]:
+def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> dict[str, Any]:
     """
     :param resources: What a worker needs, by Ray's names of resources, for instance ``{"CPU": 1, "GPU": 0.5}``
+    :param num_cpus: Number of processors unless they say so
     :return: Options of an actor
     :raises ValueError: if an amount is not a number >= 0
     """
-    resources = {"CPU": 1, **(resources or {})}
+    resources = {"CPU": num_cpus, **(resources or {})}
     for name, amount in resources.items():
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= 0:
             raise ValueError(f"resources must be numbers >= 0 by name, as in {{'CPU': 1}}, got {name!r}: {amount!r}")
@@ -72,7 +73,7 @@ class Workers:
     :param ray: The module ``ray``
     :param env_fns: Functions that make the environments
     :param envs_per_worker: Number of environments of each worker, of the last one at most
-    :param resources: See :func:`actor_options`
+    :param options: Options of the actors
     :param max_restarts: Number of times that each worker is started again
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
     :param start_timeout: Seconds within which a worker must start
@@ -83,7 +84,7 @@ class Workers:
         ray: Any,
         env_fns: Sequence[Callable[[], Any]],
         envs_per_worker: int,
-        resources: Mapping[str, float] | None,
+        options: Mapping[str, Any],
         max_restarts: int,
         backoff: float,
         start_timeout: float,
@@ -99,7 +100,7 @@ class Workers:
             exceptions.WorkerCrashedError,
         )
         self._timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
-        self._options = actor_options(resources)
+        self._options = dict(options)
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
         self.max_restarts, self.backoff, self.start_timeout = max_restarts, backoff, start_timeout
         #: Number of restarts of all workers

@@ -18,6 +18,8 @@ USAGE = (
     + f"; `{PROGRAM} COMMAND --help`"
     "\nThe algorithm is reptile_dqn unless --algo names another one"
     f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
+    f"\n`{PROGRAM} train --vec-env ray` trains with environments on a Ray cluster, at --ray ADDRESS or on this"
+    "\nmachine; --vec-env-kwargs NAME:VALUE ... are arguments of RayVecEnv"
     f"\nErrors are one line; with {TRACEBACK}, they are tracebacks. `{PROGRAM} --version` prints the version"
 )
 

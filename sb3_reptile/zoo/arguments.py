@@ -55,6 +55,30 @@ def take_resumed_run() -> Path | None:
     return ours.resume
 
 
+def take_ray_arguments() -> dict[str, Any] | None:
+    """
+    Remove ``--vec-env ray``, ``--ray`` and ``--vec-env-kwargs`` from the command line.
+
+    :return: Arguments of ``RayVecEnv``, None without ``--vec-env ray``
+    """
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
+    parser.add_argument("--vec-env")
+    parser.add_argument("--ray", metavar="ADDRESS")
+    parser.add_argument("--vec-env-kwargs", nargs="+", metavar="NAME:VALUE")
+    ours, others = parser.parse_known_args()
+    if ours.vec_env != "ray":
+        for option, value in (("--ray", ours.ray), ("--vec-env-kwargs", ours.vec_env_kwargs)):
+            if value is not None:
+                exit_with_error(f"{option} needs --vec-env ray, got {option} {value} without it")
+        return None
+    sys.argv[1:] = others
+    given = argparse.Namespace(values={})
+    if ours.vec_env_kwargs is not None:
+        action = argparse.Action(["--vec-env-kwargs"], "values")
+        store_values(action, parser, given, ours.vec_env_kwargs, "--vec-env-kwargs")
+    return {**given.values, "address": ours.ray}
+
+
 def store_values(
     action: argparse.Action,
     parser: argparse.ArgumentParser,

@@ -50,13 +50,14 @@ COMMANDS = {
 
 
 def train() -> None:
-    """``rl_zoo3.train``, which also takes ``--resume``."""
+    """``rl_zoo3.train``, which also takes ``--resume`` and what environments on a Ray cluster need."""
     from rl_zoo3.train import train
 
-    from sb3_reptile.zoo.arguments import take_resumed_run
+    from sb3_reptile.zoo.arguments import take_ray_arguments, take_resumed_run
     from sb3_reptile.zoo.experiment_manager import ReptileExperimentManager
 
     ReptileExperimentManager.resumed_run = take_resumed_run()
+    ReptileExperimentManager.ray_arguments = take_ray_arguments()
     train()
 
 

@@ -26,12 +26,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_reptile.envs  # registers the environments
-from sb3_reptile.callbacks import DriftEvalCallback
+from sb3_reptile.callbacks import DriftEvalCallback, WorkerLog
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.checkpoint.run_folder import list_candidates
 from sb3_reptile.evaluation.callback import SAVING
 from sb3_reptile.storage import StorageError
 from sb3_reptile.storage.values import arguments_to_json
+from sb3_reptile.vec_env import RayVecEnv
 from sb3_reptile.zoo.errors import exit_with_error
 from sb3_reptile.zoo.training_log import LOG_FILE, LogToFile
 
@@ -103,6 +104,8 @@ class ReptileExperimentManager(ExperimentManager):
 
     #: Folder of the run to resume from its last checkpoint
     resumed_run: Path | None = None
+    #: Arguments of RayVecEnv if the environments are on a Ray cluster
+    ray_arguments: dict[str, Any] | None = None
     #: Whether arguments, hyperparameters and environments were accepted, so that errors are not about them
     training_has_begun = False
 
@@ -110,6 +113,8 @@ class ReptileExperimentManager(ExperimentManager):
         super().__init__(args, *others, **kwargs)
         if self.algo == ALGO and args.conf_file is None:
             self.config = str(zoo_configs() / f"{ALGO}.yml")
+        if self.ray_arguments is not None:
+            self.vec_env_class, self.vec_env_kwargs = RayVecEnv, self.ray_arguments
         if self.resumed_run is not None:
             self._check_is_run(self.resumed_run)
             self.save_path = str(self.resumed_run)
@@ -142,6 +147,8 @@ class ReptileExperimentManager(ExperimentManager):
 
     def create_callbacks(self) -> None:
         super().create_callbacks()
+        if self.ray_arguments is not None:
+            self.callbacks.append(WorkerLog())
         for callback in self.callbacks:
             if isinstance(callback, ResumableCheckpoint):
                 callback.path = Path(self.save_path) / callback.path
@@ -149,6 +156,10 @@ class ReptileExperimentManager(ExperimentManager):
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if self.resumed_run is not None:
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
+        if self.ray_arguments is not None:
+            # Only training can be asynchronous
+            omitted = {"asynchronous", "max_delay"} if eval_env else set()
+            self.vec_env_kwargs = {name: value for name, value in self.ray_arguments.items() if name not in omitted}
         return super().create_envs(n_envs, eval_env, no_log)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:

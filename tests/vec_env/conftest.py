@@ -95,7 +95,7 @@ def fake_ray(monkeypatch):
     exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
     ray = FakeRay(exceptions)
     monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
-    monkeypatch.setattr(ray_vec_env, "connect", lambda address, num_cpus: None)
+    monkeypatch.setattr(ray_vec_env, "connect", lambda address: False)
     monkeypatch.setattr(ray_vec_env, "disconnect", lambda: None)
     return ray
 

@@ -7,7 +7,12 @@ import pytest
 import torch as th
 
 from sb3_reptile.zoo import patches  # noqa: F401 -- before rl_zoo3
-from sb3_reptile.zoo.arguments import add_default_algorithm, evaluate, take_resumed_run
+from sb3_reptile.zoo.arguments import (
+    add_default_algorithm,
+    evaluate,
+    take_ray_arguments,
+    take_resumed_run,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,26 @@ def test_resume_is_taken_from_the_command_line(monkeypatch):
     assert str(take_resumed_run()) == "a run"
     assert sys.argv == ["train", "--env", "X", "-n", "3"]
     assert take_resumed_run() is None
+
+
+def test_the_arguments_of_ray_are_removed_and_returned(monkeypatch):
+    given = ["train", "--vec-env", "ray", "--ray", "ray://a:1", "-n", "5", "--vec-env-kwargs", "envs_per_worker:4"]
+    monkeypatch.setattr(sys, "argv", [*given, "asynchronous:true", "resources:{'GPU': 1}"])
+    assert take_ray_arguments() == {
+        "envs_per_worker": 4,
+        "asynchronous": True,
+        "resources": {"GPU": 1},
+        "address": "ray://a:1",
+    }
+    assert sys.argv == ["train", "-n", "5"]
+
+
+def test_without_ray_the_arguments_stay_and_those_of_ray_are_errors(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--vec-env", "subproc"])
+    assert take_ray_arguments() is None
+    assert sys.argv == ["train", "--vec-env", "subproc"]
+    for option in (["--ray", "auto"], ["--vec-env-kwargs", "envs_per_worker:4"]):
+        monkeypatch.setattr(sys, "argv", ["train", *option])
+        with pytest.raises(SystemExit):
+            take_ray_arguments()
+        assert f"{option[0]} needs --vec-env ray" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""RayVecEnv on a cluster of three nodes on this machine: training equals that of DummyVecEnv, and survives losses."""
+
+import numpy as np
+import pytest
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError
+from sb3_reptile.vec_env.ray_cluster import map_on_cluster
+from tests.conftest import assert_same_parameters, small
+from tests.vec_env.environments import SPACES, Everything, Numbered, NumberedGoals
+from tests.vec_env.test_ray_vec_env import assert_same
+
+pytestmark = pytest.mark.ray
+
+
+def ray_env(cluster, fns, envs_per_worker=2, **kwargs):
+    kwargs = dict(resources={"CPU": 0, "worker": 1}, address=cluster.address, backoff=0.1, **kwargs)
+    return RayVecEnv(fns, envs_per_worker, **kwargs)
+
+
+def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
+    kwargs = dict(envs_per_worker=2, address=cluster.address, resources={"CPU": 0, "worker": 1})
+    env = make_vec_env("CartPole-v1", 4, vec_env_cls=RayVecEnv, vec_env_kwargs=kwargs)
+    settings = {
+        DQN: dict(learning_starts=100, train_freq=16, target_update_interval=200, exploration_fraction=0.5),
+        PPO: dict(n_steps=128, n_epochs=2),
+    }
+    try:
+        for algorithm, of_algorithm in settings.items():
+            models = []
+            for of_run in (env, make_vec_env("CartPole-v1", 4, vec_env_cls=DummyVecEnv)):
+                of_run.seed(1)
+                models.append(algorithm("MlpPolicy", of_run, seed=1, device="cpu", **of_algorithm).learn(5_000))
+            assert_same_parameters(*models)
+            assert [info["r"] for info in models[0].ep_info_buffer] == [info["r"] for info in models[1].ep_info_buffer]
+    finally:
+        env.close()
+
+
+def test_large_and_dict_observations_are_those_of_dummy_vec_env(cluster):
+    for space in ("image", "dict"):
+        fns = [lambda space=space: Everything(SPACES[space]) for _ in range(3)]
+        ours, theirs = ray_env(cluster, fns), DummyVecEnv(fns)
+        for env in (ours, theirs):
+            env.seed(3)
+            env.set_options({"a": np.arange(2)})
+            env.set_attr("mark", np.arange(3), [1])
+        assert_same(ours.reset(), theirs.reset())
+        for _ in range(8):
+            actions = np.random.default_rng(0).uniform(-1, 1, (3, 3)).astype(np.float32)
+            assert_same(ours.step(actions.copy()), theirs.step(actions.copy()))
+        assert_same(ours.get_attr("mark", 1), theirs.get_attr("mark", 1))
+        assert_same(ours.env_method("add", 2), theirs.env_method("add", 2))
+        assert_same(ours.get_images(), theirs.get_images())
+        assert not ours.has_attr("nothing")
+        with pytest.raises(ValueError, match=r"^number must be a number$"):
+            ours.env_method("add", None)
+        ours.close()
+
+
+class Lose(BaseCallback):
+    """Does something at a step."""
+
+    def __init__(self, step, what):
+        super().__init__()
+        self.step, self.what = step, what
+
+    def _on_step(self):
+        if self.n_calls == self.step:
+            self.what()
+        return True
+
+
+def assert_true_transitions(buffer):
+    """Steps are numbered, so that a false transition shows."""
+    n = buffer.size()
+    obs, next_obs = buffer.observations, buffer.next_observations
+    if isinstance(obs, dict):
+        obs, next_obs = obs["observation"], next_obs["observation"]
+    np.testing.assert_array_equal(next_obs[:n], obs[:n] + np.array([0, 1]))
+    if not isinstance(buffer, DecayedHerReplayBuffer):
+        np.testing.assert_array_equal(buffer.rewards[:n], next_obs[:n, :, 1])
+    np.testing.assert_array_equal(buffer.dones[:n], next_obs[:n, :, 1] == 20)
+
+
+def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
+    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4)
+    model = ReptileDQN("MlpPolicy", env, n_steps=3, gamma=0.5, **small())
+    logged = []
+    kill = Lose(60, lambda: (tmp_path / "one").touch())
+    log = Lose(140, lambda: logged.append(env.log_values()))
+    model.learn(800, callback=[kill, log])
+    assert logged == [{"workers/restarts": 1, "workers/lost_transitions": 2}]
+    buffer = model.replay_buffer
+    assert buffer.size() == 199
+    assert_true_transitions(buffer)
+    # Rewards are step numbers: each return sums successive ones, and ends where its next observation is
+    batch = buffer.sample(2_000)
+    first, last = (part[:, 1].numpy().astype(int) for part in (batch.observations, batch.next_observations))
+    sums = [sum(0.5**k * (a + 1 + k) for k in range(b - a)) for a, b in zip(first, last, strict=True)]
+    np.testing.assert_allclose(batch.rewards.ravel(), sums, rtol=1e-6)
+    np.testing.assert_allclose(batch.discounts.ravel(), 0.5 ** (last - first), rtol=1e-6)
+    np.testing.assert_array_equal(*(part[:, 0] for part in (batch.observations, batch.next_observations)))
+    assert set(last - first) == {1, 2, 3}
+    env.close()
+
+
+def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
+    lost = cluster.worker_nodes_[0]
+    env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=1)
+    buffer_of = dict(replay_buffer_class=DecayedHerReplayBuffer, replay_buffer_kwargs=dict(copy_info_dict=True))
+    model = ReptileDQN("MultiInputPolicy", env, **small(learning_starts=100, **buffer_of))
+    model.learn(800, callback=Lose(60, lambda: cluster.remove_node(lost, allow_graceful=False)))
+    values = env.log_values()
+    assert values["workers/restarts"] == values["workers/lost_transitions"] >= 1
+    assert 195 <= model.replay_buffer.size() < 200
+    assert_true_transitions(model.replay_buffer)
+    batch = model.replay_buffer.sample(500)
+    # The goals of an episode are states of this episode
+    np.testing.assert_array_equal(batch.observations["desired_goal"][:, 0], batch.observations["observation"][:, 0])
+    env.close()
+
+
+def test_beyond_max_restarts_a_checkpoint_is_saved_from_which_training_resumes(cluster, tmp_path):
+    kills = tmp_path / "kills"
+    kills.mkdir()
+    env = ray_env(cluster, [lambda: Numbered(kills=str(kills))] * 2, max_restarts=0)
+    model = DQN("MlpPolicy", env, replay_buffer_class=DecayedReplayBuffer, **small())
+    checkpoints = ResumableCheckpoint(100_000, tmp_path / "checkpoints")
+    with pytest.raises(WorkersLostError, match="max_restarts=0"):
+        model.learn(1_000, callback=[checkpoints, Lose(60, (kills / "one").touch)])
+    env.close()
+    with pytest.warns(UserWarning, match="environment could not be restored"):
+        resumed = resume(tmp_path / "checkpoints", DummyVecEnv([Numbered] * 2))
+    assert resumed.num_timesteps == model.num_timesteps > 120
+    resumed.learn(200, reset_num_timesteps=False)
+    assert_true_transitions(resumed.replay_buffer)
+
+
+def test_calls_are_spread_over_the_cluster(cluster):
+    assert map_on_cluster(lambda x: x**2, range(4), cluster.address) == [0, 1, 4, 9]
