@@ -55,7 +55,8 @@ def ends_of(policy: DQNPolicy) -> Ends:
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)] if network else []
     if not linear:
         raise ValueError(f"transfer needs the networks of SB3's DQN policies, got {type(policy.q_net).__name__}")
-    learns = any(True for _ in policy.q_net.features_extractor.parameters())
+    extractor = policy.q_net.features_extractor
+    learns = any(True for _ in (*extractor.parameters(), *extractor.buffers()))
     return Ends(None if learns else f"q_net.{linear[0]}", f"q_net.{linear[-1]}")
 
 
