@@ -108,7 +108,7 @@ def _of_zip(path: Path) -> tuple[dict[str, th.Tensor], int]:
     except READ_ERRORS as error:
         raise ValueError(f"{path} is not a saved model: {' '.join(str(error).split())[:200]}") from error
     space = data.get("action_space")
-    # SB3 writes the attributes of what it pickles beside it
+    # SB3 writes the attributes of a pickled object beside it
     n_actions = str(space.get("n")) if isinstance(space, dict) else ""
     policy: Any = parameters.get("policy", {})
     return dict(policy), int(n_actions) if n_actions.isdecimal() else 0
