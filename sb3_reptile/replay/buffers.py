@@ -213,7 +213,9 @@ class DecayedDictReplayBuffer(_SB3Storage, DictReplayBuffer):
 
     if TYPE_CHECKING:
         # Its batches have dicts of observations
-        def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedDictReplayBufferSamples: ...
+        def sample(  # type: ignore[override]
+            self, batch_size: int, env: VecNormalize | None = None
+        ) -> DecayedDictReplayBufferSamples: ...
         def transitions(  # type: ignore[override]
             self, indices: np.ndarray, env: VecNormalize | None = None
         ) -> DecayedDictReplayBufferSamples: ...

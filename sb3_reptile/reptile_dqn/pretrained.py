@@ -55,7 +55,8 @@ def ends_of(policy: DQNPolicy) -> Ends:
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)] if network else []
     if not linear:
         raise ValueError(f"transfer needs the networks of SB3's DQN policies, got {type(policy.q_net).__name__}")
-    learns = any(True for _ in policy.q_net.features_extractor.parameters())
+    extractor = policy.q_net.features_extractor
+    learns = any(True for _ in (*extractor.parameters(), *extractor.buffers()))
     return Ends(None if learns else f"q_net.{linear[0]}", f"q_net.{linear[-1]}")
 
 
@@ -107,7 +108,7 @@ def _of_zip(path: Path) -> tuple[dict[str, th.Tensor], int]:
     except READ_ERRORS as error:
         raise ValueError(f"{path} is not a saved model: {' '.join(str(error).split())[:200]}") from error
     space = data.get("action_space")
-    # SB3 writes the attributes of what it pickles beside it
+    # SB3 writes the attributes of a pickled object beside it
     n_actions = str(space.get("n")) if isinstance(space, dict) else ""
     policy: Any = parameters.get("policy", {})
     return dict(policy), int(n_actions) if n_actions.isdecimal() else 0

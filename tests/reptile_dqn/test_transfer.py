@@ -138,6 +138,13 @@ def test_it_learns_with_any_number_of_environments(n_envs, normalize, teacher):
     assert not th.equal(parameters(student)["q_net.q_net.2.weight"], before["q_net.q_net.2.weight"])
 
 
+def test_statistics_of_observations_are_not_mapped_silently():
+    kwargs = dict(policy_kwargs=dict(features_extractor_class=Normalized))
+    teacher = DQN("MlpPolicy", "CartPole-v1", **small(**kwargs))
+    with pytest.raises(ValueError, match="which this policy's features extractor transforms first"):
+        student_of(teacher, "CartPole-v1", {"observations": [3, 2, 1, 0]}, **kwargs)
+
+
 # ---- Freezing
 
 
