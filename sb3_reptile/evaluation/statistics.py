@@ -97,3 +97,11 @@ def welch_interval(values: np.ndarray, others: np.ndarray) -> Estimate:
     """Difference of the means of two sets of runs with its 95 % interval, by Welch's t; needs the extra `evidence`."""
     result = _scipy_stats().ttest_ind(values, others, equal_var=False).confidence_interval()
     return Estimate(float(values.mean() - others.mean()), float(result.low), float(result.high))
+
+
+def p_of_equal_runs(scores: np.ndarray, others: np.ndarray) -> float:
+    """
+    Probability of two sets of runs that differ at least as much as these if there is no difference, by the exact
+    two-sided rank test of Mann and Whitney; needs the extra ``evidence``.
+    """
+    return float(_scipy_stats().mannwhitneyu(scores.reshape(-1), others.reshape(-1)).pvalue)
