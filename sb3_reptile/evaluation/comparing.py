@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,8 @@ def compare(
     seeds: int | Iterable[int] = 5,
     steps: int = 50_000,
     folder: str | os.PathLike[str] = "comparison",
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
+    ray: str | None = None,
     task: str | None = None,
     command: str | None = None,
 ) -> Comparison:
@@ -61,17 +61,21 @@ def compare(
     :param seeds: Number of runs of each method, or their seeds
     :param steps: Steps of the environments in each run
     :param folder: Folder of the report and the records
-    :param n_jobs: Number of runs that are trained at once
+    :param n_jobs: Number of runs that are trained at once; None for 2, or for the processors of the cluster
+    :param ray: Address of a Ray cluster that trains the runs; every node needs this package and what ``make_model``
+        imports
     :param task: Name of the task in the report; by default that of the environment
     :param command: The command that makes the report; by default that of this process
     :return: The results, with the path of the report
     :raises TypeError: if a method, or what ``make_model`` returns, has the wrong type
     :raises ValueError: if an argument has a value that is not allowed, or ``make_model`` does not pass its arguments on
     :raises RuntimeError: if runs failed; the report has the others
+    :raises ImportError: without the extra ``evidence``, or with ``ray`` if it is not installed
+    :raises ConnectionError: if there is no Ray cluster at this address
     :raises KeyboardInterrupt: on SIGINT or SIGTERM, after the processes have ended
     """
     numbers = _seeds(seeds)
-    for name, value in (("steps", steps), ("n_jobs", n_jobs)):
+    for name, value in (("steps", steps), ("n_jobs", 1 if n_jobs is None else n_jobs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
     with _made(make_model, {}) as model:
@@ -88,15 +92,14 @@ def compare(
     command = command or shlex.join([Path(sys.executable).name, *sys.argv])
     # All methods finish a seed before any begins the next
     plan = [Run(RANDOM, 0), *(Run(method.name, seed) for seed in numbers for method in chosen)]
-    with sole_writer(folder), tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "plan")
-        Plan(make_model, arguments, setups, steps, task, command).save(path)
+    text = Plan(make_model, arguments, setups, steps, task, command).to_text()
+    with sole_writer(folder):
         missing = [run for run in plan if run not in read_runs(folder, task, setups)]
         jobs = [
-            Job(f"{run.method} {run.seed}", ["-m", PROGRAM, str(path), run.method, str(run.seed)], steps)
+            Job(f"{run.method} {run.seed}", ["-m", PROGRAM, text, run.method, str(run.seed)], steps)
             for run in missing
         ]
-        failed = train_all(jobs, folder, n_jobs) if jobs else []
+        failed = train_all(jobs, folder, n_jobs, ray=ray) if jobs else []
         found = read_runs(folder, task, setups)
     wanted = {run: found[run] for run in plan if run in found}
     result = None

@@ -1,13 +1,14 @@
-"""One run of a comparison, trained in its own process: ``python -m sb3_reptile.evaluation.trained_run FILE METHOD SEED``."""
+"""One run of a comparison, in its own process: ``python -m sb3_reptile.evaluation.trained_run PLAN METHOD SEED``."""
 
+import base64
 import contextlib
+import dataclasses
 import json
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -18,18 +19,21 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_reptile.evaluation.machine import versions_used
 from sb3_reptile.evaluation.records import BINS, Record, learning_curve, now
+from sb3_reptile.evaluation.sensitivity import sensitivity_of_buffer
 from sb3_reptile.replay import DecayedSampling
 
 #: What the run with random actions is called among the methods
 RANDOM = "random actions"
 # The last part of a run: a tenth of its learning curve
 LAST = BINS // 10
+# Linux allows 128 KiB in an argument of a command
+LONGEST = 120_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """
-    What the processes of a comparison need, pickled into a file.
+    What the processes of a comparison need. It travels in their command, also to other nodes of a cluster.
 
     :param make_model: Takes a seed and arguments, returns a model
     :param arguments: Arguments of each method
@@ -47,21 +51,33 @@ class Plan:
     steps: int
     task: str
     command: str
-    path: list[str] = field(default_factory=lambda: list(sys.path))
-    specs: dict[str, bytes] = field(default_factory=lambda: dict(_pickled_specs()))
+    path: list[str] = dataclasses.field(default_factory=lambda: list(sys.path))
+    specs: dict[str, bytes] = dataclasses.field(default_factory=lambda: dict(_pickled_specs()))
 
-    def save(self, path: Path) -> None:
-        with path.open("wb") as file:
-            cloudpickle.dump((self.path, self.specs), file)
-            cloudpickle.dump(self, file)
+    def to_text(self) -> str:
+        """
+        :raises ValueError: if ``make_model`` cannot be sent to another process
+        """
+        try:
+            pickled = cloudpickle.dumps((self.path, self.specs, cloudpickle.dumps(self)))
+        except Exception as error:  # pickling raises what the objects raise
+            raise ValueError(
+                f"make_model cannot be sent to another process: make environments and open files inside of it ({error})"
+            ) from error
+        text = base64.b64encode(zlib.compress(pickled)).decode()
+        if len(text) > LONGEST:
+            raise ValueError(
+                f"make_model holds {len(pickled):,} bytes of data, too many to send to other processes: load them "
+                "inside of it"
+            )
+        return text
 
     @staticmethod
-    def load(path: Path) -> "Plan":
-        with path.open("rb") as file:
-            folders, specs = cloudpickle.load(file)
-            # Before what lies in these folders is imported
-            sys.path += [folder for folder in folders if folder not in sys.path]
-            plan: Plan = cloudpickle.load(file)
+    def from_text(text: str) -> "Plan":
+        path, specs, pickled = cloudpickle.loads(zlib.decompress(base64.b64decode(text)))
+        # Before what lies in these folders is imported
+        sys.path += [folder for folder in path if folder not in sys.path]
+        plan: Plan = cloudpickle.loads(pickled)
         for name, spec in specs.items():
             if name not in gym.registry:
                 gym.registry[name] = cloudpickle.loads(spec)
@@ -173,12 +189,23 @@ def _of_auto(model: OffPolicyAlgorithm) -> Record:
     return {
         "alarms": [list(change) for change in consistency.changes],
         "false_alarm_rate": np.round(consistency.false_alarm_rate, 6).tolist(),
+        "sensitivity": _sensitivity(buffer),
     }
 
 
+def _sensitivity(buffer: Any) -> dict[str, Any] | str:
+    """Which changes would be noticed in what the buffer holds, or why that is not known."""
+    try:
+        found = dataclasses.asdict(sensitivity_of_buffer(buffer))
+    except ValueError as error:
+        return str(error)
+    del found["alarms"]  # those of training are in the record
+    return found
+
+
 def main() -> None:
-    path, method, seed = sys.argv[1:]
-    record = train(Plan.load(Path(path)), method, int(seed))
+    plan, method, seed = sys.argv[1:]
+    record = train(Plan.from_text(plan), method, int(seed))
     print(json.dumps(record, separators=(",", ":")), flush=True)
 
 
