@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from sb3_reptile.evaluation.comparing import compare
 from sb3_reptile.replay import (
     DecayedDictReplayBuffer,
     DecayedHerReplayBuffer,
@@ -21,4 +22,5 @@ __all__ = [
     "DecayedSampling",
     "ReptileDQN",
     "__version__",
+    "compare",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_reptile.checkpoint.models import ATTRIBUTES, get_hyperparameters
 from sb3_reptile.evaluation import records
@@ -23,7 +24,8 @@ from sb3_reptile.evaluation.records import Record, sole_writer
 from sb3_reptile.evaluation.runner import Job, train_all
 from sb3_reptile.evaluation.trained_run import RANDOM, Plan
 
-PROGRAM = "sb3_reptile.evaluation.trained_run"
+# Not ``-m``: the package imports the module, too
+PROGRAM = ["-c", "from sb3_reptile.evaluation.trained_run import main; main()"]
 MakeModel = Callable[..., OffPolicyAlgorithm]
 
 
@@ -49,7 +51,7 @@ def compare(
     Train an algorithm on a task with several methods of replay, and write a report: ``comparison.md`` with a verdict,
     ``comparison.png`` with the learning curves, and ``comparison.csv``. The records of the runs are in the same
     folder; runs that are there already, with the same configuration, are not repeated, so that the same call continues
-    an interrupted comparison. Each run is trained by one thread of a process of its own. Needs the extra ``evidence``.
+    an interrupted comparison. Each run is trained by one thread of its own process. Needs the extra ``compare``.
 
     :param make_model: Takes ``seed`` and further keyword arguments of an off-policy algorithm, such as
         ``replay_buffer_class``, and returns a model made with them, for example
@@ -70,10 +72,11 @@ def compare(
     :raises TypeError: if a method, or what ``make_model`` returns, has the wrong type
     :raises ValueError: if an argument has a value that is not allowed, or ``make_model`` does not pass its arguments on
     :raises RuntimeError: if runs failed; the report has the others
-    :raises ImportError: without the extra ``evidence``, or with ``ray`` if it is not installed
+    :raises ImportError: without the extra ``compare``, or with ``ray`` if it is not installed
     :raises ConnectionError: if there is no Ray cluster at this address
     :raises KeyboardInterrupt: on SIGINT or SIGTERM, after the processes have ended
     """
+    _check_packages()
     numbers = _seeds(seeds)
     for name, value in (("steps", steps), ("n_jobs", 1 if n_jobs is None else n_jobs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -95,10 +98,7 @@ def compare(
     text = Plan(make_model, arguments, setups, steps, task, command).to_text()
     with sole_writer(folder):
         missing = [run for run in plan if run not in read_runs(folder, task, setups)]
-        jobs = [
-            Job(f"{run.method} {run.seed}", ["-m", PROGRAM, text, run.method, str(run.seed)], steps)
-            for run in missing
-        ]
+        jobs = [Job(f"{run.method} {run.seed}", [*PROGRAM, text, run.method, str(run.seed)], steps) for run in missing]
         failed = train_all(jobs, folder, n_jobs, ray=ray) if jobs else []
         found = read_runs(folder, task, setups)
     wanted = {run: found[run] for run in plan if run in found}
@@ -125,6 +125,16 @@ def read_runs(folder: Path, task: str, setups: Mapping[str, str]) -> dict[Run, R
         return Run(record["method"], record["seed"])
 
     return records.read(folder, [task], run_of, lambda run: setups[run.method])
+
+
+def _check_packages() -> None:
+    """The report needs them after hours of training."""
+    missing = [name for name in ("matplotlib", "rliable", "scipy", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"compare() needs the extra `compare` (no module named {missing[0]!r} found): "
+            "pip install 'sb3-reptile[compare]'"
+        )
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
@@ -208,7 +218,7 @@ def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
         # What cannot be saved, such as schedules that are functions
         if isinstance(value, dict) and "$missing" in value:
             hyperparameters[name] = _described(getattr(model, ATTRIBUTES.get(name, name)))
-    wrappers = []
+    wrappers: list[Any] = []
     env = model.env
     while isinstance(env, VecEnvWrapper):
         wrappers.append(type(env).__name__)

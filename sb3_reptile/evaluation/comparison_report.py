@@ -125,7 +125,8 @@ def _csv(results: Sequence[MethodResult]) -> str:
 def _facts(command: str, random: Record, by_method: Mapping[str, Sequence[Record]]) -> list[str]:
     all_runs = [record for found in by_method.values() for record in found]
     versions = random["versions"]
-    packages = ", ".join(f"{name} {versions[name]}" for name in ("sb3_reptile", "stable_baselines3", "torch") if name in versions)
+    names = [name for name in ("sb3_reptile", "stable_baselines3", "torch") if name in versions]
+    packages = ", ".join(f"{name} {versions[name]}" for name in names)
     hours = sum(record["wall_seconds"] for record in all_runs) / 3600
     return [
         f"* Command: `{command}`",

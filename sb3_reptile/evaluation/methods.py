@@ -146,7 +146,8 @@ def _make_method(given: str | Mapping[str, Any], stored: int, spare: Any) -> Met
             raise ValueError(f"method {given}: the size of a FIFO buffer is a whole number >= 1, for example fifo:1000")
         if int(n) >= stored:
             raise ValueError(
-                f"method {given}: uniform replay stores no more than {stored:,} transitions in a run, name a smaller size"
+                f"method {given}: uniform replay stores no more than {stored:,} transitions in a run: name a smaller "
+                "size"
             )
         style = next(spare, style_of("other")) if colon else style_of("fifo")
         return Method(given, f"FIFO {int(n):,}", {**UNIFORM, "buffer_size": int(n)}, style)
@@ -168,5 +169,3 @@ def _label(given: Mapping[str, Any]) -> str:
     if list(given) == ["half_life"] and isinstance(given["half_life"], int | float):
         return f"half-life {given['half_life']:,g}"
     return ", ".join(f"{name} {value}" for name, value in given.items())
-
-

@@ -1,9 +1,8 @@
-"""What ``half_life="auto"`` has noticed in the runs of a comparison, as a section of its report."""
+"""What ``half_life="auto"`` has noticed in the runs of a comparison, and what it would notice: a part of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from sb3_reptile.evaluation.records import Record
 from sb3_reptile.evaluation.tables import table
@@ -22,50 +21,103 @@ def auto_section(records: Sequence[Record]) -> str:
     page = PageTemplate(TEMPLATE)
     if not records:
         return page.fill("no_auto")
-    return page.fill("auto", alarms=_alarms(records), chance=_chance(records), sensitivity="")
+    measured = {record["seed"]: record["sensitivity"] for record in records}
+    known = {seed: found for seed, found in measured.items() if isinstance(found, Mapping)}
+    if known:
+        shared = next(iter(known.values()))
+        sensitivity = page.fill(
+            "sensitivity",
+            answer=_answer(list(known.values())),
+            table=_sensitivities(known),
+            within=f"{shared['within']:,}",
+        )
+    else:
+        sensitivity = f"Which changes would be noticed was not measured: {next(iter(measured.values()))}."
+    return page.fill("auto", alarms=_alarms(records), sensitivity=sensitivity)
+
+
+# ---- Alarms
 
 
 def _alarms(records: Sequence[Record]) -> list[str]:
-    n_alarms = sum(len(record["alarms"]) for record in records)
     n_steps = sum(record["steps"] for record in records)
-    if n_alarms == 0:
-        lines = [f"There was no alarm in {n_steps:,} transitions."]
+    if any(record["alarms"] for record in records):
+        lines = [f"All alarms in {len(records)} runs, {n_steps:,} steps:", "", *_table_of_alarms(records)]
     else:
-        lines = [f"All alarms in {n_steps:,} transitions:", "", *_table_of_alarms(records)]
-    return [*lines, *_changes(records)]
+        lines = [f"There was no alarm in {len(records)} runs, {n_steps:,} steps.", ""]
+    return [*lines, _changes(records)]
 
 
 def _table_of_alarms(records: Sequence[Record]) -> list[str]:
     rows = []
     for record in records:
         for noticed_at, happened_at, regime in record["alarms"]:
-            before = [change - 1 for change in record["changes"] if 0 <= noticed_at - (change - 1) <= WINDOW]
+            since = [noticed_at - change for change in _changed_after(record) if 0 <= noticed_at - change <= WINDOW]
             row = [str(record["seed"]), f"{noticed_at:,}", f"{happened_at:,}", str(regime)]
-            rows.append([*row, f"{noticed_at - before[-1]:,}" if before else "false"])
-    header = ["seed", "noticed after transition", "estimated change", "regime", "transitions since the change"]
-    columns = len(header) if any(record["changes"] for record in records) else len(header) - 1
-    return table(header[:columns], [row[:columns] for row in rows], text_columns=0)
+            rows.append([*row, f"{since[-1]:,} steps after a change" if since else "no change before it"])
+    header = ["seed", "noticed at step", "estimated step of the change", "regime", '`info["phase"]`']
+    n_columns = len(header) if any(record["changes"] for record in records) else len(header) - 1
+    return table(header[:n_columns], [row[:n_columns] for row in rows], text_columns=0)
 
 
-def _changes(records: Sequence[Record]) -> list[str]:
-    """How many of the known changes were noticed."""
-    known = [(record, change - 1) for record in records for change in record["changes"]]
+def _changed_after(record: Record) -> list[int]:
+    """Number of steps before each change of the phase."""
+    return [step - 1 for step in record["changes"]]
+
+
+def _changes(records: Sequence[Record]) -> str:
+    """How many of the known changes were noticed, and how many alarms have no such change before them."""
+    known = [(record, change) for record in records for change in _changed_after(record)]
     if not known:
-        return ["The environment states no changes (`info[\"phase\"]`), so that none of the alarms can be checked."]
+        return (
+            'No change is known: `info["phase"]` did not change, or the environment does not state it. '
+            "In a task that does not change, every alarm is false."
+        )
     noticed = [any(0 <= alarm[0] - change <= WINDOW for alarm in record["alarms"]) for record, change in known]
-    return [f"{sum(noticed)} of {len(known)} changes of `info[\"phase\"]` were noticed within {WINDOW:,} transitions."]
-
-
-def _chance(records: Sequence[Record]) -> list[str]:
-    rates = np.array([record["false_alarm_rate"] for record in records])
-    of_reward, of_dynamics = rates[:, 0], rates[:, 1:].max(axis=1, initial=0)
-    return [
-        "Segments were contradicted by accident, as estimated at the end of training, in "
-        f"{_per_cent(of_reward)} of the comparisons of a reward and in {_per_cent(of_dynamics)} of those of the "
-        "number of the observation where this is most frequent."
+    false = [
+        alarm
+        for record in records
+        for alarm in record["alarms"]
+        if not any(0 <= alarm[0] - change <= WINDOW for change in _changed_after(record))
     ]
+    return (
+        f'{sum(noticed)} of {len(known)} changes of `info["phase"]` were noticed within {WINDOW:,} steps; '
+        f"{len(false)} alarms have no such change before them."
+    )
 
 
-def _per_cent(rates: np.ndarray) -> str:
-    low, high = 100 * rates.min(), 100 * rates.max()
-    return f"{low:.1f} to {high:.1f} %" if high - low >= 0.05 else f"{high:.1f} %"
+# ---- Sensitivity
+
+
+def _sensitivities(known: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    header = ["seed", "transitions", "contradicted by accident", "accidental alarms", "reward", "dynamics"]
+    rows = [
+        [
+            str(seed),
+            f"{found['n_transitions']:,}",
+            f"{100 * found['accidental_contradictions']:.1f} %",
+            str(found["accidental_alarms"]),
+            _size(found, "reward"),
+            _size(found, "dynamics"),
+        ]
+        for seed, found in known.items()
+    ]
+    return table(header, rows, text_columns=0)
+
+
+def _size(found: Mapping[str, Any], of: str) -> str:
+    smallest = found[f"smallest_{of}_change"]
+    return f"more than {found[f'largest_{of}_change']:.3g}" if smallest is None else f"{smallest:.3g}"
+
+
+def _answer(found: Sequence[Mapping[str, Any]]) -> str:
+    sizes = {of: [one[f"smallest_{of}_change"] for one in found] for of in ("reward", "dynamics")}
+    parts = []
+    for of, unit in (("reward", ""), ("dynamics", " standard deviations")):
+        largest = max(one[f"largest_{of}_change"] for one in found)
+        parts.append(
+            f"not even changes of the {of} by {largest:.3g}{unit} are noticed with every seed"
+            if None in sizes[of]
+            else f"changes of the {of} by {max(sizes[of]):.3g}{unit} or more are noticed with every seed"
+        )
+    return f"{parts[0][:1].upper()}{parts[0][1:]}, {parts[1]}"

@@ -11,7 +11,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sb3_reptile.evaluation.machine import THREADS
@@ -147,10 +148,29 @@ def train_all(
     deadline = time.monotonic() + 3600 * hours
     try:
         if ray is None:
-            return asyncio.run(_train_all(jobs, folder, n_processes or N_PROCESSES, deadline, max_failures))
+            return _run(_train_all(jobs, folder, n_processes or N_PROCESSES, deadline, max_failures))
         return _train_on_cluster(jobs, folder, n_processes, deadline, max_failures, ray)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _run(training: Coroutine[None, None, list[Job]]) -> list[Job]:
+    """``asyncio.run``, also in a notebook, whose event loop runs in this thread already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(training)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(training)
+    with ThreadPoolExecutor(1) as pool, contextlib.closing(loop):
+        future = pool.submit(loop.run_until_complete, task)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(task.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                future.result()
+            raise
 
 
 def _train_on_cluster(
@@ -163,7 +183,7 @@ def _train_on_cluster(
         nodes = Nodes(ray)
         at_once = min(n_processes or nodes.n_slots(), len(jobs))
         try:
-            return asyncio.run(_train_all(jobs, folder, at_once, deadline, max_failures, nodes.run))
+            return _run(_train_all(jobs, folder, at_once, deadline, max_failures, nodes.run))
         finally:
             nodes.close()
 
@@ -180,8 +200,10 @@ async def _train_all(
 
     this = asyncio.current_task()
     assert this is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    # A notebook's thread has none
+    with contextlib.suppress(RuntimeError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     waiting = iter(jobs)
     running: set[Job] = set()
     failed: list[Job] = []

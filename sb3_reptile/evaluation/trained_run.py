@@ -1,4 +1,4 @@
-"""One run of a comparison, in its own process: ``python -m sb3_reptile.evaluation.trained_run PLAN METHOD SEED``."""
+"""One run of a comparison, in its own process: trained by :func:`main`."""
 
 import base64
 import contextlib
@@ -13,7 +13,6 @@ from typing import Any
 
 import cloudpickle
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -113,7 +112,7 @@ class Recorder(BaseCallback):
             if "episode" in info:
                 self.episodes.append((step, float(info["episode"]["r"])))
             elif done:
-                raise ValueError(
+                sys.exit(
                     "an episode ended without its return in the info: wrap the environments in Monitor, or a VecEnv "
                     "in VecMonitor, of stable_baselines3.common"
                 )
@@ -156,11 +155,14 @@ def train(plan: Plan, method: str, seed: int) -> Record:
     th.set_num_threads(1)
     versions = versions_used()
     start, cpu_start = time.perf_counter(), time.process_time()
-    model = build(plan, method, seed)
+    model: Any = build(plan, method, seed)
     recorder = Recorder(plan.steps)
     model.learn(plan.steps, callback=recorder, log_interval=None)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    curve = learning_curve(recorder.episodes, plan.steps)
+    try:
+        curve = learning_curve(recorder.episodes, plan.steps)
+    except ValueError as error:
+        sys.exit(str(error))
     return {
         "task": plan.task,
         "method": method,
@@ -185,10 +187,8 @@ def _of_auto(model: OffPolicyAlgorithm) -> Record:
     buffer = model.replay_buffer
     if not isinstance(buffer, DecayedSampling) or buffer.consistency is None:
         return {}
-    consistency = buffer.consistency
     return {
-        "alarms": [list(change) for change in consistency.changes],
-        "false_alarm_rate": np.round(consistency.false_alarm_rate, 6).tolist(),
+        "alarms": [list(change) for change in buffer.consistency.changes],
         "sensitivity": _sensitivity(buffer),
     }
 
@@ -204,10 +204,7 @@ def _sensitivity(buffer: Any) -> dict[str, Any] | str:
 
 
 def main() -> None:
+    """Train the run that the command line names, and print its record."""
     plan, method, seed = sys.argv[1:]
     record = train(Plan.from_text(plan), method, int(seed))
     print(json.dumps(record, separators=(",", ":")), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -92,7 +92,7 @@ def verdict(results: Sequence[MethodResult]) -> str:
     :param results: Results, uniform replay first
     :return: One sentence: which method is ahead of uniform replay, or which differences can be excluded
     """
-    uniform, *others = results
+    others = results[1:]
     fewest = min(result.seeds for result in results)
     if not others:
         return "Nothing is compared yet: there are runs of uniform replay only."
@@ -108,7 +108,7 @@ def verdict(results: Sequence[MethodResult]) -> str:
     open_ones = [result for result in others if result.difference.high >= 0]
     limit, is_small = _limit(open_ones)
     behind = [result for result in others if result.difference.high < 0]
-    also = f", and {_listed([r.method.label for r in behind])} significantly worse" if behind else ""
+    also = f" (significantly worse: {_listed([result.method.label for result in behind])})" if behind else ""
     start = f"No method is significantly better than uniform replay{also}"
     if is_small:
         return f"{start}; differences larger than {limit} can be excluded: keep uniform replay."
@@ -122,7 +122,8 @@ def _of_ahead(ahead: Sequence[MethodResult]) -> str:
     best, *rest = ahead
     sentence = f"{_capital(best.method.label)} is ahead of uniform replay by {_range(best)}"
     if rest:
-        sentence += f" (so {'is' if len(rest) == 1 else 'are'} {_listed([f'{r.method.label}, by {_range(r)}' for r in rest])})"
+        also = _listed([f"{result.method.label} by {_range(result)}" for result in rest])
+        sentence += f" ({also})"
     if best.p < CERTAIN:
         return f"{sentence}; more seeds would hardly change that."
     return f"{sentence}; more seeds would make that more certain."

@@ -46,7 +46,9 @@ COMMANDS = {
     ),
     "load_from_hub": Command("download an agent from the Hugging Face hub", "rl_zoo3.load_from_hub"),
     "compare": Command(
-        "compare methods of replay on a task, and report which one helps", "sb3_reptile.zoo.comparing:compare", ours=True
+        "compare methods of replay on your task: which one helps?",
+        "sb3_reptile.zoo.comparing:compare",
+        ours=True,
     ),
     "inspect": Command("draw what replay was doing", "sb3_reptile.zoo.inspection:inspect", ours=True),
 }

@@ -5,12 +5,12 @@ import contextlib
 import difflib
 import importlib
 import io
-import re
 import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -33,7 +33,7 @@ class ComparedExperiment(ReptileExperimentManager):
     """
 
     #: Arguments of the method
-    replaced: Mapping[str, Any] = {}  # noqa: RUF012 -- set once per object
+    replaced: Mapping[str, Any] = MappingProxyType({})
 
     def create_log_folder(self) -> None:
         pass
@@ -114,7 +114,9 @@ def compare() -> None:
         names = ", ".join(type(callback).__name__ for callback in experiment.callbacks)
         print(f"Callbacks of the hyperparameter file are left out: {names}", file=sys.stderr)
     folder = Path(given.log_folder, "compare", given.algo, str(experiment.env_name))
-    print(f"Comparing methods of replay on {given.env}: {experiment.n_timesteps:,} steps, {given.seeds} seeds, {folder}")
+    print(
+        f"Comparing methods of replay on {given.env}: {experiment.n_timesteps:,} steps, {given.seeds} seeds, {folder}"
+    )
     command = shlex.join([PROGRAM, "compare", *sys.argv[1:]])
     try:
         found = comparing.compare(
@@ -153,8 +155,8 @@ def _parse() -> argparse.Namespace:
         nargs="+",
         metavar="METHOD",
         help=f"of {', '.join(STANDARD)}, those that are named are trained, or all if none is; others are added: "
-        "fifo:SIZE, or options of the replay buffer and arguments of the algorithm, NAME:VALUE[;NAME:VALUE], for example "
-        "half_life:300",
+        "fifo:SIZE, or options of the replay buffer and arguments of the algorithm, NAME:VALUE[;NAME:VALUE], for "
+        "example half_life:300",
     )
     add("--ray", metavar="ADDRESS", help="train on the Ray cluster at this address (extra `ray`)")
     add("-f", "--log-folder", help="log folder", default="logs")
@@ -165,6 +167,9 @@ def _parse() -> argparse.Namespace:
     add("-params", "--hyperparams", nargs="+", action=StoreDict, help="overwrite hyperparameters, NAME:VALUE")
     add("-conf", "--conf-file", help="YAML file or Python package with the hyperparameters")
     given = parser.parse_args()
+    if given.conf_file is not None and Path(given.conf_file).exists():
+        # Nodes of a cluster work elsewhere
+        given.conf_file = str(Path(given.conf_file).absolute())
     for name in ("seeds", "jobs", "n_timesteps"):
         value = getattr(given, name)
         if value is not None and value < 1 and not (name == "n_timesteps" and value == -1):
@@ -177,7 +182,8 @@ def _check_environment(given: argparse.Namespace) -> None:
         importlib.import_module(package)
     if given.env not in gym.registry:
         closest = difflib.get_close_matches(given.env, gym.registry, n=1)
-        exit_with_error(f"{given.env} is not a registered environment{f'; did you mean {closest[0]}?' if closest else ''}")
+        hint = f"; did you mean {closest[0]}?" if closest else ""
+        exit_with_error(f"{given.env} is not a registered environment{hint}")
 
 
 def _methods(named: list[str] | None) -> list[str | Mapping[str, Any]] | None:
@@ -189,9 +195,11 @@ def _method(name: str) -> str | dict[str, Any]:
     if ":" not in name or name.startswith("fifo:"):
         return name
     arguments = {}
-    for part in re.split(";", name):
+    for part in name.split(";"):
         option, colon, value = part.partition(":")
         if not option or not colon or not value:
-            exit_with_error(f"--methods takes {', '.join(STANDARD)}, fifo:SIZE or NAME:VALUE[;NAME:VALUE], got {name!r}")
+            exit_with_error(
+                f"--methods takes {', '.join(STANDARD)}, fifo:SIZE or NAME:VALUE[;NAME:VALUE], got {name!r}"
+            )
         arguments[option] = evaluate(value, f"--methods {option}")
     return arguments
