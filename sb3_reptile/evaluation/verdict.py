@@ -22,7 +22,7 @@ from sb3_reptile.evaluation.tables import number
 
 # Below this probability of such runs without any difference, more seeds would hardly change the sign
 CERTAIN = 0.01
-# Equivalent for practical purposes, in per cent of what uniform replay gains over random actions
+# Equivalent for practical purposes, in per cent of the gain of uniform replay over random actions
 SMALL = 25.0
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 

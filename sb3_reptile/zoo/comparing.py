@@ -139,9 +139,9 @@ def compare() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train an algorithm on your task with several methods of replay, and write a report with a verdict: "
-        "LOG_FOLDER/compare/ALGO/ENV/comparison.md, with a figure and a table (.png, .csv). The same command continues "
-        "a comparison that was interrupted.",
+        description="Train an algorithm on your task with several methods of replay, and write a report with a "
+        "verdict: LOG_FOLDER/compare/ALGO/ENV/comparison.md, with a figure and a table (.png, .csv). The same command "
+        "continues a comparison that was interrupted.",
     )
     off_policy = [name for name, algorithm in ALGOS.items() if issubclass(algorithm, OffPolicyAlgorithm)]
     add = parser.add_argument
