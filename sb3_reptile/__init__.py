@@ -12,6 +12,7 @@ from sb3_reptile.callbacks import (
 )
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.envs import DiscreteActions
+from sb3_reptile.evaluation.comparing import compare
 from sb3_reptile.replay import (
     Custom,
     Decay,
@@ -62,6 +63,7 @@ __all__ = [
     "WholeEpisodes",
     "Window",
     "__version__",
+    "compare",
     "register_decay",
     "resume",
     "take_transitions",

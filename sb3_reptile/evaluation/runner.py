@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,29 @@ def train_all(
     deadline = time.monotonic() + 3600 * hours
     try:
         if ray is None:
-            return asyncio.run(_train_all(jobs, folder, n_processes or N_PROCESSES, deadline, max_failures))
+            return _run(_train_all(jobs, folder, n_processes or N_PROCESSES, deadline, max_failures))
         return _train_on_cluster(jobs, folder, n_processes, deadline, max_failures, ray)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _run(training: Coroutine[None, None, list[Job]]) -> list[Job]:
+    """``asyncio.run``, also in a notebook, whose event loop runs in this thread already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(training)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(training)
+    with ThreadPoolExecutor(1) as pool, contextlib.closing(loop):
+        future = pool.submit(loop.run_until_complete, task)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(task.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                future.result()
+            raise
 
 
 def _train_on_cluster(
@@ -169,7 +189,7 @@ def _train_on_cluster(
         nodes = Nodes(ray)
         at_once = min(n_processes or nodes.n_slots(), len(jobs))
         try:
-            return asyncio.run(_train_all(jobs, folder, at_once, deadline, max_failures, nodes.run))
+            return _run(_train_all(jobs, folder, at_once, deadline, max_failures, nodes.run))
         finally:
             nodes.close()
 
@@ -187,7 +207,8 @@ async def _train_all(
     this = asyncio.current_task()
     assert this is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # on Windows, where Ctrl-C raises KeyboardInterrupt
+        # On Windows there are none, Ctrl-C raises KeyboardInterrupt there; nor in a notebook's thread
+        with contextlib.suppress(NotImplementedError, RuntimeError):
             asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     waiting = iter(jobs)
     running: set[Job] = set()

@@ -27,14 +27,12 @@ def estimates(function: Callable[..., np.ndarray], *scores: np.ndarray) -> list[
     :param function: Maps matrices of the given shapes to k statistics, shape (k,)
     :param scores: Matrices of shape (runs, tasks, ...), resampled independently of each other
     :return: k estimates
-    :raises ImportError: without the extra ``evidence``
+    :raises ImportError: without the extra ``compare``
     """
     try:
         from rliable import library
     except ImportError as error:
-        raise ImportError(
-            "bootstrap intervals need the extra `evidence`: pip install 'sb3-reptile[evidence]'"
-        ) from error
+        raise ImportError("bootstrap intervals need the extra `compare`: pip install 'sb3-reptile[compare]'") from error
 
     # rliable draws from numpy's global state. The same seed for every estimate: none depends on the others
     np.random.seed(0)
@@ -80,12 +78,12 @@ def _scipy_stats() -> Any:
     try:
         from scipy import stats
     except ImportError as error:
-        raise ImportError("t intervals need the extra `evidence`: pip install 'sb3-reptile[evidence]'") from error
+        raise ImportError("t intervals need the extra `compare`: pip install 'sb3-reptile[compare]'") from error
     return stats
 
 
 def student_interval(values: np.ndarray) -> Estimate:
-    """Mean over runs with its 95 % interval, by Student's t; needs the extra ``evidence``."""
+    """Mean over runs with its 95 % interval, by Student's t; needs the extra ``compare``."""
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Estimate(mean, math.nan, math.nan)
@@ -94,6 +92,14 @@ def student_interval(values: np.ndarray) -> Estimate:
 
 
 def welch_interval(values: np.ndarray, others: np.ndarray) -> Estimate:
-    """Difference of the means of two sets of runs with its 95 % interval, by Welch's t; needs the extra `evidence`."""
+    """Difference of the means of two sets of runs with its 95 % interval, by Welch's t; needs the extra `compare`."""
     result = _scipy_stats().ttest_ind(values, others, equal_var=False).confidence_interval()
     return Estimate(float(values.mean() - others.mean()), float(result.low), float(result.high))
+
+
+def p_of_equal_runs(scores: np.ndarray, others: np.ndarray) -> float:
+    """
+    Probability of two sets of runs that differ at least as much as these if there is no difference, by the exact
+    two-sided rank test of Mann and Whitney; needs the extra ``compare``.
+    """
+    return float(_scipy_stats().mannwhitneyu(scores.reshape(-1), others.reshape(-1)).pvalue)

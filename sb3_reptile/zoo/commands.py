@@ -45,6 +45,11 @@ COMMANDS = {
         "write a model card, and upload the agent to the Hugging Face hub", f"{__name__}:push_to_hub"
     ),
     "load_from_hub": Command("download an agent from the Hugging Face hub", "rl_zoo3.load_from_hub"),
+    "compare": Command(
+        "compare methods of replay on your task: which one helps?",
+        "sb3_reptile.zoo.comparing:compare",
+        ours=True,
+    ),
     "inspect": Command("draw what replay was doing", "sb3_reptile.zoo.inspection:inspect", ours=True),
 }
 

@@ -1,0 +1,251 @@
+"""``compare()``: trains methods of replay on the user's own task, resumes, and writes a report."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+
+from sb3_reptile.checkpoint.models import ATTRIBUTES, get_hyperparameters
+from sb3_reptile.evaluation import records
+from sb3_reptile.evaluation.comparison_report import Comparison, write_report
+from sb3_reptile.evaluation.methods import Method, make_methods
+from sb3_reptile.evaluation.records import Record, sole_writer
+from sb3_reptile.evaluation.runner import Job, train_all
+from sb3_reptile.evaluation.trained_run import RANDOM, Plan
+
+# Not ``-m``: the package imports the module, too
+PROGRAM = ["-c", "from sb3_reptile.evaluation.trained_run import main; main()"]
+MakeModel = Callable[..., OffPolicyAlgorithm]
+
+
+class Run(NamedTuple):
+    """Key of a record."""
+
+    method: str
+    seed: int
+
+
+def compare(
+    make_model: MakeModel,
+    methods: Sequence[str | Mapping[str, Any]] | None = None,
+    seeds: int | Iterable[int] = 5,
+    steps: int = 50_000,
+    folder: str | os.PathLike[str] = "comparison",
+    n_jobs: int | None = None,
+    ray: str | None = None,
+    task: str | None = None,
+    command: str | None = None,
+) -> Comparison:
+    """
+    Train an algorithm on a task with several methods of replay, and write a report: ``comparison.md`` with a verdict,
+    ``comparison.png`` with the learning curves, and ``comparison.csv``. The records of the runs are in the same
+    folder; runs that are there already, with the same configuration, are not repeated, so that the same call continues
+    an interrupted comparison. Each run is trained by one thread of its own process. Needs the extra ``compare``.
+
+    :param make_model: Takes ``seed`` and further keyword arguments of an off-policy algorithm, such as
+        ``replay_buffer_class``, and returns a model made with them, for example
+        ``lambda **arguments: DQN("MlpPolicy", "CartPole-v1", **arguments)``. Arguments that are passed override its
+        own: ``DQN(..., **{"buffer_size": 50_000, **arguments})``
+    :param methods: ``"uniform"``, ``"fifo"`` (a small buffer), ``"fifo:SIZE"``, ``"default"`` (the default decay),
+        ``"auto"``, or dictionaries of options of the replay buffer and arguments of the algorithm, such as
+        ``{"half_life": 300}``. Uniform replay is always trained; all of the standard methods are if none is named
+    :param seeds: Number of runs of each method, or their seeds
+    :param steps: Steps of the environments in each run
+    :param folder: Folder of the report and the records
+    :param n_jobs: Number of runs that are trained at once; None for 2, or for the processors of the cluster
+    :param ray: Address of a Ray cluster that trains the runs; every node needs this package and what ``make_model``
+        imports
+    :param task: Name of the task in the report; by default that of the environment
+    :param command: The command that makes the report; by default that of this process
+    :return: The results, with the path of the report
+    :raises TypeError: if a method, or what ``make_model`` returns, has the wrong type
+    :raises ValueError: if an argument has a value that is not allowed, or ``make_model`` does not pass its arguments on
+    :raises RuntimeError: if runs failed; the report has the others
+    :raises ImportError: without the extra ``compare``, or with ``ray`` if it is not installed
+    :raises ConnectionError: if there is no Ray cluster at this address
+    :raises KeyboardInterrupt: on SIGINT or SIGTERM, after the processes have ended
+    """
+    _check_packages()
+    numbers = _seeds(seeds)
+    for name, value in (("steps", steps), ("n_jobs", 1 if n_jobs is None else n_jobs)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    with _made(make_model, {}) as model:
+        chosen = make_methods(methods, min(model.buffer_size, steps))
+        arguments = {method.name: method.arguments(model) for method in chosen}
+        task = task or _task_name(model.env)
+    setups = {}
+    for method in chosen:
+        with _made(make_model, arguments[method.name]) as model:
+            _check_is_used(model, arguments[method.name], method)
+            setups[method.name] = setup_of(model, steps)
+    setups[RANDOM] = setups[chosen[0].name]
+    folder = Path(folder)
+    command = command or shlex.join([Path(sys.executable).name, *sys.argv])
+    # All methods finish a seed before any begins the next
+    plan = [Run(RANDOM, 0), *(Run(method.name, seed) for seed in numbers for method in chosen)]
+    text = Plan(make_model, arguments, setups, steps, task, command).to_text()
+    with sole_writer(folder):
+        missing = [run for run in plan if run not in read_runs(folder, task, setups)]
+        jobs = [Job(f"{run.method} {run.seed}", [*PROGRAM, text, run.method, str(run.seed)], steps) for run in missing]
+        failed = train_all(jobs, folder, n_jobs, ray=ray) if jobs else []
+        found = read_runs(folder, task, setups)
+    wanted = {run: found[run] for run in plan if run in found}
+    result = None
+    if Run(RANDOM, 0) in wanted and any(run.method == chosen[0].name for run in wanted):
+        result = write_report(folder, task, chosen, wanted, command, len(plan))
+    if failed or result is None:
+        raise RuntimeError(
+            f"runs failed: {', '.join(job.name for job in failed)}; see above why. Repeat the same command to train "
+            f"those that are missing" + (f"; {folder} has a report of the others" if result else "")
+        )
+    return result
+
+
+def read_runs(folder: Path, task: str, setups: Mapping[str, str]) -> dict[Run, Record]:
+    """
+    :param folder: Folder of the records
+    :param task: Name of the task
+    :param setups: Hash of the present configuration of each method
+    :return: The records of these configurations
+    """
+
+    def run_of(record: Record) -> Run:
+        return Run(record["method"], record["seed"])
+
+    return records.read(folder, [task], run_of, lambda run: setups[run.method])
+
+
+def _check_packages() -> None:
+    """The report needs them after hours of training."""
+    missing = [name for name in ("matplotlib", "rliable", "scipy", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"compare() needs the extra `compare` (no module named {missing[0]!r} found): "
+            "pip install 'sb3-reptile[compare]'"
+        )
+
+
+def _seeds(seeds: int | Iterable[int]) -> list[int]:
+    numbers = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+    numbers = list(numbers) if isinstance(numbers, Iterable) and not isinstance(numbers, str) else []
+    are_whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in numbers)
+    if not numbers or not are_whole or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"seeds must be the number of runs of each method, >= 1, or their seeds, all different, got {seeds!r}"
+        )
+    return numbers
+
+
+@contextlib.contextmanager
+def _made(make_model: MakeModel, arguments: Mapping[str, Any]) -> Iterator[OffPolicyAlgorithm]:
+    """A model to look at; its environment is closed afterwards."""
+    names = ", ".join(["seed", *arguments])
+    try:
+        model = make_model(seed=0, **arguments)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise ValueError(
+            f"make_model must take {names} and pass them on to the algorithm, overriding its own arguments, as in "
+            f"DQN('MlpPolicy', env, **{{'buffer_size': 50_000, **arguments}}): {error}"
+        ) from error
+    if not isinstance(model, OffPolicyAlgorithm):
+        raise TypeError(
+            f"make_model must return an off-policy algorithm, such as DQN or SAC, got {type(model).__name__}"
+        )
+    if model.env is None:
+        raise ValueError("make_model must return a model with an environment, got one without")
+    try:
+        yield model
+    finally:
+        assert model.env is not None
+        model.env.close()
+
+
+def _check_is_used(model: OffPolicyAlgorithm, arguments: Mapping[str, Any], method: Method) -> None:
+    """
+    :raises ValueError: if the model was not made with the arguments of the method
+    """
+    for name, value in arguments.items():
+        used = getattr(model, ATTRIBUTES.get(name, name), value)
+        if name == "replay_buffer_kwargs":
+            is_used = used == value
+        elif name in ("policy", "policy_kwargs"):
+            is_used = True  # SB3 adds to them, and looks a name up
+        else:
+            is_used = used is value or used == value
+        if not is_used:
+            raise ValueError(
+                f"method {method.name}: make_model was passed {name}={value!r}, and its model has {used!r}: pass all "
+                "keyword arguments on to the algorithm"
+            )
+
+
+def _task_name(env: Any) -> str:
+    spec = _specs(env)[0]
+    name = spec.id if spec is not None else "task"
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _specs(env: VecEnv) -> list[Any]:
+    try:
+        return env.get_attr("spec")
+    except AttributeError:
+        return [None] * env.num_envs
+
+
+def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
+    """
+    :param model: A model that has not been trained
+    :param steps: Steps of a run
+    :return: Hash of its hyperparameters and its environments, eight digits, the same in every process
+    """
+    assert model.env is not None
+    hyperparameters = get_hyperparameters(model)
+    for name, value in hyperparameters.items():
+        # What cannot be saved, such as schedules that are functions
+        if isinstance(value, dict) and "$missing" in value:
+            hyperparameters[name] = _described(getattr(model, ATTRIBUTES.get(name, name)))
+    wrappers: list[Any] = []
+    env = model.env
+    while isinstance(env, VecEnvWrapper):
+        wrappers.append(type(env).__name__)
+        if isinstance(env, VecNormalize):
+            wrappers += [env.norm_obs, env.norm_reward, env.clip_obs, env.clip_reward]
+        env = env.venv
+    spec = _specs(model.env)[0]
+    of_spec = [] if spec is None else [spec.id, spec.kwargs, spec.max_episode_steps, spec.additional_wrappers]
+    spaces = [model.observation_space, model.action_space]
+    what = [hyperparameters, model.env.num_envs, wrappers, _described(of_spec), _described(spaces), steps]
+    text = _without_addresses(json.dumps(what, sort_keys=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _described(value: Any) -> str:
+    """A value as text: its type and attributes, or the code of a function."""
+    if isinstance(value, types.FunctionType):
+        cells = [_described(cell.cell_contents) for cell in value.__closure__ or ()]
+        code = value.__code__
+        text = f"{value.__qualname__} {code.co_code!r} {code.co_consts} {code.co_names} {value.__defaults__} {cells}"
+    elif type(value).__repr__ is object.__repr__ and hasattr(value, "__dict__"):
+        parts = {name: _described(part) for name, part in sorted(vars(value).items())}
+        text = f"{type(value).__qualname__} {parts}"
+    else:
+        text = repr(value)
+    return _without_addresses(text)
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "", text)

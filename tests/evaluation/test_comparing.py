@@ -1,0 +1,218 @@
+"""compare(): what it refuses before anything is trained, what identifies a run, what a report says, and notebooks."""
+
+import asyncio
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from stable_baselines3 import DQN, PPO
+
+import sb3_reptile
+from sb3_reptile import DecayedReplayBuffer, compare
+from sb3_reptile.evaluation import trained_run
+from sb3_reptile.evaluation.comparing import setup_of
+from sb3_reptile.evaluation.comparison_report import write_report
+from sb3_reptile.evaluation.methods import make_methods
+from sb3_reptile.evaluation.notices import auto_section
+from sb3_reptile.evaluation.records import BINS
+from sb3_reptile.evaluation.runner import Job, train_all
+
+
+def make_model(**arguments):
+    return DQN("MlpPolicy", "CartPole-v1", **{"buffer_size": 500, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "message"),
+    [
+        (make_model, dict(steps=0), ValueError, "steps must be a whole number >= 1, got 0"),
+        (make_model, dict(n_jobs=1.5), ValueError, "n_jobs must be a whole number >= 1, got 1.5"),
+        (make_model, dict(seeds=0), ValueError, "seeds must be the number of runs of each method, >= 1"),
+        (make_model, dict(seeds=[1, 1]), ValueError, "all different"),
+        (make_model, dict(seeds="12"), ValueError, "seeds must be"),
+        (make_model, dict(methods=["autos"]), ValueError, "unknown method 'autos'"),
+        (lambda seed, **_: make_model(seed=seed), {}, ValueError, "method fifo: make_model was passed buffer_size=50"),
+        (lambda seed: make_model(seed=seed), {}, ValueError, "make_model must take seed, buffer_size and pass them on"),
+        (
+            lambda **arguments: DQN("MlpPolicy", "CartPole-v1", buffer_size=500, **arguments),
+            {},
+            ValueError,
+            "overriding its own arguments.*multiple values",
+        ),
+        (
+            lambda **_: PPO("MlpPolicy", "CartPole-v1"),
+            {},
+            TypeError,
+            "off-policy algorithm, such as DQN or SAC, got PPO",
+        ),
+        (lambda **_: DQN("MlpPolicy", None, _init_setup_model=False), {}, ValueError, "with an environment"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(make, options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        compare(make, **{"steps": 1_000, "folder": tmp_path / "report", **options})
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_model_that_cannot_travel_is_refused(tmp_path):
+    opened = (tmp_path / "file").open("w")
+
+    def with_file(**arguments):
+        opened.flush()
+        return make_model(**arguments)
+
+    with opened, pytest.raises(ValueError, match="make environments and open files inside of it"):
+        compare(with_file, steps=1_000, folder=tmp_path / "report")
+
+
+def test_missing_packages_are_named_first(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "rliable" else name)
+    with pytest.raises(ImportError, match=r"needs the extra `compare`.*'rliable'"):
+        compare(make_model)
+
+
+def test_the_set_up_changes_with_what_matters_only():
+    def set_up(steps=100, **arguments):
+        return setup_of(make_model(**arguments), steps)
+
+    assert set_up(seed=1) == set_up(seed=2)
+    others = [
+        set_up(),
+        set_up(steps=101),
+        set_up(learning_rate=1e-3),
+        set_up(learning_rate=lambda progress: progress),
+        set_up(learning_rate=lambda progress: 2 * progress),
+        set_up(replay_buffer_class=DecayedReplayBuffer),
+        set_up(replay_buffer_class=DecayedReplayBuffer, replay_buffer_kwargs=dict(half_life=3)),
+        setup_of(DQN("MlpPolicy", "MountainCar-v0", buffer_size=500), 100),
+    ]
+    assert len(set(others)) == len(others)
+
+
+def run_here(plan, method, seed=0):
+    return trained_run.train(trained_run.Plan.from_text(plan.to_text()), method, seed)
+
+
+def plan_of(make, steps=300, **arguments):
+    methods = make_methods(["uniform", "auto"], 500)
+    of_methods = {method.name: method.arguments(make()) for method in methods}
+    setups = {"uniform": "u", "auto": "a", trained_run.RANDOM: "u"}
+    return trained_run.Plan(make, of_methods, setups, steps, "task", "command")
+
+
+def test_a_run_travels_with_its_model_and_its_record_says_what_happened(capfd):
+    record = run_here(plan_of(make_model), "uniform", seed=3)
+    assert {name: record[name] for name in ("task", "method", "seed", "steps", "setup", "changes")} == {
+        **dict(task="task", method="uniform", seed=3, steps=300, setup="u", changes=[])
+    }
+    assert record["auc"] == pytest.approx(np.mean(record["curve"]), abs=1e-3)
+    assert record["last"] == pytest.approx(np.mean(record["curve"][-BINS // 10 :]), abs=1e-3)
+    assert [line for line in capfd.readouterr().out.split() if line.isdigit()][-1] == "300"
+    of_auto = run_here(plan_of(make_model), "auto")
+    assert of_auto["alarms"] == []
+    assert "must have at least 4000 transitions" in of_auto["sensitivity"]
+
+
+def test_random_actions_learn_nothing():
+    plan = plan_of(lambda **arguments: make_model(learning_starts=10, **arguments))
+    model = trained_run.build(plan, trained_run.RANDOM, seed=0)
+    before = {name: value.clone() for name, value in model.q_net.state_dict().items()}
+    model.learn(plan.steps)
+    assert all((value == before[name]).all() for name, value in model.q_net.state_dict().items())
+
+
+def test_runs_without_returns_end_with_one_line():
+    def unmonitored(**arguments):
+        model = make_model(**arguments)
+        model.env.envs[0] = model.env.envs[0].env
+        return model
+
+    with pytest.raises(SystemExit, match="wrap the environments in Monitor"):
+        run_here(plan_of(unmonitored), "uniform")
+    with pytest.raises(SystemExit, match="no episode ended within 5 steps"):
+        run_here(plan_of(make_model, steps=5), "uniform")
+
+
+def record(method, seed, level, **others):
+    return {
+        **dict(task="task", method=method, seed=seed, steps=6_000, auc=level, last=level, curve=[level] * BINS),
+        **dict(changes=[], wall_seconds=1.0, versions={"python": "3"}),
+        **others,
+    }
+
+
+SENSITIVITY = dict(
+    n_transitions=6_000,
+    within=2_000,
+    accidental_alarms=1,
+    accidental_contradictions=0.034,
+    smallest_reward_change=0.5,
+    largest_reward_change=5.0,
+    smallest_dynamics_change=None,
+    largest_dynamics_change=4.0,
+)
+
+
+def test_alarms_are_compared_with_the_changes_of_the_phase():
+    records = [
+        record("auto", 0, 1.0, changes=[2_001], alarms=[[2_512, 2_000, 1], [5_800, 5_600, 2]], sensitivity=SENSITIVITY),
+        record("auto", 1, 1.0, changes=[2_001], alarms=[], sensitivity=SENSITIVITY | {"smallest_reward_change": 0.7}),
+    ]
+    section = auto_section(records)
+    assert "| 0 | 2,512 | 2,000 | 1 | 512 steps after a change |" in section
+    assert "| 0 | 5,800 | 5,600 | 2 | no change before it |" in section
+    assert '1 of 2 changes of `info["phase"]` were noticed within 3,000 steps; 1 alarms have no such change' in section
+    assert "| 0 | 6,000 | 3.4 % | 1 | 0.5 | more than 4 |" in section
+    assert (
+        "Changes of the reward by 0.7 or more are noticed with every seed, not even changes of the dynamics by 4"
+        in section
+    )
+
+
+def test_without_phases_alarms_are_listed_and_not_judged():
+    section = auto_section([record("auto", 0, 1.0, alarms=[[900, 700, 1]], sensitivity="the stream is too short")])
+    assert "| 0 | 900 | 700 | 1 |\n" in section
+    assert "No change is known" in section
+    assert "was not measured: the stream is too short" in section
+    assert "auto` was not trained" in auto_section([])
+
+
+def test_a_report_has_picture_table_and_verdict(tmp_path):
+    methods = make_methods(["uniform", "auto", "fifo"], 1_000)
+    runs = {(trained_run.RANDOM, 0): record(trained_run.RANDOM, 0, 10.0)}
+    for seed in range(3):
+        runs["uniform", seed] = record("uniform", seed, 20.0 + seed)
+        found = record("auto", seed, 40.0 + seed, alarms=[[900, 700, 1]], sensitivity=SENSITIVITY)
+        runs["auto", seed] = found
+    found = write_report(tmp_path, "task", methods, runs, "the command", n_planned=10)
+    page = (tmp_path / "comparison.md").read_text()
+    assert f"**{found.verdict}**" in page
+    assert "3 of 10 runs are missing" in page
+    assert "| auto | 3 | 41.0 (40.0 to 42.0) | 41.0 (40.0 to 42.0) | 182 (" in page
+    assert "one run of 6,000 steps; their mean return is 10.0" in page
+    assert "`the command`" in page
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    assert [row["method"] for row in rows] == ["uniform", "auto"]
+    assert float(rows[1]["percent_to_uniform"]) == pytest.approx(100 * 20 / 11, abs=0.01)
+    assert float(rows[1]["probability_above_uniform"]) == 1
+    assert rows[0]["percent_to_uniform"] == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.csv", "comparison.md", "comparison.png"]
+
+
+def test_runs_are_trained_also_where_an_event_loop_is_running(tmp_path):
+    line = json.dumps({"task": "task"})
+    jobs = [Job("one", ["-c", f"print({line!r})"], 1)]
+
+    async def notebook():
+        return train_all(jobs, tmp_path)
+
+    assert asyncio.run(notebook()) == []
+    assert json.loads((tmp_path / "task.jsonl").read_text()) == {"task": "task"}
+
+
+def test_it_is_public():
+    assert sb3_reptile.compare is compare
+    assert sys.modules["sb3_reptile.evaluation.comparing"].compare is compare
