@@ -3,14 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test test-sbx lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 # Several processes with one thread each: the networks are too small for more threads
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not sbx"
+
+# SBX's algorithms, which need JAX and Python >= 3.11
+test-sbx: .venv/installed-sbx
+	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/sbx
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -30,6 +34,10 @@ format: .venv/installed
 	  { echo "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-sbx: .venv/installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[sbx]'
 	touch $@
 
 clean:

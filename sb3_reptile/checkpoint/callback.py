@@ -58,6 +58,11 @@ class ResumableCheckpoint(BaseCallback):
                 f"ResumableCheckpoint is for off-policy algorithms, got {type(self.model).__name__}: "
                 "use SB3's CheckpointCallback"
             )
+        if not self.model._get_torch_save_params()[0]:
+            raise ValueError(
+                f"ResumableCheckpoint saves networks of PyTorch, {type(self.model).__name__} has none (SBX's are in "
+                "JAX): use SB3's CheckpointCallback(save_replay_buffer=True), which saves model and replay buffer"
+            )
         record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
         self.path = Path(os.path.realpath(self.path))
         self._kept, self._tried_at, self._failures, self._ending = [], None, 0, False
