@@ -3,6 +3,7 @@
 from typing import Any
 
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 
 try:
     import sbx
@@ -27,6 +28,9 @@ class DecayedReplay(OffPolicyAlgorithmJax):
         ``n_steps`` or ``gamma`` contradicts ``replay_buffer_kwargs``
     """
 
+    replay_buffer_class: type[ReplayBuffer] | None
+    replay_buffer_kwargs: dict[str, Any]
+
     def _setup_model(self) -> None:
         given = dict(self.replay_buffer_kwargs)
         if self.replay_buffer_class is None:
@@ -48,6 +52,7 @@ class DQN(DecayedReplay, sbx.DQN):
     :raises ValueError: if the policy is ``MultiInputPolicy``, which SBX's DQN does not have
     """
 
+    target_update_interval: int
     #: ``target_update_interval`` as it was given
     _interval: int | None = None
 

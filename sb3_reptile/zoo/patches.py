@@ -52,7 +52,8 @@ def register_sbx() -> None:
     from sb3_reptile.sbx import ALGORITHMS
 
     ALGOS.update(ALGORITHMS)
-    for table in (HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER):
+    tables: list[dict[str, Any]] = [HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER]
+    for table in tables:
         theirs = {name: table[name.removeprefix(SBX)] for name in ALGORITHMS if name.removeprefix(SBX) in table}
         table.update(theirs)
 
