@@ -219,7 +219,7 @@ TASKS = {
             about=f"batch {settings['batch_size']}, layers of 256 and 256 units, {about}",
             methods=(f"SB3 {algorithm}", f"SBX {algorithm}", f"SBX {algorithm}, decayed replay"),
             threads=(1,),
-            rounds=20,
+            rounds=10,
         )
         for algorithm, env_id, name, settings, about in [
             ("DQN", "CartPole-v1", "", dict(batch_size=64, train_freq=4), "an update every 4 steps"),
