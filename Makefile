@@ -5,14 +5,18 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-ray lint types docs docs-links format package clean
+.PHONY: demo test test-ray test-sbx lint types docs docs-links format package clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 # Several processes with one thread each: the networks are too small for more threads
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not ray"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not ray and not sbx"
+
+# SBX's algorithms, which need JAX and Python >= 3.11
+test-sbx: $(VENV)/installed-sbx
+	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/sbx
 
 # Tests on a Ray cluster, whose processes need the processors themselves
 test-ray: $(VENV)/installed
@@ -59,6 +63,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	  { echo "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/installed-sbx: $(VENV)/installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[sbx]'
 	touch $@
 
 clean:

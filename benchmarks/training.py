@@ -1,8 +1,8 @@
 """
 How fast whole `learn()` runs are: SB3's DQN, SBX's DQN and ReptileDQN, in environment steps and updates per second;
-and SB3's SAC and TD3 with a decayed buffer.
+SB3's SAC and TD3 with a decayed buffer; and five algorithms of SB3 and sb3-contrib next to SBX's.
 
-    python benchmarks/training.py [--quick] [--output benchmarks/results/training.csv]
+    python benchmarks/training.py [--quick] [--tasks NAME ...] [--output benchmarks/results/training.csv]
 
 It writes records (CSV), one for each slice of a run, and, next to them, the tables (Markdown) that it prints;
 `--from-records` rebuilds the tables from the records without measuring. For every task and number of threads a process
@@ -34,6 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 
 REFERENCE = "SB3 DQN"
 SBX = "SBX DQN"
+WITH_SBX = ("DQN", "SAC", "TD3", "TQC", "CrossQ")
 EXACT = "ReptileDQN"
 FAST = 'ReptileDQN, learner="fast"'
 EAGER = 'ReptileDQN, learner="eager"'
@@ -43,6 +44,9 @@ FUSED: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
 DECAYED: dict[str, Any] = {"replay_buffer_class": "DecayedReplayBuffer"}
 DECAYED_FUSED: dict[str, Any] = {**DECAYED, "policy_kwargs": FUSED}
 DECAYED_FUSED_8: dict[str, Any] = {**DECAYED_FUSED, "n_envs": 8, "gradient_steps": 8}
+
+ROUNDS = 80
+QUICK_ROUNDS = 5
 
 # Keyword arguments in addition to the task's; policy_kwargs are added to the task's
 METHODS: dict[str, dict[str, Any]] = {
@@ -70,6 +74,9 @@ METHODS: dict[str, dict[str, Any]] = {
             ", DecayedReplayBuffer, fused Adam, 8 environments, gradient_steps=8": DECAYED_FUSED_8,
         }.items()
     },
+    **{f"SB3 {algorithm}": {} for algorithm in WITH_SBX[3:]},
+    **{f"SBX {algorithm}": {} for algorithm in WITH_SBX[1:]},
+    **{f"SBX {algorithm}, decayed replay": {} for algorithm in WITH_SBX},
 }
 # Those of a task that are not compared in all respects
 MAIN_METHODS = [REFERENCE, SBX, EXACT, FAST, EAGER]
@@ -93,6 +100,7 @@ class Task:
     :param sbx_every: In every how many rounds SBX has a turn
     :param methods: What is compared
     :param threads: Numbers of threads to measure with
+    :param rounds: Number of rounds
     """
 
     make_env: Callable[[], Any]
@@ -104,6 +112,7 @@ class Task:
     sbx_every: int = 1
     methods: Sequence[str] = tuple(MAIN_METHODS)
     threads: Sequence[int] = (1, 2)
+    rounds: int = ROUNDS
 
 
 def eight_cartpoles() -> Any:
@@ -145,7 +154,11 @@ TASKS = {
         warm_up=6 * 256,
         steps=256,
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
-        methods=tuple(method for method in METHODS if not method.startswith(("SB3 SAC", "SB3 TD3"))),
+        methods=(
+            *MAIN_METHODS,
+            *(method for method in METHODS if method.startswith("ReptileDQN")),
+            "SB3 DQN, fused Adam",
+        ),
         threads=(1,),
     ),
     "CartPole-v1, defaults": Task(
@@ -196,25 +209,56 @@ TASKS = {
         )
         for algorithm in ("SAC", "TD3")
     },
+    **{
+        f"SBX's {algorithm} on {env_id}{name}": Task(
+            lambda env_id=env_id: env_id,  # type: ignore[misc]
+            "MlpPolicy",
+            dict(learning_starts=100, policy_kwargs=dict(net_arch=[256, 256]), **settings),
+            warm_up=192,
+            steps=32,
+            about=f"batch {settings['batch_size']}, layers of 256 and 256 units, {about}",
+            methods=(f"SB3 {algorithm}", f"SBX {algorithm}", f"SBX {algorithm}, decayed replay"),
+            threads=(1,),
+            rounds=10,
+        )
+        for algorithm, env_id, name, settings, about in [
+            ("DQN", "CartPole-v1", "", dict(batch_size=64, train_freq=4), "an update every 4 steps"),
+            *(
+                (algorithm, "Pendulum-v1", "", dict(batch_size=256), "an update every step")
+                for algorithm in WITH_SBX[1:]
+            ),
+            (
+                "SAC",
+                "Pendulum-v1",
+                ", 32 updates at once",
+                dict(batch_size=256, train_freq=32, gradient_steps=32),
+                "32 updates every 32 steps",
+            ),
+        ]
+    },
 }
-ROUNDS = 80
-QUICK_ROUNDS = 5
 
 
 # ---- Measuring, in a process for each task and number of threads
 
 
 def make_model(task: Task, method: str) -> Any:
+    import sb3_contrib
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
 
     import sb3_reptile
 
     algorithm: Any = sb3_reptile.ReptileDQN
-    if method == SBX:
-        from sbx import DQN as algorithm
-    elif method.startswith("SB3"):
-        algorithm = getattr(stable_baselines3, method.removeprefix("SB3 ").partition(",")[0])
+    library, _, name = method.partition(",")[0].partition(" ")
+    if library == "SBX":
+        import sbx
+
+        import sb3_reptile.sbx
+
+        algorithm = getattr(sb3_reptile.sbx if method.endswith("decayed replay") else sbx, name)
+    elif library == "SB3":
+        algorithm = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
 
     settings = {**task.settings, **METHODS[method]}
     settings["policy_kwargs"] = {**task.settings.get("policy_kwargs", {}), **METHODS[method].get("policy_kwargs", {})}
@@ -317,20 +361,24 @@ def cpu_model() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def run(path: Path, rounds: int) -> None:
-    """Measure everything, and write each record when it is there."""
+def run(path: Path, names: Sequence[str], quick: bool, kept: Sequence[Record]) -> None:
+    """Measure the tasks, and write each record when it is there, after those that are kept."""
     with_sbx = bool(installed_version("sbx_rl"))
     if not with_sbx:
         print("sbx-rl is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
     plan = []
-    for name, task in TASKS.items():
-        chosen = [method for method in task.methods if with_sbx or method != SBX]
-        plan += [(name, threads, chosen) for threads in task.threads]
-    total = rounds * sum(len(methods) for _, _, methods in plan)
+    for name in names:
+        task = TASKS[name]
+        chosen = [method for method in task.methods if with_sbx or not method.startswith("SBX")]
+        rounds = QUICK_ROUNDS if quick else task.rounds
+        plan += [(name, threads, chosen, rounds) for threads in task.threads]
+    total = sum(len(methods) * rounds for _, _, methods, rounds in plan)
     with path.open("w", encoding="utf-8", newline="") as file, tqdm(total=total, unit="turn") as bar:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        for name, threads, methods in plan:
+        writer.writerows(kept)
+        file.flush()
+        for name, threads, methods, rounds in plan:
             bar.set_description(f"{name}, threads: {threads}")
             for record in start_child(name, threads, methods, rounds):
                 writer.writerow(record)
@@ -418,6 +466,15 @@ def markdown(records: list[Record]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def read(path: Path, parser: argparse.ArgumentParser) -> list[Record]:
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        records = list(reader)
+    if reader.fieldnames != FIELDS or not records:
+        parser.error(f"{path} does not hold records of this benchmark; measure again")
+    return records
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -429,6 +486,9 @@ def main() -> None:
         help="CSV file to write; the tables go next to it (default: benchmarks/results/training.csv, "
         "with --quick training_quick.csv)",
     )
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="NAME", help="measure these tasks only; the CSV file keeps the records of others"
+    )
     parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -439,16 +499,17 @@ def main() -> None:
     if path.suffix != ".csv":
         parser.error(f"--output must end in .csv, got {path}")
 
+    names = arguments.tasks or list(TASKS)
+    if unknown := [name for name in names if name not in TASKS]:
+        parser.error(f"--tasks: there is no task {unknown[0]!r}, use some of: {'; '.join(TASKS)}")
+
     if not arguments.from_records:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run(path, QUICK_ROUNDS if arguments.quick else ROUNDS)
+        kept = read(path, parser) if arguments.tasks and path.is_file() else []
+        run(path, names, arguments.quick, [record for record in kept if record["task"] not in names])
     elif not path.is_file():
         parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        records = list(reader)
-    if reader.fieldnames != FIELDS or not records:
-        parser.error(f"{path} does not hold records of this benchmark; measure again")
+    records = read(path, parser)
     text = markdown(records)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text, end="")

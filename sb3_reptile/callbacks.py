@@ -86,9 +86,9 @@ class HalfLifeSchedule(BaseCallback):
 
 class ReplayLog(BaseCallback):
     """
-    Logs what replay is doing, once per rollout, for algorithms other than ``ReptileDQN``, which logs it anyway. With
-    ``half_life="auto"`` this includes
-    regime, number of alarms, mean consistency and effective half-life.
+    Logs what replay is doing, whenever an episode ends, which is when SB3 writes its log; for algorithms other than
+    ``ReptileDQN``, which logs it anyway. With ``half_life="auto"`` this includes regime, number of alarms, mean
+    consistency and effective half-life. ``sb3-reptile train`` adds it to every algorithm with a decayed replay buffer.
 
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     """
@@ -96,14 +96,20 @@ class ReplayLog(BaseCallback):
     def _on_training_start(self) -> None:
         _decayed_buffer(self)
 
-    def _on_rollout_end(self) -> None:
+    def _record(self) -> None:
         buffer = _decayed_buffer(self)
         if buffer.can_be_sampled():
             for key, value in buffer.log_values().items():
                 self.logger.record(key, value)
 
     def _on_step(self) -> bool:
+        # Not every step: with priorities, the diagnostics take longer the larger the buffer is
+        if np.any(self.locals["dones"]):
+            self._record()
         return True
+
+    def _on_training_end(self) -> None:
+        self._record()
 
 
 class WorkerLog(BaseCallback):

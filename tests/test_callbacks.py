@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DQN, SAC
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -271,6 +272,33 @@ def test_other_algorithms_log_what_is_replayed(half_life):
     assert values["replay/volume"] > 0
     assert ("replay/regime" in values) == (half_life == "auto")
     assert values.get("replay/half_life", "none") == (500.0 if half_life == 500.0 else "none")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "env_id"),
+    [
+        (ReptileDQN, "CartPole-v1"),
+        (DQN, "CartPole-v1"),
+        (QRDQN, "CartPole-v1"),
+        (SAC, "Pendulum-v1"),
+        (TD3, "Pendulum-v1"),
+        (TQC, "Pendulum-v1"),
+    ],
+)
+@pytest.mark.parametrize("half_life", ["auto", 100.0])
+def test_tensorboard_shows_what_replay_does_for_every_algorithm(model_class, env_id, half_life, tmp_path):
+    options = dict(replay_buffer_kwargs=dict(half_life=half_life), tensorboard_log=str(tmp_path))
+    model = model_class("MlpPolicy", env_id, **small(**DECAYED, **options, learning_starts=190))
+    model.learn(204, callback=None if model_class is ReptileDQN else ReplayLog(), log_interval=1)
+    events = EventAccumulator(str(tmp_path / f"{model_class.__name__}_1"))
+    events.Reload()
+    keys = {key for key in events.Tags()["scalars"] if key.startswith("replay/")}
+    of_kind = {"regime", "alarms", "consistency", "effective_half_life"} if half_life == "auto" else {"half_life"}
+    expected = {"mean_age", "entropy", "effective_sample_size", "volume", *of_kind}
+    of_learner = {"mean_weight", *(f"td_error_age_q{quarter}" for quarter in range(1, 5))}
+    assert keys == {f"replay/{key}" for key in expected | (of_learner if model_class is ReptileDQN else set())}
+    last = events.Scalars("replay/mean_age")[-1]
+    assert 0 < last.value < last.step <= 204
 
 
 def test_the_picture_of_consistency_has_what_was_stored_and_what_was_not():

@@ -59,6 +59,11 @@ class ResumableCheckpoint(BaseCallback):
                 f"ResumableCheckpoint is for off-policy algorithms, got {type(self.model).__name__}: "
                 "use SB3's CheckpointCallback"
             )
+        if not self.model._get_torch_save_params()[0]:
+            raise ValueError(
+                f"ResumableCheckpoint saves networks of PyTorch, {type(self.model).__name__} has none (SBX's are in "
+                "JAX): use SB3's CheckpointCallback(save_replay_buffer=True), which saves model and replay buffer"
+            )
         record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
         before_failure = getattr(self.training_env.unwrapped, "before_failure", None)
         if before_failure is not None and self.save not in before_failure:

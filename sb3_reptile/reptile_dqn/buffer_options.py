@@ -4,6 +4,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_reptile.replay import DecayedSampling
 from sb3_reptile.replay.multi_step import MultiStepSampling
@@ -20,7 +21,7 @@ def replay_options(model: "ReptileDQN") -> dict[str, Any]:
     """
     buffer_class = model.replay_buffer_class
     assert buffer_class is not None
-    return _decay_options(model, buffer_class) | _return_options(model, buffer_class)
+    return _decay_options(model, buffer_class) | return_options(model, buffer_class)
 
 
 def _decay_options(model: "ReptileDQN", buffer_class: type[ReplayBuffer]) -> dict[str, Any]:
@@ -40,7 +41,13 @@ def _decay_options(model: "ReptileDQN", buffer_class: type[ReplayBuffer]) -> dic
     return options
 
 
-def _return_options(model: "ReptileDQN", buffer_class: type[ReplayBuffer]) -> dict[str, Any]:
+def return_options(model: OffPolicyAlgorithm, buffer_class: type[ReplayBuffer]) -> dict[str, Any]:
+    """
+    :param model: The model
+    :param buffer_class: Its ``replay_buffer_class``
+    :return: Arguments of that class: the model's ``n_steps`` and ``gamma``
+    :raises ValueError: if the class has no n-step returns, or ``replay_buffer_kwargs`` has other values
+    """
     if not issubclass(buffer_class, (MultiStepSampling, NStepReplayBuffer)):
         if model.n_steps > 1:
             raise ValueError(

@@ -16,7 +16,8 @@ USAGE = (
     + "\n\nThe arguments are the RL Zoo's, but those of "
     + ", ".join(name for name, command in COMMANDS.items() if command.ours)
     + f"; `{PROGRAM} COMMAND --help`"
-    "\nThe algorithm is reptile_dqn unless --algo names another one"
+    "\nThe algorithm is reptile_dqn unless --algo names another one: the RL Zoo's, or with the extra `sbx` SBX's"
+    "\n(sbx_dqn, sbx_sac, sbx_td3, sbx_tqc, sbx_crossq)"
     f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
     f"\n`{PROGRAM} train --vec-env ray` trains with environments on a Ray cluster, at --ray ADDRESS or on this"
     "\nmachine; --vec-env-kwargs NAME:VALUE ... are arguments of RayVecEnv"
@@ -56,12 +57,13 @@ def _with_extra(message: str, error: BaseException) -> str:
 def _run(command: str) -> None:
     from sb3_reptile.zoo import patches
     from sb3_reptile.zoo.arguments import add_default_algorithm
-    from sb3_reptile.zoo.experiment_manager import ReptileExperimentManager
+    from sb3_reptile.zoo.experiment_manager import SBX, ReptileExperimentManager
 
     patches.register()
     patches.patch_arguments()
     ReptileExperimentManager.training_has_begun = False
-    add_default_algorithm(command)
+    if any(name.startswith(SBX) for name in add_default_algorithm(command)):
+        patches.register_sbx()
     COMMANDS[command].run()
 
 

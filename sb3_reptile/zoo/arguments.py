@@ -27,20 +27,24 @@ OF_ALGORITHMS = (
 )
 
 
-def add_default_algorithm(command: str) -> None:
+def add_default_algorithm(command: str) -> list[str]:
     """
     Add ReptileDQN to the command line if it names no algorithm.
 
     :param command: The command
+    :return: The algorithms that the command line names now
     """
     if command not in OF_ALGORITHMS:
-        return
+        return []
     parser = argparse.ArgumentParser(add_help=False)
     option = {"plot_train": "-a", "all_plots": "-a"}.get(command, "--algo")
     names = ["-a", "--algos" if command == "all_plots" else "--algo"] if option == "-a" else ["--algo"]
     parser.add_argument(*names, dest="algo", nargs="*")
-    if parser.parse_known_args()[0].algo is None:
+    algorithms = parser.parse_known_args()[0].algo
+    if algorithms is None:
         sys.argv[1:1] = [option, ALGO]
+        return [ALGO]
+    return algorithms
 
 
 def take_resumed_run() -> Path | None:

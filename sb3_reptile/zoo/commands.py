@@ -88,7 +88,8 @@ def benchmark() -> None:
 def push_to_hub() -> None:
     """``rl_zoo3.push_to_hub``, which also works without a network."""
     from sb3_reptile.zoo import patches
-    from sb3_reptile.zoo.experiment_manager import ALGO
+    from sb3_reptile.zoo.arguments import add_default_algorithm
+    from sb3_reptile.zoo.experiment_manager import ALGO, SBX
 
-    patches.patch_hub(ours=ALGO in sys.argv)
+    patches.patch_hub(ours=any(name == ALGO or name.startswith(SBX) for name in add_default_algorithm("push_to_hub")))
     runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")

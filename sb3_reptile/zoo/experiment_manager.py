@@ -13,9 +13,11 @@ from typing import Any
 
 try:
     import optuna
+    import rl_zoo3
     import yaml
     from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
     from rl_zoo3.exp_manager import ExperimentManager
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
     from sqlalchemy.exc import DBAPIError
 except ModuleNotFoundError as error:
     raise ImportError(
@@ -26,10 +28,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_reptile.envs  # registers the environments
-from sb3_reptile.callbacks import DriftEvalCallback, WorkerLog
+from sb3_reptile.callbacks import DriftEvalCallback, ReplayLog, WorkerLog
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.checkpoint.run_folder import list_candidates
 from sb3_reptile.evaluation.callback import SAVING
+from sb3_reptile.replay import DecayedSampling
+from sb3_reptile.reptile_dqn import ReptileDQN
 from sb3_reptile.storage import StorageError
 from sb3_reptile.storage.values import arguments_to_json
 from sb3_reptile.vec_env import RayVecEnv
@@ -37,6 +41,8 @@ from sb3_reptile.zoo.errors import exit_with_error
 from sb3_reptile.zoo.training_log import LOG_FILE, LogToFile
 
 ALGO = "reptile_dqn"
+# What the names of SBX's algorithms begin with
+SBX = "sbx_"
 
 
 def zoo_configs() -> Path:
@@ -46,6 +52,21 @@ def zoo_configs() -> Path:
     package = Path(sb3_reptile.__file__).parent
     in_wheel = package / "zoo_configs"
     return in_wheel if in_wheel.is_dir() else package.parent / "zoo_configs"
+
+
+def default_config(algo: str) -> str | None:
+    """
+    :param algo: Name of an algorithm
+    :return: The hyperparameter file that is used unless the user names one, None for that of the RL Zoo
+    """
+    if algo == ALGO:
+        return str(zoo_configs() / f"{ALGO}.yml")
+    if not algo.startswith(SBX):
+        return None
+    # SBX takes the hyperparameters of SB3's algorithm of the same name
+    name = f"{algo.removeprefix(SBX)}.yml"
+    ours = zoo_configs() / name
+    return str(ours if ours.is_file() else Path(rl_zoo3.__file__).parent / "hyperparams" / name)
 
 
 class DriftTrialEvalCallback(TrialEvalCallback, DriftEvalCallback):
@@ -111,8 +132,8 @@ class ReptileExperimentManager(ExperimentManager):
 
     def __init__(self, args: argparse.Namespace, *others: Any, **kwargs: Any) -> None:
         super().__init__(args, *others, **kwargs)
-        if self.algo == ALGO and args.conf_file is None:
-            self.config = str(zoo_configs() / f"{ALGO}.yml")
+        if args.conf_file is None:
+            self.config = default_config(self.algo) or self.config
         if self.ray_arguments is not None:
             self.vec_env_class, self.vec_env_kwargs = RayVecEnv, self.ray_arguments
         if self.resumed_run is not None:
@@ -236,6 +257,8 @@ class ReptileExperimentManager(ExperimentManager):
             super().save_trained_model(model)
 
     def hyperparameters_optimization(self) -> None:
+        if self.algo not in HYPERPARAMS_SAMPLER:
+            exit_with_error(f"there is no search space for {self.algo}, use one of: {', '.join(HYPERPARAMS_SAMPLER)}")
         if self.storage is not None and not self.storage.endswith(".log"):
             make_tables(self.storage)
         type(self).training_has_begun = True
@@ -243,6 +266,9 @@ class ReptileExperimentManager(ExperimentManager):
 
     def learn(self, model: BaseAlgorithm) -> None:
         self.callbacks.append(LogToFile(f"{self.save_path}/{LOG_FILE}"))
+        is_decayed = isinstance(getattr(model, "replay_buffer", None), DecayedSampling)
+        if is_decayed and not isinstance(model, ReptileDQN):  # which logs it without a callback
+            self.callbacks.append(ReplayLog())
         if self.resumed_run is None:
             type(self).training_has_begun = True
             super().learn(model)

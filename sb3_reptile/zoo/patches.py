@@ -7,6 +7,7 @@ from typing import Any
 # First: its error names the extra if rl_zoo3 is missing
 from sb3_reptile.zoo.experiment_manager import (  # isort: split
     ALGO,
+    SBX,
     DriftTrialEvalCallback,
     ReptileExperimentManager,
     SaveWholeVecNormalizeCallback,
@@ -39,6 +40,22 @@ def register(algo: str = ALGO) -> None:
     rl_zoo3.exp_manager.EvalCallback = DriftEvalCallback  # type: ignore[misc]
     rl_zoo3.exp_manager.TrialEvalCallback = DriftTrialEvalCallback  # type: ignore[misc]
     rl_zoo3.exp_manager.SaveVecNormalizeCallback = SaveWholeVecNormalizeCallback  # type: ignore[misc]
+
+
+def register_sbx() -> None:
+    """
+    Register SBX's algorithms with decayed replay as ``sbx_dqn``, ``sbx_sac``, ``sbx_td3``, ``sbx_tqc`` and
+    ``sbx_crossq``, with the search spaces of SB3's. It imports JAX, which takes seconds.
+
+    :raises ImportError: if the extra ``sbx`` is missing
+    """
+    from sb3_reptile.sbx import ALGORITHMS
+
+    ALGOS.update(ALGORITHMS)
+    tables: list[dict[str, Any]] = [HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER]
+    for table in tables:
+        theirs = {name: table[name.removeprefix(SBX)] for name in ALGORITHMS if name.removeprefix(SBX) in table}
+        table.update(theirs)
 
 
 def patch_arguments() -> None:
