@@ -120,23 +120,32 @@ def resume(
     :raises MissingArgumentError: if an argument could not be saved and is not given
     :raises ArgumentError: if an argument is given that does not exist or cannot change
     """
-    return _resume_from(_newest_good(Path(path)), env, device, kwargs)
+    return _resume_from(newest_good(Path(path), KIND, "ResumableCheckpoint"), env, device, kwargs)
 
 
-def _newest_good(path: Path) -> Folder:
-    """The checkpoint to resume from, verified before objects are made from it."""
+def newest_good(path: Path, kind: str, callback: str) -> Folder:
+    """
+    The checkpoint to resume from, verified before objects are made from it.
+
+    :param path: One checkpoint, or a folder of checkpoints
+    :param kind: The kind of content that it must have
+    :param callback: Name of the callback that saves such checkpoints, for messages
+    :return: The checkpoint
+    :raises FileNotFoundError: if there is none
+    :raises StorageError: if none can be used
+    """
     try:
         candidates = list_candidates(path)
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {error}") from error
     if not candidates:
         if path.is_dir() and not os.path.lexists(path / MANIFEST):
-            raise FileNotFoundError(f"there is no checkpoint in {path}; ResumableCheckpoint saves them")
-        return _verified(path)
+            raise FileNotFoundError(f"there is no checkpoint in {path}; {callback} saves them")
+        return _verified(path, kind)
     problems = []
     for candidate in reversed(candidates):
         try:
-            folder = _verified(candidate)
+            folder = _verified(candidate, kind)
         except NewerVersionError as error:
             if error.intact or len(candidates) == 1:
                 raise
@@ -152,8 +161,8 @@ def _newest_good(path: Path) -> Folder:
     raise DamagedError(f"none of the {len(candidates)} checkpoints in {path} can be used: {'; '.join(problems)}")
 
 
-def _verified(path: Path) -> Folder:
-    folder = Folder(path, KIND)
+def _verified(path: Path, kind: str) -> Folder:
+    folder = Folder(path, kind)
     folder.verify()
     return folder
 
