@@ -183,7 +183,9 @@ class FolderPart:
     def __init__(self, folder: Folder, prefix: str) -> None:
         self._folder, self._prefix = folder, prefix
         self.path = folder.path
-        self.files = {name.removeprefix(prefix): about for name, about in folder.files.items() if name.startswith(prefix)}
+        self.files = {
+            name.removeprefix(prefix): about for name, about in folder.files.items() if name.startswith(prefix)
+        }
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """

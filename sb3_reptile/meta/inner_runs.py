@@ -44,7 +44,9 @@ class InnerLearner:
     n_envs: int
     device: th.device | str
 
-    def make(self, env: Any, seed: int | None, parameters: Parameters | None = None, given_is: str = "the start") -> Any:
+    def make(
+        self, env: Any, seed: int | None, parameters: Parameters | None = None, given_is: str = "the start"
+    ) -> Any:
         """
         :param env: Environment
         :param seed: Seed
@@ -250,5 +252,3 @@ def _pickle(inner: InnerRun) -> bytes:
         raise TypeError(
             f"{inner.task.name} cannot be sent to another process ({type(error).__name__}: {error}): use n_processes=1"
         ) from error
-
-

@@ -371,7 +371,9 @@ class ReptileMetaLearner:
         runs = self._inner_runs()
         outcomes = processes.run_all(runs)
         # Move the parameters towards the mean of the results
-        self.parameters, distance = meta_update(self.parameters, [outcome.parameters for outcome in outcomes], step_size)
+        self.parameters, distance = meta_update(
+            self.parameters, [outcome.parameters for outcome in outcomes], step_size
+        )
         self._is_stale = True
         if self.optimizer_state == "carried":
             self.optimizers = mean_of_states([outcome.optimizers for outcome in outcomes if outcome.optimizers])

@@ -114,7 +114,9 @@ class RegressionPolicy(BasePolicy):
         )
         self.features_extractor = self.make_features_extractor()
         units = [64, 64] if net_arch is None else net_arch
-        layers = create_mlp(self.features_extractor.features_dim, int(np.prod(action_space.shape)), units, activation_fn)
+        layers = create_mlp(
+            self.features_extractor.features_dim, int(np.prod(action_space.shape)), units, activation_fn
+        )
         self.net = th.nn.Sequential(*layers)
         self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 

@@ -20,15 +20,16 @@ SPLIT_SEED, HELD_OUT_SHARE = 2018, 0.25
 
 class PermutedForces(CartPoleEnv):
     """
-    CartPole with several forces, evenly spaced from -10 to 10 N, on permuted actions.
+    CartPole with several forces, evenly spaced, on permuted actions.
 
     :param meaning: For each action the number of its force, from the strongest to the left to the strongest to the
-        right; ``[1, 0]`` is CartPole with inverted controls
+        right; ``(1, 0)`` is CartPole with inverted controls
+    :param max_force: The strongest force (N)
     """
 
-    def __init__(self, meaning: tuple[int, ...]) -> None:
+    def __init__(self, meaning: tuple[int, ...], max_force: float = 10.0) -> None:
         super().__init__()
-        self.forces = np.linspace(-self.force_mag, self.force_mag, len(meaning))[list(meaning)]
+        self.forces = np.linspace(-max_force, max_force, len(meaning))[list(meaning)]
         self.action_space = spaces.Discrete(len(meaning))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -43,13 +44,15 @@ class CartPoleControls:
     """
     CartPole whose controls are permuted. The tasks conflict: what balances the pole in one of them drops it in another.
 
-    :param n_forces: Number of actions; with 2 the only tasks are CartPole and CartPole with inverted controls
+    :param n_forces: Number of actions; with 2 the controls are inverted or not
+    :param max_force: Range of the strongest force (N), of which a task has a random one
     :param held_out: Draw from the quarter of the permutations that is never drawn otherwise
     :param max_steps: Time limit of an episode
-    :raises ValueError: if ``n_forces`` is not 2 to 6, or permutations are held out of only two
+    :raises ValueError: if ``n_forces`` is not 2 to 6, permutations are held out of only two, or a force is not positive
     """
 
-    n_forces: int = 4
+    n_forces: int = 2
+    max_force: tuple[float, float] = (5.0, 15.0)
     held_out: bool = False
     max_steps: int = 200
 
@@ -58,6 +61,8 @@ class CartPoleControls:
             raise ValueError(f"n_forces must be 2 to 6, got {self.n_forces!r}")
         if self.n_forces == 2 and self.held_out:
             raise ValueError("n_forces=2 has two permutations, of which none can be held out: use 3 or more")
+        if not 0 < self.max_force[0] <= self.max_force[1]:
+            raise ValueError(f"max_force must be a range of positive forces, got {self.max_force!r}")
 
     @property
     def permutations(self) -> list[tuple[int, ...]]:
@@ -76,7 +81,8 @@ class CartPoleControls:
         :return: The environment of a random task
         """
         permutations = self.permutations
-        return TimeLimit(PermutedForces(permutations[rng.integers(len(permutations))]), self.max_steps)
+        meaning = permutations[rng.integers(len(permutations))]
+        return TimeLimit(PermutedForces(meaning, rng.uniform(*self.max_force)), self.max_steps)
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,9 @@ class MiniGridGoals:
         try:
             from sb3_reptile.envs.rooms import MIDDLE, SIZE, RobotView, Rooms
         except ImportError as error:
-            raise ImportError("MiniGridGoals needs the extra `minigrid`: pip install 'sb3-reptile[minigrid]'") from error
+            raise ImportError(
+                "MiniGridGoals needs the extra `minigrid`: pip install 'sb3-reptile[minigrid]'"
+            ) from error
         places = [place for place in range(1, SIZE - 1) if place != MIDDLE]
         column, row = rng.choice(places, size=2).tolist()
         return RobotView(Rooms(goal=(column, row), max_steps=self.max_steps))
