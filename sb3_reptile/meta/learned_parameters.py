@@ -1,4 +1,4 @@
-"""What Reptile averages of a model: its learned parameters and BatchNorm statistics; target networks follow from them."""
+"""What Reptile averages of a model: learned parameters and BatchNorm statistics; target networks follow from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
