@@ -113,7 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ", ".join(runs.APPLICATIONS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {known}; all by default")
-    parser.add_argument("--jobs", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--jobs", type=int, help="number of runs at once (default: 2; with --ray, one per processor)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="train on the Ray cluster at this address; needs shared files")
     parser.add_argument("--hours", type=float, default=math.inf, help="start no run after this time")
     parser.add_argument("--seeds", type=int, help="only seeds below this number")
     parser.add_argument("--plan", action="store_true", help="list finished and missing runs; train nothing")
@@ -138,7 +139,7 @@ def main() -> None:
     with sole_writer(runs.RECORDS):
         records = runs.read_records()
         jobs = [ApplicationJob(run) for run in planned if run not in records]
-        train_or_exit(jobs, runs.RECORDS, arguments.jobs, arguments.hours, max_failures=1)
+        train_or_exit(jobs, runs.RECORDS, arguments.jobs, arguments.hours, max_failures=1, ray=arguments.ray)
 
 
 if __name__ == "__main__":

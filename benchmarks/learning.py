@@ -2,6 +2,7 @@
 Which replay learns best, where tasks drift and where they do not: methods x tasks x seeds, one record per run.
 
     python benchmarks/learning.py --jobs 2 --hours 1.5      train the missing runs, the most informative first
+    python benchmarks/learning.py --ray HOST:6379           train them on a Ray cluster
     python benchmarks/learning.py --plan                    list finished and missing runs, with an estimate of the time
     python benchmarks/learning.py --run TASK METHOD SEED    one run; prints its record, which names this command
 
@@ -404,7 +405,8 @@ def job(run: Run) -> Job:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--jobs", type=int, help="number of runs at once (default: 2; with --ray, one per processor)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="train on the Ray cluster at this address")
     parser.add_argument("--hours", type=float, default=math.inf, help="start no run after this time")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="only these tasks")
     parser.add_argument("--method", nargs="+", help="only these methods")
@@ -439,7 +441,7 @@ def main() -> None:
         and (arguments.seeds is None or run.seed < arguments.seeds)
     ]
     unknown = set(arguments.method or ()) - {run.method for run in planned}
-    if unknown or not runs or arguments.jobs < 1:
+    if unknown or not runs or (arguments.jobs is not None and arguments.jobs < 1):
         parser.error(f"nothing to train; not in the plan: {', '.join(sorted(unknown)) or 'this combination'}")
     if arguments.plan:
         print_plan(runs, read_records(arguments.records))
@@ -447,7 +449,7 @@ def main() -> None:
     with sole_writer(arguments.records):
         records = read_records(arguments.records)
         jobs = [job(run) for run in runs if run not in records]
-        train_or_exit(jobs, arguments.records, arguments.jobs, arguments.hours)
+        train_or_exit(jobs, arguments.records, arguments.jobs, arguments.hours, ray=arguments.ray)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Trains runs in child processes, several at once, and appends the record of each run that finishes."""
+"""Trains runs in child processes, here or on a cluster, and appends the record of each run that finishes."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -9,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from sb3_reptile.evaluation.machine import THREADS
@@ -17,6 +19,8 @@ from sb3_reptile.evaluation.records import Record, append
 
 # Seconds between two updates of the progress bar
 INTERVAL = 2.0
+# Number of processes at once on this machine
+N_PROCESSES = 2
 
 
 class Job:
@@ -59,6 +63,14 @@ class Job:
         elif line.strip().isdigit():
             self._steps_so_far = int(line)
 
+    def read_output(self, line: bytes) -> None:
+        """Called with each line of the output of a command that runs on another node."""
+        if self.output is None:
+            self.read(line)
+        else:
+            with self.output.open("ab") as file:
+                file.write(line)
+
     def steps_so_far(self) -> int:
         """Steps trained so far, for the progress bar."""
         return self._steps_so_far
@@ -67,16 +79,21 @@ class Job:
         """Called in a thread after the command has succeeded, which took ``seconds``; None if the run has failed."""
         return self._record
 
-    async def run(self) -> Record | None:
-        """Run the command with one thread; its record, or None if it failed."""
+    async def run(self, run_command: Callable[[Job], Awaitable[int]] | None = None) -> Record | None:
+        """
+        Run the command with one thread.
+
+        :param run_command: Runs the command of a job and returns its exit status; None runs it on this machine
+        :return: The record, or None if the run failed
+        """
         if self.prepare():
             start = time.perf_counter()
-            if await self._run_command() != 0:
+            if await (self._run_here() if run_command is None else run_command(self)) != 0:
                 return None
             self.seconds = time.perf_counter() - start
         return await asyncio.to_thread(self.record)
 
-    async def _run_command(self) -> int:
+    async def _run_here(self) -> int:
         with contextlib.ExitStack() as files:
             output = None if self.output is None else files.enter_context(self.output.open("ab"))
             process = await asyncio.create_subprocess_exec(
@@ -101,27 +118,63 @@ class Job:
 
 
 def train_all(
-    jobs: Sequence[Job], folder: Path, n_processes: int = 2, hours: float = math.inf, max_failures: int = 3
+    jobs: Sequence[Job],
+    folder: Path,
+    n_processes: int | None = None,
+    hours: float = math.inf,
+    max_failures: int = 3,
+    ray: str | None = None,
 ) -> list[Job]:
     """
-    Train runs in their order, ``n_processes`` at once, and append their records.
+    Train runs in their order, several at once, and append their records.
+
+    On a Ray cluster, Ray's scheduler chooses the node of each run, and a run whose node is lost is done again. Every
+    node needs this package, and the files that the commands name, at the same paths. Commands that write files need a
+    file system that all nodes share.
 
     :param jobs: The runs
-    :param folder: Folder of the records
-    :param n_processes: Number of processes at once
+    :param folder: Folder of the records, on this machine
+    :param n_processes: Number of runs at once; None for 2, or for the number of processors of the cluster
     :param hours: No run is started after that long
     :param max_failures: Number of failed runs after which no run is started
+    :param ray: Address of a Ray cluster (see :func:`~sb3_reptile.vec_env.ray_cluster.connect`); None trains on this
+        machine, without Ray
     :return: The runs that failed
     :raises KeyboardInterrupt: on SIGINT or SIGTERM, after the child processes have ended; their runs leave no record
+    :raises ImportError: if ``ray`` is given and Ray is not installed
+    :raises ConnectionError: if there is no cluster at this address
     """
+    deadline = time.monotonic() + 3600 * hours
     try:
-        return asyncio.run(_train_all(jobs, folder, n_processes, time.monotonic() + 3600 * hours, max_failures))
+        if ray is None:
+            return asyncio.run(_train_all(jobs, folder, n_processes or N_PROCESSES, deadline, max_failures))
+        return _train_on_cluster(jobs, folder, n_processes, deadline, max_failures, ray)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
+def _train_on_cluster(
+    jobs: Sequence[Job], folder: Path, n_processes: int | None, deadline: float, max_failures: int, address: str
+) -> list[Job]:
+    from sb3_reptile.evaluation.ray_nodes import Nodes
+    from sb3_reptile.vec_env.ray_cluster import connected
+
+    with connected(address) as ray:
+        nodes = Nodes(ray)
+        at_once = min(n_processes or nodes.n_slots(), len(jobs))
+        try:
+            return asyncio.run(_train_all(jobs, folder, at_once, deadline, max_failures, nodes.run))
+        finally:
+            nodes.close()
+
+
 async def _train_all(
-    jobs: Sequence[Job], folder: Path, n_processes: int, deadline: float, max_failures: int
+    jobs: Sequence[Job],
+    folder: Path,
+    n_processes: int,
+    deadline: float,
+    max_failures: int,
+    run_command: Callable[[Job], Awaitable[int]] | None = None,
 ) -> list[Job]:
     from tqdm import tqdm
 
@@ -140,7 +193,7 @@ async def _train_all(
             if time.monotonic() > deadline or len(failed) >= max_failures:
                 return
             running.add(job)
-            record = await job.run()
+            record = await job.run(run_command)
             running.remove(job)
             if record is None:
                 failed.append(job)
@@ -173,16 +226,25 @@ async def _train_all(
 
 
 def train_or_exit(
-    jobs: Sequence[Job], folder: Path, n_processes: int = 2, hours: float = math.inf, max_failures: int = 3
+    jobs: Sequence[Job],
+    folder: Path,
+    n_processes: int | None = None,
+    hours: float = math.inf,
+    max_failures: int = 3,
+    ray: str | None = None,
 ) -> None:
     """
     :func:`train_all` for a command line.
 
-    :raises SystemExit: if it is interrupted or a run fails, with a message that names the run
+    :raises SystemExit: if it is interrupted, a run fails or there is no such cluster, with a message that names it
     """
     try:
-        failed = train_all(jobs, folder, n_processes, hours, max_failures)
+        failed = train_all(jobs, folder, n_processes, hours, max_failures, ray)
     except KeyboardInterrupt:
         raise SystemExit("stopped; repeat the same command to continue") from None
+    except (ImportError, ConnectionError) as error:
+        if ray is None:
+            raise
+        raise SystemExit(str(error)) from None
     if failed:
         raise SystemExit("\n".join(f"failed: {job.name}: {job.hint}" for job in failed))

@@ -1,0 +1,138 @@
+"""The connection to a Ray cluster, shared by all who use it, and a function that spreads calls over its nodes."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LOCAL = "local"
+
+
+def import_ray() -> Any:
+    """
+    :return: The module ``ray``
+    :raises ImportError: if it is not installed, with a message that names the extra
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"environments and runs on a cluster need the extra `ray` (no module named {error.name!r} found): "
+            "pip install 'sb3-reptile[ray]'"
+        ) from error
+    return ray
+
+
+class _Connection:
+    """The connection of this process: who uses it, and whether to end it after the last one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.n_users = 0
+        self.address: str | None = None
+        self.is_ours = False
+
+
+_connection = _Connection()
+
+
+def connect(address: str | None = None, num_cpus: float | None = None) -> None:
+    """
+    Connect this process to a cluster, or count one more user of the connection that it has. Each call needs a
+    :func:`disconnect`. A connection that the program has made with ``ray.init`` is used, and is not ended.
+
+    :param address: ``HOST:PORT`` or ``auto`` on a node of the cluster, ``ray://HOST:10001`` from elsewhere, ``local``
+        to start a Ray on this machine. ``None``: the environment variable ``RAY_ADDRESS``, or else ``local``
+    :param num_cpus: Number of processors that a Ray started here offers at least. Fewer real processors than that take
+        turns.
+    :raises ImportError: if Ray is not installed
+    :raises ConnectionError: if there is no cluster at this address
+    :raises ValueError: if this process is connected to another address
+    """
+    ray = import_ray()
+    with _connection.lock:
+        if _connection.n_users and not ray.is_initialized():
+            # ray.shutdown() by someone else, or an interrupted driver
+            _connection.n_users = 0
+        if not _connection.n_users:
+            _connection.is_ours = not ray.is_initialized()
+            wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
+            _connection.address = wanted if _connection.is_ours else None
+            if _connection.is_ours:
+                _init(ray, wanted, num_cpus)
+        elif address is not None and _connection.address not in (address, None):
+            raise ValueError(
+                f"this process is connected to the Ray cluster {_connection.address!r}, got the address {address!r}: "
+                "close the environments that use the first, or start another process"
+            )
+        _connection.n_users += 1
+
+
+def _init(ray: Any, address: str, num_cpus: float | None) -> None:
+    settings: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
+    if address == LOCAL:
+        # A Ray that lives as long as this program reports to nobody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings |= {"num_cpus": max(os.cpu_count() or 1, int(-(-(num_cpus or 0) // 1))), "include_dashboard": False}
+    try:
+        ray.init(**settings)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConnectionError(
+            f"cannot connect to a Ray cluster at {address!r} ({reason}): start one with `ray start --head`, use "
+            "HOST:PORT or ray://HOST:10001, or leave the address out for a Ray on this machine"
+        ) from error
+
+
+def disconnect() -> None:
+    """Count one user less; after the last one, end a connection that :func:`connect` has made, and its local Ray."""
+    ray = import_ray()
+    with _connection.lock:
+        _connection.n_users = max(_connection.n_users - 1, 0)
+        if not _connection.n_users and _connection.is_ours:
+            ray.shutdown()
+
+
+class connected:
+    """
+    Context in which this process is connected to a cluster. See :func:`connect` for arguments and errors.
+    """
+
+    def __init__(self, address: str | None = None, num_cpus: float | None = None) -> None:
+        self.address, self.num_cpus = address, num_cpus
+
+    def __enter__(self) -> Any:
+        connect(self.address, self.num_cpus)
+        return import_ray()
+
+    def __exit__(self, *_: object) -> None:
+        disconnect()
+
+
+def map_on_cluster(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    address: str | None = None,
+    num_cpus: float = 1,
+    max_retries: int = 3,
+) -> list[Result]:
+    """
+    Call a function once per item, spread over the nodes of a cluster by Ray's scheduling. Results that are lost with a
+    node are computed again.
+
+    :param function: The function; it and its results must be picklable by cloudpickle
+    :param items: Its arguments
+    :param address: See :func:`connect`
+    :param num_cpus: Number of processors of a call
+    :param max_retries: Number of times that a call is repeated if its node is lost
+    :return: The results, in the order of the items
+    :raises ImportError: if Ray is not installed
+    :raises ConnectionError: if there is no cluster at this address
+    """
+    with connected(address) as ray:
+        call = ray.remote(num_cpus=num_cpus, max_retries=max_retries)(function)
+        return list(ray.get([call.remote(item) for item in items]))
