@@ -1,35 +1,21 @@
 """``sb3-reptile <command>``, or ``python -m sb3_reptile.zoo``: the RL Zoo's commands, with its own arguments."""
 
-import importlib
 import importlib.util
-import runpy
-import shutil
 import sys
 
 import gymnasium as gym
 
 from sb3_reptile import __version__
+from sb3_reptile.zoo.commands import COMMANDS
 from sb3_reptile.zoo.errors import PROGRAM, describe, exit_with_error
 
 TRACEBACK = "--traceback"
-COMMANDS = {
-    "train": "train an agent, or search for hyperparameters",
-    "enjoy": "watch a trained agent",
-    "record_video": "record a video of a trained agent",
-    "record_training": "record videos of the checkpoints of a run, and join them (needs ffmpeg)",
-    "plot_train": "plot the returns during training",
-    "all_plots": "gather evaluations: plots and a table",
-    "plot_from_file": "plot what all_plots saved",
-    "benchmark": "evaluate all trained agents",
-    "push_to_hub": "write a model card, and upload the agent to the Hugging Face hub",
-    "load_from_hub": "download an agent from the Hugging Face hub",
-    "inspect": "draw what replay was doing",
-}
-USAGE = f"usage: {PROGRAM} COMMAND [arguments]\n\n" + "\n".join(
-    f"  {name:15} {what}" for name, what in COMMANDS.items()
-)
-USAGE += (
-    f"\n\nThe arguments are the RL Zoo's, but for inspect, which is not one of its commands; `{PROGRAM} COMMAND --help`"
+USAGE = (
+    f"usage: {PROGRAM} COMMAND [arguments]\n\n"
+    + "\n".join(f"  {name:15} {command.what}" for name, command in COMMANDS.items())
+    + "\n\nThe arguments are the RL Zoo's, but those of "
+    + ", ".join(name for name, command in COMMANDS.items() if command.ours)
+    + f"; `{PROGRAM} COMMAND --help`"
     "\nThe algorithm is reptile_dqn unless --algo names another one"
     f"\n`{PROGRAM} train` also takes `--resume RUN`: the same command continues from RUN's last checkpoint"
     f"\nErrors are one line; with {TRACEBACK}, they are tracebacks. `{PROGRAM} --version` prints the version"
@@ -67,36 +53,14 @@ def _with_extra(message: str, error: BaseException) -> str:
 
 def _run(command: str) -> None:
     from sb3_reptile.zoo import patches
-    from sb3_reptile.zoo.arguments import add_default_algorithm, take_resumed_run
-    from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager
+    from sb3_reptile.zoo.arguments import add_default_algorithm
+    from sb3_reptile.zoo.experiment_manager import ReptileExperimentManager
 
     patches.register()
     patches.patch_arguments()
     ReptileExperimentManager.training_has_begun = False
     add_default_algorithm(command)
-    if command == "train":
-        ReptileExperimentManager.resumed_run = take_resumed_run()
-    if command == "inspect":
-        from sb3_reptile.zoo.inspection import inspect
-
-        inspect()
-    elif command in ("train", "enjoy", "plot_train", "all_plots", "plot_from_file"):
-        module = command if command in ("train", "enjoy") else "plots"
-        getattr(importlib.import_module(f"rl_zoo3.{module}"), command)()
-    else:
-        if command in ("benchmark", "record_training"):
-            patches.patch_commands()
-        elif command == "push_to_hub":
-            patches.patch_hub(ours=ALGO in sys.argv)
-        if command == "record_training" and "-h" not in sys.argv and "--help" not in sys.argv:
-            _check_ffmpeg()
-        runpy.run_module(f"rl_zoo3.{command}", run_name="__main__")
-
-
-def _check_ffmpeg() -> None:
-    # rl_zoo3 would remove the videos that it could not join
-    if shutil.which("ffmpeg") is None:
-        exit_with_error("record_training joins videos with ffmpeg, which is not installed; record_video does without")
+    COMMANDS[command].run()
 
 
 def _training_has_begun() -> bool:

@@ -49,9 +49,20 @@ def zoo_configs() -> Path:
 
 class DriftTrialEvalCallback(TrialEvalCallback, DriftEvalCallback):
     """
-    rl_zoo3's callback for the evaluations of a trial, in the phase in which the trial is. See ``TrialEvalCallback`` for
-    its arguments.
+    rl_zoo3's callback for the evaluations of a trial, in the phase in which the trial is. The trial gets the attributes
+    ``phases``, the phase of each evaluation, if the environment drifts; and ``alarms``, the number of changes detected
+    until then, with ``half_life="auto"``. The value of the trial is the return in the last phase. See
+    ``TrialEvalCallback`` for the arguments.
     """
+
+    def _on_step(self) -> bool:
+        n_evaluations = self.eval_idx
+        go_on = super()._on_step()
+        if self.eval_idx > n_evaluations and self._last_world is not None:
+            for name, value in zip(("phases", "alarms"), self._last_world, strict=True):
+                if value is not None:
+                    self.trial.set_user_attr(name, [*self.trial.user_attrs.get(name, []), value])
+        return go_on
 
 
 class SaveWholeVecNormalizeCallback(SaveVecNormalizeCallback):

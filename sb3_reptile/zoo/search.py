@@ -1,17 +1,23 @@
 """The hyperparameter search space of ReptileDQN in rl_zoo3: DQN's search space, and the options of replay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_dqn_params
 
+# Arguments that do not depend on an age: the package's default decay, replay that detects changes, and uniform replay
+WITHOUT_AGE: dict[str, dict[str, Any]] = {
+    "default": {},
+    "auto": {"half_life": "auto"},
+    "none": {"half_life": float("inf")},
+}
 # Arguments of each decay for the age at which it reaches 1/2; a window ends at twice that age
-DECAYS = {
+BY_AGE: dict[str, Callable[[float], dict[str, Any]]] = {
     "exponential": lambda age: {"half_life": age},
     "linear": lambda age: {"decay": {"linear": {"horizon": 2 * age}}},
     "power_law": lambda age: {"decay": {"power_law": {"scale": age}}},
     "window": lambda age: {"decay": {"window": {"size": max(1.0, 2 * age)}}},
-    "none": lambda age: {"half_life": float("inf")},
 }
 SHORTEST_AGE = 100
 OF_REPLAY = (
@@ -32,8 +38,8 @@ def sample_reptile_dqn_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample hyperparameters. The age at which the decay reaches 1/2 is sampled as a fraction of the buffer size, on a log
-    scale.
+    Sample hyperparameters. The decay is the default, ``"auto"``, none, or one that depends on an age: that at which it
+    reaches 1/2 is sampled as a fraction of the buffer size, on a log scale.
 
     :param trial: The trial
     :param n_actions: Number of actions
@@ -46,7 +52,7 @@ def sample_reptile_dqn_params(
     of_file = trial.study.user_attrs
     size = int(float(of_file.get("buffer_size", 1_000_000)))
     trial.suggest_int("buffer_size", size, size)
-    trial.suggest_categorical("decay", list(DECAYS))
+    trial.suggest_categorical("decay", [*WITHOUT_AGE, *BY_AGE])
     trial.suggest_float("age_fraction", min(SHORTEST_AGE / size, 0.5), 1, log=True)
     trial.suggest_float("uniform_fraction", 0, 0.5)
     trial.suggest_categorical("weighting", ["sampling", "loss"])
@@ -59,8 +65,8 @@ def sample_reptile_dqn_params(
     trial.suggest_categorical("double_q", [False, True])
     trial.suggest_categorical("loss", ["huber", "mse"])
     ours = _reptile_params(trial.params)
-    # For the reader of the study
-    trial.set_user_attr("age_of_half_weight", trial.params["age_fraction"] * size)
+    if trial.params["decay"] in BY_AGE:  # for the reader of the study
+        trial.set_user_attr("age_of_half_weight", trial.params["age_fraction"] * size)
     theirs = sample_dqn_params(trial, n_actions, n_envs, additional_args)
     # Keep the other replay buffer options of the file
     ours["replay_buffer_kwargs"] = additional_args["her_kwargs"] | ours["replay_buffer_kwargs"]
@@ -77,12 +83,14 @@ def convert_reptile_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]
 
 
 def _reptile_params(sampled: dict[str, Any]) -> dict[str, Any]:
-    age = sampled["age_fraction"] * sampled["buffer_size"]
+    decay, age = sampled["decay"], sampled["age_fraction"] * sampled["buffer_size"]
     hyperparams = {name: sampled[name] for name in ("buffer_size", "weighting", *OF_LEARNER)}
     hyperparams["replay_buffer_kwargs"] = {
         "uniform_fraction": sampled["uniform_fraction"],
+        # Both, so that those of the file are replaced
         "decay": None,
-        **DECAYS[sampled["decay"]](age),
+        "half_life": None,
+        **(BY_AGE[decay](age) if decay in BY_AGE else WITHOUT_AGE[decay]),
     }
     # Priorities act on sampling only
     prioritized = sampled["priority"] == "td_error" and sampled["weighting"] == "sampling"

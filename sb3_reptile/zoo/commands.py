@@ -1,0 +1,88 @@
+"""The commands of ``sb3-reptile``: one line of a table for each, and how those of the RL Zoo are started."""
+
+import importlib
+import runpy
+import shutil
+import sys
+from dataclasses import dataclass
+
+from sb3_reptile.zoo.errors import exit_with_error
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    :param what: What the command does, for ``--help``
+    :param target: ``module:function``, or a module that is run as a script. It reads its arguments from ``sys.argv``
+    :param ours: Whether the arguments are this package's instead of the RL Zoo's
+    """
+
+    what: str
+    target: str
+    ours: bool = False
+
+    def run(self) -> None:
+        """Run the command; it is imported now."""
+        module, _, function = self.target.partition(":")
+        if function:
+            getattr(importlib.import_module(module), function)()
+        else:
+            runpy.run_module(module, run_name="__main__")
+
+
+COMMANDS = {
+    "train": Command("train an agent, or search for hyperparameters", f"{__name__}:train"),
+    "enjoy": Command("watch a trained agent", "rl_zoo3.enjoy:enjoy"),
+    "record_video": Command("record a video of a trained agent", "rl_zoo3.record_video"),
+    "record_training": Command(
+        "record videos of the checkpoints of a run, and join them (needs ffmpeg)", f"{__name__}:record_training"
+    ),
+    "plot_train": Command("plot the returns during training", "rl_zoo3.plots:plot_train"),
+    "all_plots": Command("gather evaluations: plots and a table", "rl_zoo3.plots:all_plots"),
+    "plot_from_file": Command("plot what all_plots saved", "rl_zoo3.plots:plot_from_file"),
+    "benchmark": Command("evaluate all trained agents", f"{__name__}:benchmark"),
+    "push_to_hub": Command(
+        "write a model card, and upload the agent to the Hugging Face hub", f"{__name__}:push_to_hub"
+    ),
+    "load_from_hub": Command("download an agent from the Hugging Face hub", "rl_zoo3.load_from_hub"),
+    "inspect": Command("draw what replay was doing", "sb3_reptile.zoo.inspection:inspect", ours=True),
+}
+
+
+def train() -> None:
+    """``rl_zoo3.train``, which also takes ``--resume``."""
+    from rl_zoo3.train import train
+
+    from sb3_reptile.zoo.arguments import take_resumed_run
+    from sb3_reptile.zoo.experiment_manager import ReptileExperimentManager
+
+    ReptileExperimentManager.resumed_run = take_resumed_run()
+    train()
+
+
+def record_training() -> None:
+    """``rl_zoo3.record_training``, recorded by our ``record_video``."""
+    from sb3_reptile.zoo import patches
+
+    if "-h" not in sys.argv and "--help" not in sys.argv and shutil.which("ffmpeg") is None:
+        # rl_zoo3 would remove the videos that it could not join
+        exit_with_error("record_training joins videos with ffmpeg, which is not installed; record_video does without")
+    patches.patch_commands()
+    runpy.run_module("rl_zoo3.record_training", run_name="__main__")
+
+
+def benchmark() -> None:
+    """``rl_zoo3.benchmark``, which evaluates with our ``enjoy``."""
+    from sb3_reptile.zoo import patches
+
+    patches.patch_commands()
+    runpy.run_module("rl_zoo3.benchmark", run_name="__main__")
+
+
+def push_to_hub() -> None:
+    """``rl_zoo3.push_to_hub``, which also works without a network."""
+    from sb3_reptile.zoo import patches
+    from sb3_reptile.zoo.experiment_manager import ALGO
+
+    patches.patch_hub(ours=ALGO in sys.argv)
+    runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")
