@@ -1,5 +1,6 @@
 """Training on one task: a function of its arguments, so that it gives the same result in every process."""
 
+import copy
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -55,7 +56,9 @@ class InnerLearner:
         :return: The algorithm, untrained
         :raises ValueError: if the parameters do not fit
         """
-        model = self.algorithm(self.policy, env, seed=seed, device=self.device, **self.arguments)
+        # SB3 adds to policy_kwargs, and action noise has a state
+        arguments = copy.deepcopy(self.arguments)
+        model = self.algorithm(self.policy, env, seed=seed, device=self.device, **arguments)
         if parameters is not None:
             set_learned_parameters(model, parameters, given_is)
         return model
@@ -139,7 +142,7 @@ def empty_replay_buffer(learner: InnerLearner, task: Task) -> ReplayBuffer:
     """
     env = task.make_vec_env(learner.n_envs)
     try:
-        return learner.make(env, seed=None).replay_buffer  # type: ignore[no-any-return]
+        return learner.make(env, seed=None).replay_buffer
     finally:
         env.close()
 
@@ -182,8 +185,8 @@ def _outcome(inner: InnerRun, model: Any) -> Outcome:
             f"training on {inner.task.name} diverged, {diverged[0]} is not finite: decrease the learning rate"
         )
     episodes = list(model.ep_info_buffer or ())
-    log = {"ep_rew_mean": [info["r"] for info in episodes], "ep_len_mean": [info["l"] for info in episodes]}
-    log = {f"rollout/{name}": float(np.mean(values)) for name, values in log.items() if values}
+    of_episodes = {"ep_rew_mean": [info["r"] for info in episodes], "ep_len_mean": [info["l"] for info in episodes]}
+    log = {f"rollout/{name}": float(np.mean(values)) for name, values in of_episodes.items() if values}
     recorded = model.logger.name_to_value
     log |= {key: float(value) for key, value in recorded.items() if key.startswith("train/") and "n_updates" not in key}
     return Outcome(
@@ -196,7 +199,13 @@ def _outcome(inner: InnerRun, model: Any) -> Outcome:
 
 
 def _run_pickled(pickled: bytes) -> bytes:
-    return cloudpickle.dumps(run(cloudpickle.loads(pickled)))  # type: ignore[no-any-return]
+    return cloudpickle.dumps(run(cloudpickle.loads(pickled)))
+
+
+def _run_on_node(given: tuple[int, bytes]) -> bytes:
+    n_threads, pickled = given
+    _start_process(n_threads)
+    return _run_pickled(pickled)
 
 
 def _start_process(n_threads: int) -> None:
@@ -206,14 +215,22 @@ def _start_process(n_threads: int) -> None:
 
 class Processes:
     """
-    Inner runs in this process, or in several.
+    Inner runs in this process, in several, or on the nodes of a Ray cluster.
 
     :param n_processes: Number of processes; 1 for this one
+    :param ray: Address of the cluster, None for processes of this machine
+    :raises ImportError: without the extra ``ray``, if it is needed
+    :raises ConnectionError: if there is no cluster at this address
     """
 
-    def __init__(self, n_processes: int) -> None:
+    def __init__(self, n_processes: int, ray: str | None = None) -> None:
         self._executor: ProcessPoolExecutor | None = None
-        if n_processes > 1:
+        self._ray = ray
+        if ray is not None:
+            from sb3_reptile.vec_env.ray_cluster import connect
+
+            connect(ray)
+        elif n_processes > 1:
             methods = multiprocessing.get_all_start_methods()
             context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
             if "forkserver" in methods:
@@ -227,9 +244,14 @@ class Processes:
         :raises TypeError: if a run cannot be sent to another process
         :raises RuntimeError: if a process ends
         """
-        if self._executor is None:
+        if self._executor is None and self._ray is None:
             return [run(inner) for inner in runs]
         pickled = [_pickle(inner) for inner in runs]
+        if self._executor is None:
+            from sb3_reptile.vec_env.ray_cluster import map_on_cluster
+
+            given = [(th.get_num_threads(), one) for one in pickled]
+            return [cloudpickle.loads(result) for result in map_on_cluster(_run_on_node, given, self._ray)]
         try:
             results = list(self._executor.map(_run_pickled, pickled))
         except BrokenProcessPool as error:
@@ -240,14 +262,18 @@ class Processes:
         return [cloudpickle.loads(result) for result in results]
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, or the connection to the cluster."""
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
+        elif self._ray is not None:
+            from sb3_reptile.vec_env.ray_cluster import disconnect
+
+            disconnect()
 
 
 def _pickle(inner: InnerRun) -> bytes:
     try:
-        return cloudpickle.dumps(inner)  # type: ignore[no-any-return]
+        return cloudpickle.dumps(inner)
     except Exception as error:  # objects of users raise any
         raise TypeError(
             f"{inner.task.name} cannot be sent to another process ({type(error).__name__}: {error}): use n_processes=1"

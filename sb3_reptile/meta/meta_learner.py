@@ -28,6 +28,7 @@ from sb3_reptile.meta.learned_parameters import (
     meta_update,
     set_learned_parameters,
 )
+from sb3_reptile.meta.sine_waves import Regression
 from sb3_reptile.meta.task_sampling import Tasks, TaskSampler
 from sb3_reptile.replay.checks import check_choice
 
@@ -95,7 +96,7 @@ class ReptileMetaLearner:
 
     An inner run is ``algorithm(policy, env, ...).learn(inner_timesteps)``, so counters, schedules and exploration begin
     again with each of them. The first one has the seed ``seed``: with one task, one meta-iteration and ``ε = 1`` the
-    result is that of the algorithm, bit for bit. Results do not depend on ``n_processes``.
+    result is that of the algorithm, bit for bit. Results do not depend on ``n_processes`` and ``ray``.
 
     :param algorithm: Class of an off-policy algorithm of SB3, sb3-contrib or this package, or
         :class:`~sb3_reptile.meta.Regression`
@@ -114,7 +115,9 @@ class ReptileMetaLearner:
         sequence keeps its replay buffer; they share the algorithm's ``buffer_size``, so that memory does not grow with
         the number of tasks
     :param n_envs: Number of copies of a task's environment
-    :param n_processes: Number of processes that train on tasks in parallel. Use no more than ``meta_batch_size``.
+    :param n_processes: Number of processes that train on tasks in parallel, at most ``meta_batch_size``
+    :param ray: Address of a Ray cluster on whose nodes tasks are trained on instead (extra ``ray``): ``HOST:PORT``,
+        ``ray://HOST:10001``, or ``local`` for this machine
     :param algorithm_kwargs: Arguments of the algorithm
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
@@ -136,6 +139,7 @@ class ReptileMetaLearner:
         replay_buffer: Literal["fresh", "task"] = "fresh",
         n_envs: int = 1,
         n_processes: int = 1,
+        ray: str | None = None,
         algorithm_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -151,6 +155,7 @@ class ReptileMetaLearner:
         self.replay_buffer = replay_buffer
         self.n_envs = n_envs
         self.n_processes = n_processes
+        self.ray = ray
         self.algorithm_kwargs = dict(algorithm_kwargs or {})
         self.tensorboard_log = tensorboard_log
         self.verbose = verbose
@@ -179,8 +184,10 @@ class ReptileMetaLearner:
         self._make_model()
 
     def _check_options(self) -> None:
-        if not isinstance(self.algorithm, type) or not hasattr(self.algorithm, "_get_torch_save_params"):
-            raise TypeError(f"algorithm must be the class of an algorithm of SB3, got {self.algorithm!r}")
+        if not isinstance(self.algorithm, type) or not issubclass(self.algorithm, OffPolicyAlgorithm | Regression):
+            raise TypeError(
+                f"algorithm must be the class of an off-policy algorithm of SB3, or Regression, got {self.algorithm!r}"
+            )
         for name, least in (
             ("inner_timesteps", 1),
             ("meta_batch_size", 1),
@@ -209,6 +216,8 @@ class ReptileMetaLearner:
                 f"n_processes must be at most meta_batch_size, {self.meta_batch_size}: a task is trained on in one "
                 f"process; got {self.n_processes}"
             )
+        if self.ray is not None and self.n_processes > 1:
+            raise ValueError("n_processes is for processes of this machine: leave it out with ray")
         if self.replay_buffer == "task" and (n_tasks is None or not issubclass(self.algorithm, OffPolicyAlgorithm)):
             raise ValueError(
                 "replay_buffer='task' needs an off-policy algorithm and a sequence of tasks, as a task that a function "
@@ -241,7 +250,7 @@ class ReptileMetaLearner:
     @property
     def policy(self) -> BasePolicy:
         """Its policy."""
-        return self.model.policy  # type: ignore[no-any-return]
+        return self.model.policy
 
     @property
     def logger(self) -> Logger:
@@ -261,7 +270,7 @@ class ReptileMetaLearner:
         """
         :return: The environment of the untrained algorithm, which is closed: for callbacks that need its type
         """
-        return self._model.get_env()  # type: ignore[no-any-return]
+        return self._model.get_env()
 
     def get_vec_normalize_env(self) -> None:
         """
@@ -300,7 +309,7 @@ class ReptileMetaLearner:
         :param observation: the input observation
         :return: the action and the next state
         """
-        return self.model.predict(observation, *args, **kwargs)  # type: ignore[no-any-return]
+        return self.model.predict(observation, *args, **kwargs)
 
     def learn(
         self: SelfReptileMetaLearner,
@@ -327,7 +336,7 @@ class ReptileMetaLearner:
             total_meta_iterations, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         callback.on_training_start(locals(), globals())
-        processes = Processes(self.n_processes)
+        processes = Processes(self.n_processes, self.ray)
         try:
             while self.num_meta_iterations < total:
                 callback.on_rollout_start()
@@ -376,7 +385,8 @@ class ReptileMetaLearner:
         )
         self._is_stale = True
         if self.optimizer_state == "carried":
-            self.optimizers = mean_of_states([outcome.optimizers for outcome in outcomes if outcome.optimizers])
+            states = [outcome.optimizers for outcome in outcomes if outcome.optimizers is not None]
+            self.optimizers = mean_of_states(states)
         for run, outcome in zip(runs, outcomes, strict=True):
             if run.task.number is not None and outcome.replay_buffer is not None:
                 self.replay_buffers[run.task.number] = outcome.replay_buffer
@@ -453,4 +463,4 @@ class ReptileMetaLearner:
         :raises MissingArgumentError: if an argument could not be saved and is not given
         :raises ValueError: if the parameters do not fit
         """
-        return files.load_zip(cls, path, tasks, device, kwargs)  # type: ignore[no-any-return]
+        return files.load_zip(cls, path, tasks, device, kwargs)

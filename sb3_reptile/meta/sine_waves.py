@@ -50,11 +50,11 @@ class SineWave(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._input = self.np_random.uniform(-LARGEST_INPUT, LARGEST_INPUT, 1).astype(np.float32)
-        return self._input, dict(self._points)
+        return self._input.copy(), dict(self._points)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         error = float(np.asarray(action).item() - self.value(self._input).item())
-        return self._input, -(error**2), True, False, {}
+        return self._input.copy(), -(error**2), True, False, {}
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ class RegressionPolicy(BasePolicy):
         :param obs: Inputs
         :return: Predictions
         """
-        return self.net(self.extract_features(obs, self.features_extractor))  # type: ignore[no-any-return]
+        return self.net(self.extract_features(obs, self.features_extractor))
 
     def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return self(observation)  # type: ignore[no-any-return]
+        return self(observation)
 
 
 class Regression(BaseAlgorithm):
@@ -185,6 +185,9 @@ class Regression(BaseAlgorithm):
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
 
     def _batches(self) -> Iterator[tuple[th.Tensor, th.Tensor]]:
         assert self.env is not None

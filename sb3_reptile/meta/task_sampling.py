@@ -74,7 +74,7 @@ class CopyOf:
             ) from error
 
     def __call__(self) -> gym.Env:
-        return cloudpickle.loads(self._pickled)  # type: ignore[no-any-return]
+        return cloudpickle.loads(self._pickled)
 
 
 class MadeById:
@@ -115,7 +115,7 @@ class TaskSampler:
             if not self.functions:
                 raise ValueError(f"tasks must be {ALLOWED}; got an empty sequence")
         elif callable(tasks):
-            self.function = tasks
+            self.function = tasks  # type: ignore[assignment]
         else:
             raise TypeError(f"tasks must be {ALLOWED}; got {type(tasks).__name__}")
 
@@ -149,5 +149,5 @@ def _function_of(task: Any, name: str) -> Callable[[], gym.Env]:
     if isinstance(task, gym.Env):
         return CopyOf(task, name)
     if callable(task) and not isinstance(task, VecEnv):
-        return task  # type: ignore[no-any-return]
+        return task
     raise TypeError(f"{name} must be a Gymnasium id, environment or function that makes one, got {task!r}")

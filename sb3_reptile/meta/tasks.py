@@ -30,7 +30,7 @@ class PermutedForces(CartPoleEnv):
     def __init__(self, meaning: tuple[int, ...], max_force: float = 10.0) -> None:
         super().__init__()
         self.forces = np.linspace(-max_force, max_force, len(meaning))[list(meaning)]
-        self.action_space = spaces.Discrete(len(meaning))
+        self.action_space: spaces.Space = spaces.Discrete(len(meaning))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(action):

@@ -45,6 +45,11 @@ COMMANDS = {
         "write a model card, and upload the agent to the Hugging Face hub", f"{__name__}:push_to_hub"
     ),
     "load_from_hub": Command("download an agent from the Hugging Face hub", "rl_zoo3.load_from_hub"),
+    "meta-train": Command(
+        "learn parameters that adapt fast to new tasks (Reptile meta-learning)",
+        "sb3_reptile.zoo.meta_training:meta_train",
+        ours=True,
+    ),
     "inspect": Command("draw what replay was doing", "sb3_reptile.zoo.inspection:inspect", ours=True),
 }
 

@@ -22,7 +22,7 @@ DQN_ARGUMENTS = dict(
 
 def dqn_learner(tasks=None, algorithm=ReptileDQN, algorithm_kwargs=None, **options):
     arguments = {**DQN_ARGUMENTS, **(algorithm_kwargs or {})}
-    options = {"inner_timesteps": 30, "meta_batch_size": 2, "seed": 3, "device": "cpu", **options}
+    options = {"inner_timesteps": 32, "meta_batch_size": 2, "seed": 3, "device": "cpu", **options}
     return ReptileMetaLearner(algorithm, tasks or Navigation(), algorithm_kwargs=arguments, **options)
 
 
