@@ -379,7 +379,7 @@ def matrix_of(found: dict[Run, Record], family: str, start: str) -> np.ndarray:
     """Mean over the held-out tasks at each point, shape (runs, 1, points)."""
     own = [record for run, record in found.items() if (run.family, run.start) == (family, start)]
     means = [np.mean(record["curves"], axis=0) if "curves" in record else record["errors"] for record in own]
-    return np.array(means, dtype=float).reshape(len(own), 1, -1)
+    return np.array(means, dtype=float).reshape(len(own), 1, len(points_of(family)))
 
 
 def points_of(family: str) -> tuple[int, ...]:

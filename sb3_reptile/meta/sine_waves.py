@@ -50,7 +50,7 @@ class SineWave(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._input = self.np_random.uniform(-LARGEST_INPUT, LARGEST_INPUT, 1).astype(np.float32)
-        return self._input.copy(), dict(self._points)
+        return self._input.copy(), {key: array.copy() for key, array in self._points.items()}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         error = float(np.asarray(action).item() - self.value(self._input).item())

@@ -57,7 +57,7 @@ def test_one_run_on_one_task_is_the_algorithm(algorithm, make, kwargs, n_envs):
     arguments = copy.deepcopy({**DQN_ARGUMENTS, **kwargs})
     if algorithm is SAC:
         del arguments["target_update_interval"]
-    inner_timesteps = 40 * n_envs
+    inner_timesteps = 24 * n_envs
     learner = ReptileMetaLearner(
         algorithm,
         [make],
