@@ -448,9 +448,10 @@ def report() -> None:
     learned = [name for name, family in FAMILIES.items() if isinstance(family, Family)]
     sections = []
     for name in FAMILIES:
-        decimals, unit = (2, "steps") if isinstance(FAMILIES[name], Waves) else (1, "episodes")
+        waves = isinstance(FAMILIES[name], Waves)
+        decimals, score = (2, "error after gradient steps") if waves else (1, "return after episodes")
         if rows := curve_rows(found, name, decimals):
-            header = ["start", "runs", *(f"{point} {unit}" for point in points_of(name))]
+            header = [f"{score}:", "runs", *map(str, points_of(name))]
             family = FAMILIES[name]
             about = f"{family.about}: {family.pretraining_steps:,} steps of pretraining, {family.n_held_out} new tasks"
             sections += [f"## {about[0].upper()}{about[1:]}", "", *tables.table(header, rows)]

@@ -171,7 +171,7 @@ def test_two_processes_give_the_result_of_one():
 
 
 def test_ray_gives_the_result_of_one_process():
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs the extra ray")
     learner, on_ray = dqn_learner(), dqn_learner(ray="local")
     for one in (learner, on_ray):
         one.learn(2)
