@@ -155,14 +155,14 @@ def evaluations(records: dict[Run, Record]) -> str:
 
 
 def report() -> None:
-    """Draw the figures of `docs/applications.md` and write the table."""
+    """Draw the figures of `docs/explanation/applications.md` and write the table."""
     records = runs.read_records()
     known = [name for name in runs.APPLICATIONS if any(run.application == name for run in records)]
     for section in dict.fromkeys(runs.APPLICATIONS[name].section for name in known):
         names = [name for name in known if runs.APPLICATIONS[name].section == section]
         draw(names, records, runs.IMAGES / f"applications_{section}.png")
     parts = {part.__name__: part(records) for part in (table, between_changes, evaluations)}
-    (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n")
+    (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n", encoding="utf-8")
 
 
 # ---- Films

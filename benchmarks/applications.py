@@ -1,5 +1,5 @@
 """
-The runs of `docs/applications.md`: each application trained with decayed and with uniform replay, one record per run.
+The runs of `docs/explanation/applications.md`: with decayed and with uniform replay, one record per run.
 
     python benchmarks/applications.py                     train the missing runs, two at a time
     python benchmarks/applications.py pong --jobs 1       only this one

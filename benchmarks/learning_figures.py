@@ -1,4 +1,4 @@
-"""The figures of `docs/results.md`."""
+"""The figures of `docs/explanation/results.md`."""
 
 from pathlib import Path
 

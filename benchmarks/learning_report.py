@@ -1,7 +1,7 @@
 """
-docs/results.md and its figures, from the records of benchmarks/learning.py alone.
+docs/explanation/results.md and its figures, from the records of benchmarks/learning.py alone.
 
-    python benchmarks/learning_report.py [--records benchmarks/results/learning] [--output docs/results.md]
+    python benchmarks/learning_report.py [--records benchmarks/results/learning] [--output docs/explanation/results.md]
 
 The same records give the same bytes: the seeds of the bootstrap are fixed. Records may be incomplete; the tables state
 the number of seeds. The prose is in `benchmarks/templates/results.md`.
@@ -435,12 +435,14 @@ def ages_section(results: Results, tasks: list[str], images: Path, prefix: str) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results.md", help="page to write")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "docs" / "explanation" / "results.md", help="page to write"
+    )
     arguments = parser.parse_args()
     records = read_records(arguments.records)
-    images = arguments.output.parent / "images"
+    images = arguments.output.parent.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report(records, images, "images/"))
+    arguments.output.write_text(report(records, images, "../images/"), encoding="utf-8")
     print(f"{arguments.output}: {len(records)} records")
 
 

@@ -397,7 +397,7 @@ TASKS = {
     # and Double DQN. MinAtar's space_invaders and Pendulum were known with other changes, or none.
     #
     # cartpole-physics, cartpole-gradual and acrobot-masses are no longer blind: multi-step returns were tried on them.
-    # They become tuning tasks together with the next report, since docs/results.md depends on roles.
+    # They become tuning tasks together with the next report, since docs/explanation/results.md depends on roles.
     "rooms": Task(
         about="a robot whose goal moves to another of three rooms",
         role="reporting",

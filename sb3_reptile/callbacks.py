@@ -1,19 +1,31 @@
 """Callbacks for training with decayed replay: schedules, evaluation, reactions to changes, logs and pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
 from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_reptile.evaluation.callback import DriftEvalCallback as DriftEvalCallback
+from sb3_reptile.evaluation.callback import DriftEvalCallback
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
 from sb3_reptile.replay import Change, DecayedSampling
 from sb3_reptile.replay.checks import check_number
 from sb3_reptile.reptile_dqn import ReptileDQN
+from sb3_reptile.vec_env.ray_vec_env import RayVecEnv
+
+__all__ = [
+    "ConsistencyHistory",
+    "DriftEvalCallback",
+    "HalfLifeSchedule",
+    "OnChange",
+    "ReExplore",
+    "ReplayFigures",
+    "ReplayLog",
+]
 
 
 def _decayed_buffer(callback: BaseCallback) -> DecayedSampling:
@@ -92,6 +104,56 @@ class ReplayLog(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+class WorkerLog(BaseCallback):
+    """
+    Logs restarts of workers and lost transitions of a ``RayVecEnv`` once per rollout, for algorithms other than
+    ``ReptileDQN``, which logs them anyway. Where training has a ``CheckpointCallback`` too, this saves before training
+    ends because workers are lost.
+
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :raises ValueError: when training starts, if the environments are not on a Ray cluster
+    """
+
+    def _on_training_start(self) -> None:
+        env = self._ray_env()
+        for callback in _flat(self.locals.get("callback")):
+            if isinstance(callback, CheckpointCallback):
+                env.before_failure.append(partial(_save_now, callback))
+
+    def _on_rollout_end(self) -> None:
+        for key, value in self._ray_env().log_values().items():
+            self.logger.record(key, value)
+
+    def _on_training_end(self) -> None:
+        env = self._ray_env()
+        env.before_failure[:] = [save for save in env.before_failure if getattr(save, "func", None) is not _save_now]
+
+    def _ray_env(self) -> RayVecEnv:
+        env = self.training_env.unwrapped
+        if not isinstance(env, RayVecEnv):
+            raise ValueError(f"WorkerLog needs environments in a RayVecEnv, got {type(env).__name__}: leave it out")
+        return env
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _flat(callback: Any) -> Iterator[BaseCallback]:
+    if isinstance(callback, CallbackList):
+        for child in callback.callbacks:
+            yield from _flat(child)
+    elif isinstance(callback, BaseCallback):
+        yield callback
+
+
+def _save_now(callback: CheckpointCallback) -> None:
+    save_freq, callback.save_freq = callback.save_freq, 1
+    try:
+        callback._on_step()
+    finally:
+        callback.save_freq = save_freq
 
 
 class OnChange(BaseCallback):

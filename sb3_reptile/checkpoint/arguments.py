@@ -27,6 +27,7 @@ FIXED = {
     "optimize_memory_usage": "the replay buffer keeps its form",
     "seed": "the random number generators continue where they were",
     "pretrained": "the networks are those of the checkpoint",
+    "transfer": "the networks are those of the checkpoint",
     "_init_setup_model": "the model must be built",
     "policy_kwargs.optimizer_class": "the optimizer continues with its state",
 }

@@ -28,7 +28,8 @@ class ResumableCheckpoint(BaseCallback):
     name, flushed to disk and renamed. Older checkpoints are removed once the new one has been read and verified. Files
     that have not changed since the previous checkpoint are linked, not written again. If saving fails, for instance
     because the disk is full, it warns and training continues; but if there is no checkpoint yet, the second failure is
-    an error. During training the folder is locked: another process that trains in it gets an error.
+    an error. It also saves before training ends because workers of a ``RayVecEnv`` are lost. During training the folder
+    is locked: another process that trains in it gets an error.
 
     :param save_freq: The maximum number of steps, summed over all environments, that an interruption can lose; with
         ``train_freq`` in episodes, up to one episode more
@@ -59,6 +60,9 @@ class ResumableCheckpoint(BaseCallback):
                 "use SB3's CheckpointCallback"
             )
         record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
+        before_failure = getattr(self.training_env.unwrapped, "before_failure", None)
+        if before_failure is not None and self.save not in before_failure:
+            before_failure.append(self.save)
         self.path = Path(os.path.realpath(self.path))
         self._kept, self._tried_at, self._failures, self._ending = [], None, 0, False
         self._saved_at = self._now()
@@ -104,6 +108,9 @@ class ResumableCheckpoint(BaseCallback):
     def _on_training_end(self) -> None:
         # Training that a callback or an exception stops can be in the middle of a rollout or an update
         self._ending = True
+        before_failure = getattr(self.training_env.unwrapped, "before_failure", [])
+        if self.save in before_failure:
+            before_failure.remove(self.save)
         if self.model.num_timesteps >= self.model._total_timesteps and self._tried_at != self.model.num_timesteps:
             self.save()
         elif self._folder is not None:
@@ -114,7 +121,7 @@ class ResumableCheckpoint(BaseCallback):
 
     def save(self) -> None:
         """
-        Save a checkpoint now. Call it only between two rollouts.
+        Save a checkpoint now. Call it only between two rollouts, or where the environments are lost.
 
         :raises NotStorableError: if there is no checkpoint yet, and something cannot be saved without pickle
         :raises StorageError: if saving fails for the second time, and there is no checkpoint yet. When training has

@@ -19,6 +19,7 @@ from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder
 from sb3_reptile.storage import ForeignError, OtherSpacesError, StorageError
 from sb3_reptile.storage.errors import CONSTRUCTION_ERRORS
 from sb3_reptile.storage.values import from_json, to_json
+from sb3_reptile.vec_env.ray_workers import WorkersLostError
 
 # Attributes that change while the wrapper is used
 ATTRIBUTES: dict[type[VecEnvWrapper], tuple[str, ...]] = {
@@ -111,7 +112,11 @@ def get_environment_state(env: VecEnv) -> dict[str, Any]:
         }
         for wrapper in _wrappers(env)
     ]
-    recorded = all(env.unwrapped.env_is_wrapped(EpisodeRecorder))
+    try:
+        recorded = all(env.unwrapped.env_is_wrapped(EpisodeRecorder))
+    except WorkersLostError:
+        # A checkpoint before training ends with this error
+        recorded = False
     episodes = env.unwrapped.env_method("episode") if recorded else [None] * env.num_envs
     return {"wrappers": wrappers, "episodes": episodes}
 

@@ -28,6 +28,7 @@ COUNTERS = (
     "_episode_num",
     "_n_updates",
     "_n_calls",
+    "_n_own_steps",
 )
 RATES = ("_current_progress_remaining", "exploration_rate", "half_life")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")

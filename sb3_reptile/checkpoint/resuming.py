@@ -6,7 +6,7 @@ import re
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 import sb3_contrib  # noqa: F401 -- a checkpoint can name only imported algorithms
 import torch as th
@@ -38,6 +38,7 @@ from sb3_reptile.storage.folder import MANIFEST, Folder, write_folder
 from sb3_reptile.storage.values import from_json, to_json
 
 PARAMETERS = "parameters.safetensors"
+Algorithm = TypeVar("Algorithm", bound=OffPolicyAlgorithm)
 
 
 class Origin(NamedTuple):
@@ -86,12 +87,29 @@ def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | N
     write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
 
+@overload
+def resume(
+    path: str | os.PathLike[str],
+    env: GymEnv | VecEnv | str,
+    device: th.device | str = "auto",
+    *,
+    algorithm: type[Algorithm],
+    **kwargs: Any,
+) -> Algorithm: ...
+
+
+@overload
+def resume(
+    path: str | os.PathLike[str], env: GymEnv | VecEnv | str, device: th.device | str = "auto", **kwargs: Any
+) -> OffPolicyAlgorithm: ...
+
+
 def resume(
     path: str | os.PathLike[str],
     env: GymEnv | VecEnv | str,
     device: th.device | str = "auto",
     **kwargs: Any,
-) -> Any:
+) -> OffPolicyAlgorithm:
     """
     Load a checkpoint and return a model that continues its training::
 
@@ -107,7 +125,8 @@ def resume(
     :param device: PyTorch device
     :param kwargs: Arguments of the algorithm that override those saved; one that cannot change, such as
         ``buffer_size``, is an error. Arguments that could not be saved must be given: functions (schedules, for
-        instance) and classes of your own (``algorithm`` is the class of the model); so must a ``storage_dir``, and a
+        instance) and classes of your own (``algorithm`` is the class of the model, by which type checkers know the
+        type of the result); so must a ``storage_dir``, and a
         ``tensorboard_log`` if it is to be continued, as files do not say where to write. The items of
         ``replay_buffer_kwargs`` and ``policy_kwargs`` override those saved one by one.
     :return: The model
@@ -192,7 +211,7 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
         if not set_environment_state(vec_env, state["environment"]):
             warn(
                 "the state of the environment could not be restored, so it is reset: training continues, but not bit "
-                "for bit as without the interruption (see docs/checkpoints.md)"
+                "for bit as without the interruption (see docs/how_to/checkpoints.md)"
             )
             model._last_obs = None
             end_running_episodes(model.replay_buffer)

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 Period = int | Sequence[int]
+Kind = Literal["abrupt", "gradual"]
 
 
 class DriftWrapper(gym.Wrapper):
@@ -43,7 +44,7 @@ class DriftWrapper(gym.Wrapper):
     """
 
     def __init__(
-        self, env: gym.Env, period: Period, n_phases: int = 2, kind: str = "abrupt", recurring: bool = True
+        self, env: gym.Env, period: Period, n_phases: int = 2, kind: Kind = "abrupt", recurring: bool = True
     ) -> None:
         lengths = period if isinstance(period, Sequence) else [period]
         if not lengths or not all(isinstance(length, int) and length >= 1 for length in lengths):
@@ -197,7 +198,7 @@ class PermutedActions(DriftWrapper, RecordConstructorArgs):
         env: gym.Env,
         period: Period,
         permutations: Sequence[Sequence[int]] | None = None,
-        kind: str = "abrupt",
+        kind: Kind = "abrupt",
         recurring: bool = True,
     ) -> None:
         space = env.action_space
@@ -248,7 +249,7 @@ class DriftingActions(DriftWrapper, RecordConstructorArgs):
     """
 
     def __init__(
-        self, env: gym.Env, factors: Sequence[float], period: Period, kind: str = "abrupt", recurring: bool = True
+        self, env: gym.Env, factors: Sequence[float], period: Period, kind: Kind = "abrupt", recurring: bool = True
     ) -> None:
         RecordConstructorArgs.__init__(self, factors=factors, period=period, kind=kind, recurring=recurring)
         if not isinstance(env.action_space, spaces.Box):
@@ -285,7 +286,7 @@ class DriftingRewards(DriftWrapper, RecordConstructorArgs):
         factors: Sequence[float],
         period: Period,
         offsets: Sequence[float] | None = None,
-        kind: str = "abrupt",
+        kind: Kind = "abrupt",
         recurring: bool = True,
     ) -> None:
         RecordConstructorArgs.__init__(
@@ -327,7 +328,7 @@ class DriftingPhysics(DriftWrapper, RecordConstructorArgs):
         env: gym.Env,
         parameters: Mapping[str, Sequence[float]],
         period: Period,
-        kind: str = "abrupt",
+        kind: Kind = "abrupt",
         recurring: bool = True,
         after_change: Callable[[Any], None] | None = None,
     ) -> None:

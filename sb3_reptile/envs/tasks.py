@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 
-from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, Period, PermutedActions
+from sb3_reptile.envs.clicks import Clicks
+from sb3_reptile.envs.drift import DriftingActions, DriftingPhysics, Kind, Period, PermutedActions
 from sb3_reptile.envs.logged_recommender import DaysInTurn, LoggedRecommender
 from sb3_reptile.envs.minatar import GAMES, GamesInTurn, MinAtarGames
 from sb3_reptile.envs.ns_gym import NsGymTask
 from sb3_reptile.envs.pricing import Pricing
+from sb3_reptile.envs.queue import STEPS_OF_DAY, Queue
 from sb3_reptile.envs.recommender import Recommender
 
 Parameters = Mapping[str, Sequence[float]]
@@ -25,6 +27,8 @@ ACROBOT: Parameters = {"LINK_MASS_2": [1.0, 0.02]}
 LUNAR_LANDER: Parameters = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
 MOODS: Parameters = {"mood": [0.0, 1.0]}
 CUSTOMERS: Parameters = {"elasticity": [0.6, 2.0], "weekend": [2.0, 0.7]}
+FASHIONS: Parameters = {"fashion": [0.0, 1.0]}
+BUSINESS: Parameters = {"arrivals": [4.0, 7.0], "service": [4.0, 2.0]}
 GOALS: Parameters = {"goal_room": [0, 3]}
 TRAFFIC: Parameters = {"density": [1.0, 1.5]}
 SIDE_ENGINES_SWAPPED = [[0, 1, 2, 3], [0, 3, 2, 1]]
@@ -32,7 +36,7 @@ CARTPOLE_WALK = {"length": {"mu": 0.0, "sigma": 0.1, "lo": 0.25, "hi": 2.0}}
 
 
 def cartpole_actions(
-    period: Period = 15_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+    period: Period = 15_000, kind: Kind = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """CartPole in which the two actions swap."""
     return PermutedActions(CartPoleEnv(**env_kwargs), period, kind=kind, recurring=recurring)
@@ -42,7 +46,7 @@ def permuted_actions(
     env: str = "CartPole-v1",
     period: Period = 15_000,
     permutations: Sequence[Sequence[int]] | None = None,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     **env_kwargs: Any,
 ) -> PermutedActions:
@@ -59,7 +63,7 @@ def permuted_actions(
 
 def cartpole_physics(
     period: Period = 15_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = CARTPOLE,
     **env_kwargs: Any,
@@ -70,7 +74,7 @@ def cartpole_physics(
 
 def acrobot(
     period: Period = 20_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = ACROBOT,
     **env_kwargs: Any,
@@ -81,7 +85,7 @@ def acrobot(
 
 def pendulum(
     period: Period = 10_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     factors: Sequence[float] = (1.0, -1.0),
     **env_kwargs: Any,
@@ -92,7 +96,7 @@ def pendulum(
 
 def lunar_lander(
     period: Period = 30_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = LUNAR_LANDER,
     **env_kwargs: Any,
@@ -108,7 +112,7 @@ def lunar_lander(
 
 
 def lunar_lander_engines(
-    period: Period = 30_000, kind: str = "abrupt", recurring: bool = True, **env_kwargs: Any
+    period: Period = 30_000, kind: Kind = "abrupt", recurring: bool = True, **env_kwargs: Any
 ) -> PermutedActions:
     """
     LunarLander in which the side engines swap (extra ``box2d``).
@@ -151,7 +155,7 @@ def cartpole_walk(
 
 def recommender(
     period: Period = 20_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = MOODS,
     **env_kwargs: Any,
@@ -162,13 +166,35 @@ def recommender(
 
 def pricing(
     period: Period = 15_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = CUSTOMERS,
     **env_kwargs: Any,
 ) -> DriftingPhysics:
     """A shop whose customers begin to mind the price, and to stay away at weekends."""
     return DriftingPhysics(Pricing(**env_kwargs), parameters, period, kind, recurring)
+
+
+def clicks(
+    period: Period = 15_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = FASHIONS,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """Visitors who begin to like other advertisements."""
+    return DriftingPhysics(Clicks(**env_kwargs), parameters, period, kind, recurring)
+
+
+def queue(
+    period: Period = 15_000,
+    kind: str = "abrupt",
+    recurring: bool = True,
+    parameters: Parameters = BUSINESS,
+    **env_kwargs: Any,
+) -> DriftingPhysics:
+    """A service desk to which more customers come, who take longer."""
+    return DriftingPhysics(Queue(**env_kwargs), parameters, period, kind, recurring)
 
 
 def fashion_shop(period: Period = 10_000, **env_kwargs: Any) -> DaysInTurn:
@@ -197,7 +223,7 @@ def rooms(
 
 def highway(
     period: Period = 5_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = TRAFFIC,
     **env_kwargs: Any,
@@ -239,6 +265,9 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingFashionShop-v0": (fashion_shop, 50),
     # Four weeks
     "DriftingPricing-v0": (pricing, 28),
+    "DriftingClicks-v0": (clicks, 50),
+    # A day
+    "DriftingQueue-v0": (queue, STEPS_OF_DAY),
     "DriftingMinAtar-v0": (minatar, None),
     # These have time limits of their own
     "DriftingPermutedActions-v0": (permuted_actions, None),
@@ -246,5 +275,14 @@ TASKS: dict[str, tuple[Callable[..., gym.Env], int | None]] = {
     "DriftingHighway-v0": (highway, None),
 }
 
+# Noisy tasks without drift, which the package defines itself
+STATIONARY_TASKS: dict[str, tuple[type[gym.Env], int]] = {
+    "Pricing-v0": (Pricing, 28),
+    "Clicks-v0": (Clicks, 50),
+    "Queue-v0": (Queue, STEPS_OF_DAY),
+}
+
 for _name, (_make, _max_episode_steps) in TASKS.items():
     gym.register(_name, f"{__name__}:{_make.__name__}", max_episode_steps=_max_episode_steps)
+for _name, (_class, _max_episode_steps) in STATIONARY_TASKS.items():
+    gym.register(_name, f"{_class.__module__}:{_class.__name__}", max_episode_steps=_max_episode_steps)

@@ -13,7 +13,11 @@ from sb3_reptile.replay.decay import (
     Window,
     register_decay,
 )
-from sb3_reptile.replay.decayed_sampling import DecayedReplayBufferSamples, DecayedSampling
+from sb3_reptile.replay.decayed_sampling import (
+    DecayedDictReplayBufferSamples,
+    DecayedReplayBufferSamples,
+    DecayedSampling,
+)
 from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.former_pickles import alias_former_modules
@@ -30,6 +34,7 @@ __all__ = [
     "Custom",
     "Decay",
     "DecayedDictReplayBuffer",
+    "DecayedDictReplayBufferSamples",
     "DecayedHerReplayBuffer",
     "DecayedNStepReplayBuffer",
     "DecayedReplayBuffer",

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_reptile.replay.checks import OnBadTransition
+
 # Up to this number of values, Python's sum is faster than a pass by NumPy; it is finite only if all of them are
 FEW = 32
 
@@ -18,7 +20,7 @@ def all_finite(values: Any, dtype: np.dtype) -> bool:
     :return: Whether all of them are finite then
     """
     array = values if type(values) is np.ndarray and values.dtype is dtype else _as(values, dtype)
-    if array.size <= FEW and math.isfinite(sum(array.ravel().tolist())):
+    if array.size <= FEW and math.isfinite(sum(array.reshape(-1).tolist())):
         return True
     return b"\0" not in np.isfinite(array).tobytes()
 
@@ -53,7 +55,9 @@ class BadTransitions:
     :param n_envs: Number of environments
     """
 
-    def __init__(self, policy: str, observation_space: spaces.Space, reward_dtype: np.dtype, n_envs: int) -> None:
+    def __init__(
+        self, policy: OnBadTransition, observation_space: spaces.Space, reward_dtype: np.dtype, n_envs: int
+    ) -> None:
         self.policy = policy
         self.reward_dtype = reward_dtype
         self.n_envs = n_envs
@@ -63,18 +67,10 @@ class BadTransitions:
         by_key = observation_space.spaces.items() if is_dict else [(None, observation_space)]  # type: ignore[attr-defined]
         # The observations that may not be finite, by key
         self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
-        # The last row's next observations, by key: mostly the observations of the row that follows
-        self._accepted: dict[str | None, bytes] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_accepted": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"_accepted": {}, **state})
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         """
-        :param obs: Observations
+        :param obs: Observations; None if they are the next observations of a row that was accepted
         :param next_obs: Next observations
         :param reward: Rewards
         :return: Whether the row may be stored
@@ -84,12 +80,10 @@ class BadTransitions:
         if not all_finite(reward, self.reward_dtype):
             return False
         for key, dtype in self._floats:
-            before, after = (obs, next_obs) if key is None else (obs[key], next_obs[key])
-            is_accepted = type(before) is np.ndarray and before.tobytes() == self._accepted.get(key)
-            if not (is_accepted or all_finite(before, dtype)) or not all_finite(after, dtype):
+            if obs is not None and not all_finite(obs if key is None else obs[key], dtype):
                 return False
-            if type(after) is np.ndarray and after.dtype is dtype:
-                self._accepted[key] = after.tobytes()
+            if not all_finite(next_obs if key is None else next_obs[key], dtype):
+                return False
         return True
 
     def refuse(self, obs: Any, next_obs: Any, reward: Any, rows_added: int, buffer: str) -> None:

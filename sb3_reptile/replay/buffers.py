@@ -2,7 +2,7 @@
 
 import os
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch as th
@@ -10,8 +10,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_reptile.replay.decayed_sampling import DecayedSampling
+from sb3_reptile.replay.checks import OnBadTransition, Weighting
+from sb3_reptile.replay.decay import DecayOption
+from sb3_reptile.replay.decayed_sampling import DecayedDictReplayBufferSamples, DecayedSampling
 from sb3_reptile.replay.distribution import SamplingDistribution
+from sb3_reptile.replay.initial_weights import InitialWeightsOption
 from sb3_reptile.replay.multi_step import MultiStepSampling, discounts
 
 
@@ -47,7 +50,8 @@ class _SB3Storage(MultiStepSampling):
         self.rewards[row] = reward
         self.dones[row] = done
         if self.handle_timeout_termination:
-            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+            truncated = [info.get("TimeLimit.truncated", False) for info in infos]
+            self.timeouts[row] = truncated if any(truncated) else 0  # a number is written faster than a list
         self.pos = following
         if following == 0:
             self.full = True
@@ -160,14 +164,14 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         handle_timeout_termination: bool = True,
         half_life: float | Literal["auto"] | None = None,
         uniform_fraction: float = 0.0,
-        decay: Any = None,
+        decay: DecayOption | None = None,
         combined: bool = False,
-        initial_weights: Any = "uniform",
+        initial_weights: InitialWeightsOption = "uniform",
         prioritized: bool = False,
         beta: float = 0.0,
-        weighting: str = "sampling",
+        weighting: Weighting = "sampling",
         storage_dir: str | os.PathLike[str] | None = None,
-        on_bad_transition: str = "raise",
+        on_bad_transition: OnBadTransition = "raise",
         distribution_class: type[SamplingDistribution] | str = SamplingDistribution,
         n_steps: int = 1,
         gamma: float = 0.99,
@@ -201,11 +205,18 @@ class DecayedReplayBuffer(_SB3Storage, ReplayBuffer):
         )
 
 
-class DecayedDictReplayBuffer(_SB3Storage, DictReplayBuffer):  # type: ignore[misc]
+class DecayedDictReplayBuffer(_SB3Storage, DictReplayBuffer):
     """
     :class:`DecayedReplayBuffer` for Dict observations. It takes the arguments of SB3's ``DictReplayBuffer``, those of
     :class:`DecayedSampling`, ``n_steps`` and ``gamma``.
     """
+
+    if TYPE_CHECKING:
+        # Its batches have dicts of observations
+        def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedDictReplayBufferSamples: ...
+        def transitions(  # type: ignore[override]
+            self, indices: np.ndarray, env: VecNormalize | None = None
+        ) -> DecayedDictReplayBufferSamples: ...
 
 
 class DecayedNStepReplayBuffer(_SB3Storage, NStepReplayBuffer):

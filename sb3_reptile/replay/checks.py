@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+#: Where decay and initial weights act
+Weighting: TypeAlias = Literal["sampling", "loss"]
+#: What happens to rewards and observations that are not finite
+OnBadTransition: TypeAlias = Literal["raise", "skip", "allow"]
 
 
 def check_number(name: str, value: Any, allowed: str, is_allowed: Callable[[float], bool], advice: str) -> None:

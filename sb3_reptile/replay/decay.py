@@ -5,7 +5,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -141,7 +141,8 @@ class PowerLaw(Decay):
 
 
 #: The decay if neither a half-life nor a decay is given. In a buffer of 100,000, half of the draws are younger than 300
-#: transitions and 7 % older than 10,000. It ranks first on the tuning tasks, by a small margin (docs/results.md)
+#: transitions and 7 % older than 10,000. It ranks first on the tuning tasks, by a small margin
+#: (docs/explanation/results.md)
 DEFAULT_DECAY = PowerLaw(scale=100, exponent=1.5)
 
 
@@ -256,6 +257,10 @@ class Custom(Decay):
 
 def _unpickled_custom(pickled: Any) -> Custom:
     return Custom(unpickled_function(pickled))
+
+
+#: A decay, a function of an array of ages, or as YAML spells it: a name, or a name and its arguments
+DecayOption: TypeAlias = Decay | Callable[[np.ndarray], np.ndarray] | str | Mapping[str, Mapping[str, Any] | None]
 
 
 def _known() -> str:

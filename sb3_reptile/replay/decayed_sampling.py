@@ -2,22 +2,30 @@
 
 import os
 from abc import ABCMeta
+from dataclasses import fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile.replay.auto import Consistency
 from sb3_reptile.replay.bad_transitions import BadTransitions
-from sb3_reptile.replay.decay import Custom
+from sb3_reptile.replay.checks import OnBadTransition, Weighting
+from sb3_reptile.replay.decay import Custom, DecayOption
 from sb3_reptile.replay.distribution import SamplingDistribution
-from sb3_reptile.replay.episodes import end_running_episodes, end_what_is_not_continued
+from sb3_reptile.replay.episodes import LOST, differs_from_newest, end_running_episodes, end_what_is_not_continued
 from sb3_reptile.replay.former_pickles import take_over_attributes
 from sb3_reptile.replay.functions import warn_if_not_picklable
-from sb3_reptile.replay.initial_weights import RandomWeights, check_weights, spell_initial_weights
+from sb3_reptile.replay.initial_weights import (
+    InitialWeightsOption,
+    RandomWeights,
+    check_weights,
+    spell_initial_weights,
+)
 from sb3_reptile.replay.log import replay_log
 from sb3_reptile.replay.memmap import ScratchFiles, enlarge
 from sb3_reptile.replay.options import ReplayOptions
@@ -30,7 +38,7 @@ class DecayedReplayBufferSamples(NamedTuple):
     """
     A batch: SB3's fields, the numbers of its transitions and their weights.
 
-    :param observations: Shape (batch_size, ...), or a dict of such
+    :param observations: Shape (batch_size, ...)
     :param actions: Shape (batch_size, action_dim)
     :param next_observations: As the observations
     :param dones: Shape (batch_size, 1); 0 where an episode was cut off by a time limit
@@ -42,9 +50,33 @@ class DecayedReplayBufferSamples(NamedTuple):
         ``weighting="loss"``
     """
 
-    observations: th.Tensor | TensorDict
+    observations: th.Tensor
     actions: th.Tensor
-    next_observations: th.Tensor | TensorDict
+    next_observations: th.Tensor
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    indices: np.ndarray
+    weights: th.Tensor
+
+
+class DecayedDictReplayBufferSamples(NamedTuple):
+    """
+    A batch of Dict observations: as :class:`DecayedReplayBufferSamples`, with dicts of observations.
+
+    :param observations: By key, each of shape (batch_size, ...)
+    :param actions: Shape (batch_size, action_dim)
+    :param next_observations: As the observations
+    :param dones: Shape (batch_size, 1)
+    :param rewards: Shape (batch_size, 1)
+    :param discounts: Shape (batch_size, 1) with n-step returns, else None
+    :param indices: Numbers of the transitions, int64, shape (batch_size,)
+    :param weights: Factors for the loss of each transition, shape (batch_size, 1)
+    """
+
+    observations: TensorDict
+    actions: th.Tensor
+    next_observations: TensorDict
     dones: th.Tensor
     rewards: th.Tensor
     discounts: th.Tensor | None
@@ -93,7 +125,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
     :param decay: Another decay than the exponential one of ``half_life``, with which it cannot be combined: one of
-        :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
+        :mod:`sb3_reptile.replay`, a function of an array of ages, or as YAML spells it,
         ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Without either, it is ``(1 + age / 100) ** -1.5``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
         https://arxiv.org/abs/1712.01275)
@@ -133,14 +165,14 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         *args: Any,
         half_life: float | Literal["auto"] | None = None,
         uniform_fraction: float = 0.0,
-        decay: Any = None,
+        decay: DecayOption | None = None,
         combined: bool = False,
-        initial_weights: Any = "uniform",
+        initial_weights: InitialWeightsOption = "uniform",
         prioritized: bool = False,
         beta: float = 0.0,
-        weighting: str = "sampling",
+        weighting: Weighting = "sampling",
         storage_dir: str | os.PathLike[str] | None = None,
-        on_bad_transition: str = "raise",
+        on_bad_transition: OnBadTransition = "raise",
         distribution_class: type[SamplingDistribution] | str = SamplingDistribution,
         **kwargs: Any,
     ) -> None:
@@ -208,7 +240,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """
         Store a row, one transition from each environment. Where its observation is not the next observation of the row
-        before, as after a reset, the episode in progress is ended there as if by a time limit.
+        before, as after a reset, the episode in progress is ended there as if by a time limit. A row with a transition
+        whose environment was lost (``info["lost"]``) is left out.
 
         :param obs: Observations
         :param next_obs: Next observations
@@ -228,8 +261,11 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
                 f"the replay buffer was made for {self.n_envs} environments with actions of {self.action_dim} numbers, "
                 f"got actions of shape {np.shape(action)}: use a buffer made for these environments"
             )
-        if not self._bad_transitions.accepts(obs, next_obs, reward):
-            self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
+        differing = differs_from_newest(self, obs)
+        is_lost = any(LOST in info for info in infos)
+        if is_lost or not self._bad_transitions.accepts(None if differing is None else obs, next_obs, reward):
+            if not is_lost:
+                self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)
             self._leave_gap(np.asarray(done))
             self._is_after_gap = True
             return
@@ -237,8 +273,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         if self._initial_weights is not None:
             weights = self._initial_weights(obs, next_obs, action, reward, done, infos)
             weights = check_weights("initial weights", weights, self.n_envs)
-        if not self._is_after_gap:
-            end_what_is_not_continued(self, obs)
+        if differing is not None and not self._is_after_gap:
+            end_what_is_not_continued(self, differing)
         self._is_after_gap = False
         self._store(obs, next_obs, action, reward, done, infos)
         self.distribution.add(weights, infos)
@@ -318,7 +354,10 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         tensor = th.from_numpy(weights)
         if self.device.type != "cpu":
             tensor = tensor.to(self.device)
-        return DecayedReplayBufferSamples._make((*self._fetch(indices, env), indices, tensor))
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        make: Any = DecayedDictReplayBufferSamples if is_dict else DecayedReplayBufferSamples
+        samples: DecayedReplayBufferSamples = make(*self._fetch(indices, env), indices, tensor)
+        return samples
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """
@@ -366,6 +405,20 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
             view.n_envs = 1
             views.append(view)
         return views
+
+    def __repr__(self) -> str:
+        if "distribution" not in self.__dict__:  # not made yet
+            return object.__repr__(self)
+        given = self._arguments()
+        size, capacity = (n * self.n_envs for n in (self.size(), self.buffer_size))
+        shown = {"n_envs": self.n_envs, "decay": self.decay}
+        shown |= {"optimize_memory_usage": True} if self.optimize_memory_usage else {}
+        shown |= {name: given[name] for name in ("n_steps", "gamma") if name in given}
+        for option in fields(ReplayOptions):
+            if option.name != "decay" and given.get(option.name, option.default) != option.default:
+                shown[option.name] = given[option.name]
+        options = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"{type(self).__name__}({size:,} of {capacity:,} transitions, {options})"
 
     def log_values(self) -> dict[str, float]:
         """

@@ -6,6 +6,7 @@ import numpy as np
 
 from sb3_reptile.replay.age_samplers import AgeSampler, GeometricSampler, make_age_sampler
 from sb3_reptile.replay.auto.segmented_sampler import SegmentedSampler
+from sb3_reptile.replay.checks import Weighting
 from sb3_reptile.replay.decay import DEFAULT_DECAY, Decay, Exponential
 from sb3_reptile.replay.diagnostics import Diagnostics, ReplayDiagnostics, diagnose
 from sb3_reptile.replay.ring import Ring
@@ -63,7 +64,7 @@ class SamplingDistribution(Ring):
         has_initial_weights: bool = False,
         prioritized: bool = False,
         beta: float = 0.0,
-        weighting: str = "sampling",
+        weighting: Weighting = "sampling",
         has_segments: bool = False,
         without_oldest: bool = False,
     ) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
+#: Key of the info of a transition whose outcome is unknown, because the environment was lost before it answered
+LOST = "lost"
+
 
 @singledispatch
 def end_running_episodes(buffer: ReplayBuffer, envs: np.ndarray | None = None) -> None:
@@ -25,41 +28,50 @@ def end_running_episodes(buffer: ReplayBuffer, envs: np.ndarray | None = None) -
         buffer.timeouts[row] = np.maximum(buffer.timeouts[row], buffer.dones[row] == 0)
 
 
-def end_what_is_not_continued(buffer: ReplayBuffer, obs: Any) -> None:
+def differs_from_newest(buffer: ReplayBuffer, obs: Any) -> np.ndarray | None:
     """
-    Before a row is stored: end the episodes that it does not continue, because its observation is not the next
-    observation of the newest row. The environment was reset in between, or is another one.
-
-    :param buffer: A replay buffer that keeps its rows as SB3's does. Observations that its class keeps in another form
-        are not compared.
+    :param buffer: A replay buffer that keeps its rows as SB3's does
     :param obs: The observations of the next row
+    :return: In which environments these are not the next observation of the newest row, bool, shape (n_envs,); None if
+        they are the same bytes in all of them. Observations that the buffer's class keeps in another form are not
+        compared: they differ nowhere.
+    """
+    # Row -1 is the last one. If nothing is stored, it holds zeros or what was stored before reset(): both are harmless
+    stored: Any = buffer.observations if buffer.optimize_memory_usage else buffer.next_observations
+    row = buffer.pos if buffer.optimize_memory_usage else buffer.pos - 1
+    if not isinstance(stored, dict):
+        return _differing(stored[row], obs, buffer.n_envs)
+    differing = [envs for key in stored if (envs := _differing(stored[key][row], obs[key], buffer.n_envs)) is not None]
+    return np.any(differing, axis=0) if differing else None
+
+
+def end_what_is_not_continued(buffer: ReplayBuffer, differing: np.ndarray) -> None:
+    """
+    Before a row is stored: end the episodes that it does not continue. The environment was reset in between, or is
+    another one.
+
+    :param buffer: A replay buffer that keeps its rows as SB3's does
+    :param differing: In which environments the row's observation is not the next observation of the newest row
     """
     if buffer.size() == 0:
         return
     newest = (buffer.pos - 1) % buffer.buffer_size
-    stored: Any = buffer.observations if buffer.optimize_memory_usage else buffer.next_observations
-    row = buffer.pos if buffer.optimize_memory_usage else newest
-    is_dict = isinstance(stored, dict)
-    pairs = [(stored[key][row], obs[key]) for key in stored] if is_dict else [(stored[row], obs)]
-    differing = [envs for before, now in pairs if (envs := _differing(before, now)) is not None]
-    if differing:
-        is_running = (buffer.dones[newest] == 0) & (buffer.timeouts[newest] == 0)
-        broken = np.flatnonzero(is_running & np.any(differing, axis=0))
-        if len(broken) > 0:
-            end_running_episodes(buffer, broken)
+    broken = np.flatnonzero(differing & (buffer.dones[newest] == 0) & (buffer.timeouts[newest] == 0))
+    if len(broken) > 0:
+        end_running_episodes(buffer, broken)
 
 
-def _differing(stored: Any, given: Any) -> np.ndarray | None:
-    """In which environments two rows of observations differ, None for none."""
-    given = np.asarray(given)
+def _differing(stored: Any, given: Any, n_envs: int) -> np.ndarray | None:
+    """In which environments two rows of observations differ; None if their bytes are equal."""
+    if not isinstance(given, np.ndarray):
+        given = np.asarray(given)
     if not isinstance(stored, np.ndarray) or stored.dtype.hasobject or stored.size != given.size:
-        return None
+        return np.zeros(n_envs, dtype=bool)
     if given.dtype != stored.dtype:
         with np.errstate(over="ignore", invalid="ignore"):
             given = given.astype(stored.dtype)
     # Bytes are equal where numbers are not, if these are NaN
     if given.tobytes() == stored.tobytes():
         return None
-    n_envs = len(stored)
     rows = zip(given.reshape(n_envs, -1), stored.reshape(n_envs, -1), strict=True)
     return np.array([one.tobytes() != other.tobytes() for one, other in rows])

@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_reptile.replay.decayed_sampling import DecayedReplayBufferSamples, DecayedSampling
+from sb3_reptile.replay.decayed_sampling import DecayedDictReplayBufferSamples, DecayedSampling
 from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import NothingToDrawError
 from sb3_reptile.replay.episodes import end_running_episodes
@@ -45,7 +45,7 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             raise self._no_episode()
         return ended
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:  # type: ignore[override]
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> DecayedDictReplayBufferSamples:  # type: ignore[override]
         """
         Draw transitions of finished episodes by decay, initial weights and priorities, and relabel a share of them.
 
@@ -61,7 +61,8 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             raise self._no_episode() from None
         # SB3 relabels the first of them and returns them last
         n_virtual = int(self.her_ratio * batch_size)
-        return self._batch(np.roll(indices, -n_virtual), np.roll(weights, -n_virtual, axis=0), env)
+        batch: Any = self._batch(np.roll(indices, -n_virtual), np.roll(weights, -n_virtual, axis=0), env)
+        return batch
 
     def sampling_probabilities(self) -> np.ndarray:
         """
@@ -106,7 +107,9 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             return False
         return True
 
-    def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
+    def transitions(  # type: ignore[override]
+        self, indices: np.ndarray, env: VecNormalize | None = None
+    ) -> DecayedDictReplayBufferSamples:
         """
         Certain transitions with their own goals, without a draw.
 
@@ -117,7 +120,7 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
         if self._scratch is not None:
             self._scratch.touched(len(indices))
         fields = self._get_real_samples(*np.divmod(indices, self.n_envs), env)
-        return DecayedReplayBufferSamples(*fields, indices, th.ones((len(indices), 1), device=self.device))
+        return DecayedDictReplayBufferSamples(*fields, indices, th.ones((len(indices), 1), device=self.device))
 
     def _arguments(self) -> dict[str, Any]:
         return {

@@ -1,8 +1,8 @@
 """Initial weights: the sampling weights of new transitions. Decay and priorities multiply them."""
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -11,7 +11,11 @@ from sb3_reptile.replay.functions import pickled_function, unpickled_function
 #: Weights and priorities outside this range are refused: their products with a decay must stay within double precision.
 SMALLEST, LARGEST = 1e-50, 1e50
 
-InitialWeights = Callable[[Any, Any, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]], Any]
+InitialWeights: TypeAlias = Callable[[Any, Any, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]], Any]
+#: The option, as Python and YAML spell it
+InitialWeightsOption: TypeAlias = (
+    Literal["uniform", "random", "info"] | Mapping[Literal["random"], Mapping[str, int | None] | None] | InitialWeights
+)
 
 
 def check_weights(name: str, weights: Any, n: int) -> np.ndarray:

@@ -5,10 +5,10 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sb3_reptile.replay.checks import check_choice, check_number
-from sb3_reptile.replay.decay import DEFAULT_DECAY, Decay, Exponential, make_decay
+from sb3_reptile.replay.checks import OnBadTransition, Weighting, check_choice, check_number
+from sb3_reptile.replay.decay import DEFAULT_DECAY, Decay, DecayOption, Exponential, make_decay
 from sb3_reptile.replay.distribution import SamplingDistribution
-from sb3_reptile.replay.initial_weights import InitialWeights, make_initial_weights
+from sb3_reptile.replay.initial_weights import InitialWeights, InitialWeightsOption, make_initial_weights
 
 WEIGHTING = ("sampling", "loss")
 ON_BAD_TRANSITION = ("raise", "skip", "allow")
@@ -25,14 +25,14 @@ class ReplayOptions:
 
     half_life: float | Literal["auto"] | None = None
     uniform_fraction: float = 0.0
-    decay: Any = None
+    decay: DecayOption | None = None
     combined: bool = False
-    initial_weights: Any = "uniform"
+    initial_weights: InitialWeightsOption = "uniform"
     prioritized: bool = False
     beta: float = 0.0
-    weighting: str = "sampling"
+    weighting: Weighting = "sampling"
     storage_dir: str | os.PathLike[str] | None = None
-    on_bad_transition: str = "raise"
+    on_bad_transition: OnBadTransition = "raise"
     distribution_class: type[SamplingDistribution] | str = SamplingDistribution
 
     def __post_init__(self) -> None:

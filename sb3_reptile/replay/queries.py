@@ -1,12 +1,12 @@
 """What can be asked of a decayed replay buffer, and changed, while it is in use; its distribution answers."""
 
-from typing import Any
-
 import numpy as np
 import torch as th
+from numpy.typing import ArrayLike
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_reptile.replay.bad_transitions import BadTransitions
+from sb3_reptile.replay.checks import OnBadTransition, Weighting
 from sb3_reptile.replay.decay import Decay
 from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import SamplingDistribution
@@ -72,17 +72,17 @@ class DistributionQueries(ReplayBuffer):
         self.distribution.beta = beta
 
     @property
-    def weighting(self) -> str:
+    def weighting(self) -> Weighting:
         """Where decay and initial weights act: ``"sampling"`` or ``"loss"``. It can be changed at any time."""
         return self.distribution.weighting
 
     @weighting.setter
-    def weighting(self, weighting: str) -> None:
+    def weighting(self, weighting: Weighting) -> None:
         check_weighting(weighting, self.prioritized)
         self.distribution.weighting = weighting
 
     @property
-    def on_bad_transition(self) -> str:
+    def on_bad_transition(self) -> OnBadTransition:
         """What happens to rewards and observations that are not finite."""
         return self._bad_transitions.policy
 
@@ -96,7 +96,9 @@ class DistributionQueries(ReplayBuffer):
         """Number of transitions added since the buffer was empty."""
         return self.distribution.rows_added * self.n_envs
 
-    def update_priorities(self, indices: Any, priorities: Any, drawn_at: int | None = None) -> None:
+    def update_priorities(
+        self, indices: ArrayLike, priorities: ArrayLike | th.Tensor, drawn_at: int | None = None
+    ) -> None:
         """
         Set the priorities of transitions, from their TD errors for instance. The number of a transition that is
         overwritten becomes that of a new one: a learner that updates after more transitions were added passes the time
@@ -117,26 +119,26 @@ class DistributionQueries(ReplayBuffer):
         """
         if not self.prioritized:
             raise RuntimeError(f"{type(self).__name__} has no priorities: make it with prioritized=True")
-        indices = np.asarray(indices)
-        if indices.dtype.kind not in "iu":
-            raise ValueError(f"indices must be whole numbers, got {indices.dtype}; take batch.indices")
-        indices = indices.reshape(-1).astype(np.int64, copy=False)
+        numbers = np.asarray(indices)
+        if numbers.dtype.kind not in "iu":
+            raise ValueError(f"indices must be whole numbers, got {numbers.dtype}; take batch.indices")
+        numbers = numbers.reshape(-1).astype(np.int64, copy=False)
         if isinstance(priorities, th.Tensor):
             priorities = priorities.detach().cpu().numpy()
-        priorities = check_weights("priorities", priorities, len(indices))
-        if len(indices) == 0:
+        new = check_weights("priorities", priorities, len(numbers))
+        if len(numbers) == 0:
             return
         n_stored = self.size() * self.n_envs
         # As unsigned numbers, negative ones are very large
-        if indices.view(np.uint64).max() >= n_stored:
-            bad = indices[(indices < 0) | (indices >= n_stored)][0]
+        if numbers.view(np.uint64).max() >= n_stored:
+            bad = numbers[(numbers < 0) | (numbers >= n_stored)][0]
             raise ValueError(f"indices must be those of stored transitions, 0 to {n_stored - 1}, got {bad}")
         if drawn_at is not None:
-            stored = self.distribution.still_stored(indices, drawn_at)
-            self.n_outdated += len(indices) - int(stored.sum())
-            indices, priorities = indices[stored], priorities[stored]
-        if len(indices) > 0:
-            self.distribution.update_priorities(indices, priorities)
+            stored = self.distribution.still_stored(numbers, drawn_at)
+            self.n_outdated += len(numbers) - int(stored.sum())
+            numbers, new = numbers[stored], new[stored]
+        if len(numbers) > 0:
+            self.distribution.update_priorities(numbers, new)
 
     def _eligible(self) -> np.ndarray | None:
         """Which transitions can be drawn, bool, shape (buffer_size, n_envs); None for all that are stored."""

@@ -154,7 +154,8 @@ class WeightedSampler:
 
     def _of_age(self, ages: np.ndarray) -> np.ndarray:
         """Transitions of these ages in rows, the environment drawn uniformly."""
-        rows = (self.rows_added - 1 - ages) % self.n_rows
+        rows = (self.rows_added - 1) % self.n_rows - ages
+        rows[rows < 0] += self.n_rows  # a division takes longer
         if self.n_envs == 1:  # no random number either way
             return rows
         return rows * self.n_envs + np.random.randint(0, self.n_envs, size=len(rows))
@@ -177,11 +178,15 @@ class WeightedSampler:
                 acceptance = self.age_sampler.weights(self.age_of(transitions // self.n_envs), n_rows)
             else:
                 transitions = self._of_age(self.age_sampler.quantile(n_rows, np.random.random_sample(tries)))
-                acceptance = self.p.reshape(-1)[transitions] / self.largest
-            accepted.append(transitions[np.random.random_sample(tries) < acceptance][:missing])
+                acceptance = self.p.take(transitions)
+                acceptance /= self.largest
+            is_accepted = np.random.random_sample(tries) < acceptance
+            accepted.append(transitions.take(is_accepted.nonzero()[0][:missing]))
             missing -= len(accepted[-1])
         if missing > 0:
             accepted.append(self._draw_by_cumulative_weights(n_rows, missing))
+        if len(accepted) == 1:
+            return accepted[0]
         return np.concatenate(accepted) if accepted else np.empty(0, dtype=np.int64)
 
     def _draw_by_cumulative_weights(self, n_rows: int, size: int) -> np.ndarray:

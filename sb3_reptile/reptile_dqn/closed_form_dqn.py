@@ -12,9 +12,10 @@ from stable_baselines3.dqn.dqn import DQN
 from sb3_reptile.reptile_dqn.applicability import why_not_closed_form
 from sb3_reptile.reptile_dqn.fast_autograd import contiguous, fused_adam, is_applicable, put_channels_last
 from sb3_reptile.reptile_dqn.learners import ClosedFormLearner
+from sb3_reptile.reptile_dqn.transferring_dqn import TransferringDQN
 
 
-class ClosedFormDQN(DQN):
+class ClosedFormDQN(TransferringDQN):
     """
     The parts of :class:`~sb3_reptile.reptile_dqn.ReptileDQN` that use the closed form of its Q-network where that
     applies, and otherwise do what SB3 does. Actions, random draws and parameters are the same.
@@ -83,6 +84,7 @@ class ClosedFormDQN(DQN):
 
     def _on_step(self) -> None:
         self._n_calls += 1
+        self._n_own_steps += self.n_envs
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
             if self._closed_form is not None and self._closed_form.holds_parameters():
                 self._closed_form.update_target(self.tau)

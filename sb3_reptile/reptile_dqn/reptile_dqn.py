@@ -14,7 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
 from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling, use_weights
-from sb3_reptile.replay.checks import check_choice
+from sb3_reptile.replay.checks import Weighting, check_choice
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
@@ -24,8 +24,10 @@ from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
 from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
-from sb3_reptile.reptile_dqn.pretrained import Pretrained, load_pretrained
+from sb3_reptile.reptile_dqn.pretrained import Pretrained
+from sb3_reptile.reptile_dqn.transfer import Transfer, TransferOptions, make_transfer
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
+from sb3_reptile.vec_env.ray_asynchronous import Asynchronous
 
 SelfReptileDQN = TypeVar("SelfReptileDQN", bound="ReptileDQN")
 
@@ -40,7 +42,7 @@ OPTIONS = {
 SMALLEST_TD_ERROR = 1e-6
 
 
-class ReptileDQN(WholeEpisodes, ClosedFormDQN):
+class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     """
     DQN with decayed experience replay ("Reptile: Recurrent Experience Replay Technique"; not the meta-learning
     algorithm of the same name): recent transitions are replayed more often, so that the policy follows a changing
@@ -103,9 +105,13 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     :param loss: ``"huber"``, as in SB3's DQN, or ``"mse"``, the squared TD error
     :param double_q: Let the online network choose the action that the target network evaluates (Double DQN,
         https://arxiv.org/abs/1509.06461)
-    :param pretrained: Parameters to start from instead of random ones: the path of a saved DQN or ReptileDQN, such a
-        model, or a state dict of its policy or ``q_net``. A warning names parameters that do not fit, such as the last
-        layer with another number of actions; they start from scratch.
+    :param pretrained: Parameters to start from instead of random ones: the path of a saved DQN, QRDQN or ReptileDQN, a
+        checkpoint or a folder of checkpoints, such a model, or a state dict of a DQN's policy or ``q_net``. If the
+        numbers of actions or observations differ, ``transfer`` maps them.
+    :param transfer: How training continues from ``pretrained``: a dict of ``actions`` and ``observations``, lists of
+        the numbers that they have there, or None for new ones; ``freeze_steps`` and ``freeze_layers``, for which all
+        but the last or the first layers do not learn; and ``learning_rate_factor``, a smaller learning rate for what
+        was loaded. See :class:`~sb3_reptile.reptile_dqn.transfer.TransferOptions`
     :param learner: How updates are computed: ``"eager"``, by PyTorch's autograd and optimizer; ``"auto"``, in closed
         form where that applies (an MlpPolicy with ReLU on vectors, Adam, on the CPU), with the same results bit for
         bit; or ``"fast"``, the closed form with the fused kernel of Adam, which rounds differently, and targets
@@ -119,6 +125,9 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
     :raises ValueError: if an argument has a value that is not allowed
     """
+
+    # A class that does not decay may be passed; type checkers see what is usual
+    replay_buffer: DecayedSampling
 
     def __init__(
         self,
@@ -150,13 +159,14 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         _init_setup_model: bool = True,
         *,
         half_life: float | Literal["auto"] | None = None,
-        weighting: Literal["sampling", "loss"] = "sampling",
+        weighting: Weighting = "sampling",
         priority: Literal["td_error"] | None = None,
         alpha: float = 0.6,
         beta: float | Schedule = 0.4,
         loss: Literal["huber", "mse"] = "huber",
         double_q: bool = False,
         pretrained: Pretrained | None = None,
+        transfer: TransferOptions | Transfer | None = None,
         learner: Literal["auto", "eager", "fast"] = "auto",
         q_lambda: float = 1.0,
     ) -> None:
@@ -168,6 +178,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self.loss = loss
         self.double_q = double_q
         self.pretrained = pretrained
+        self.transfer = make_transfer(transfer, pretrained is not None)
         self.learner = learner
         self.q_lambda = q_lambda
         self.n_steps = n_steps
@@ -239,8 +250,6 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         self.n_steps = getattr(self.replay_buffer, "n_steps", n_steps)
         self.replay_buffer_kwargs = kwargs
         self.beta_schedule = FloatSchedule(self.beta)
-        if self.pretrained is not None:
-            load_pretrained(self.policy, self.pretrained)
         if self.q_lambda < 1:
             replay_buffer_of(self)
 
@@ -267,7 +276,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         try:
             super().load_replay_buffer(path, truncate_last_traj)
             assert self.replay_buffer is not None
-            self.replay_buffer = fitted(self.replay_buffer, present, path)
+            self.replay_buffer = fitted(self.replay_buffer, present, path)  # type: ignore[assignment]
             hand_options_to_buffer(self, path)
         except BaseException:
             self.replay_buffer = present
@@ -276,12 +285,13 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         # Update learning rate and importance exponent according to their schedules
         self._update_learning_rate(self.policy.optimizer)
+        self._freeze_or_thaw()
         buffer = self.replay_buffer
         assert buffer is not None
         if isinstance(buffer, DecayedSampling):
             use_weights(buffer)
         if self.priority is not None:
-            buffer.beta = self.beta_schedule(self._current_progress_remaining)  # type: ignore[attr-defined]
+            buffer.beta = self.beta_schedule(self._current_progress_remaining)
 
         closed_form = self._attached_closed_form()
         if closed_form is None:
@@ -299,7 +309,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     def _train_eagerly(self, gradient_steps: int, batch_size: int) -> tuple[list[float], Any, th.Tensor]:
         """The training loop with PyTorch's autograd and optimizer."""
         # Switch to train mode (this affects batch norm / dropout)
-        self.policy.set_training_mode(True)
+        self._set_training_mode()
         buffer = self.replay_buffer
         assert buffer is not None
         losses, parameters = [], list(self.policy.parameters())
@@ -326,7 +336,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
     def _update_priorities(self, indices: np.ndarray, td_errors: th.Tensor) -> None:
         """Set the priorities of transitions to ``(|TD error| + 1e-6) ** alpha``."""
         sizes = np.abs(td_errors.detach().cpu().numpy().reshape(-1).astype(np.float64))
-        self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)  # type: ignore[union-attr]
+        self.replay_buffer.update_priorities(indices, (sizes + SMALLEST_TD_ERROR) ** self.alpha)
 
     def _td_targets(self, batch: Any) -> th.Tensor:
         """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers; or λ-returns."""
@@ -369,7 +379,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
         Write log data.
         """
         is_decayed = isinstance(self.replay_buffer, DecayedSampling)
-        if self._last_batch is not None and is_decayed and self.replay_buffer.can_be_sampled():  # type: ignore[union-attr]
+        if self._last_batch is not None and is_decayed and self.replay_buffer.can_be_sampled():
             self._log_replay(*self._last_batch)
         super().dump_logs()
 
@@ -382,7 +392,7 @@ class ReptileDQN(WholeEpisodes, ClosedFormDQN):
             self.logger.record(key, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns", "pretrained"]
+        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns"]
 
     def learn(
         self: SelfReptileDQN,

@@ -1,4 +1,4 @@
-"""docs/results.md follows from the records of benchmarks/learning.py alone."""
+"""docs/explanation/results.md follows from the records of benchmarks/learning.py alone."""
 
 import importlib
 import random
@@ -57,14 +57,14 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
         for run in runs:
             learning.append(made_up_record(run), records)
         random.Random(number).shuffle(runs)  # two processes finish in any order
-        page = tmp_path / f"docs{number}" / "results.md"
+        page = tmp_path / f"docs{number}" / "explanation" / "results.md"
         monkeypatch.setattr(sys, "argv", ["report", "--records", str(records), "--output", str(page)])
         report.main()
-        written.append({path.name: path.read_bytes() for path in page.parent.rglob("*") if path.is_file()})
+        written.append({path.name: path.read_bytes() for path in page.parent.parent.rglob("*") if path.is_file()})
     assert written[0] == written[1]
     page = written[0]["results.md"].decode()
     for picture in set(written[0]) - {"results.md"}:
-        assert f"](images/{picture})" in page
+        assert f"](../images/{picture})" in page
     assert ("1/(age + 100)^1.5" in page) == bool(runs)
     assert page.count("No records yet") == missing
 

@@ -43,7 +43,7 @@ def test_an_environment_that_cannot_be_restored_is_reset(n_steps, tmp_path):
         return make_vec_env("CartPole-v1", wrapper_class=Dice)
 
     _, folder = resumable(tmp_path, env=dice(), n_steps=n_steps)
-    with pytest.warns(UserWarning, match=r"could not be restored, so it is reset.*docs/checkpoints.md"):
+    with pytest.warns(UserWarning, match=r"could not be restored, so it is reset.*docs/how_to/checkpoints.md"):
         model = resume(folder, dice())
     newest = model.replay_buffer.pos - 1
     assert model.replay_buffer.timeouts[newest] + model.replay_buffer.dones[newest] == 1  # no return runs over it

@@ -14,11 +14,11 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.env_checker import check_env
 
-from sb3_reptile.envs import TASKS, DriftingPhysics
+from sb3_reptile.envs import STATIONARY_TASKS, TASKS, DriftingPhysics
 from sb3_reptile.networks import MinAtarCnn
 from tests.envs.tasks import make, run
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "drifting_tasks.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "drifting_tasks.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:.*WARN", "ignore:The minimal resolution", "ignore:.*unconventional shape")
@@ -52,6 +52,15 @@ def test_every_task_repeats_itself_with_the_same_seed(task):
 def test_every_task_is_in_the_table_of_the_docs_with_its_period(task):
     (period,) = re.findall(rf"\| `{task}` \|.*\| ([\d,]+) \|", PAGE)
     assert int(period.replace(",", "")) == inspect.signature(TASKS[task][0]).parameters["period"].default
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")
+@pytest.mark.parametrize("task", STATIONARY_TASKS)
+def test_every_task_without_drift_passes_both_check_envs_and_has_its_time_limit(task):
+    check_env(gym.make(task))
+    gymnasium_check_env(gym.make(task), skip_render_check=True)
+    assert gym.spec(task).max_episode_steps == gym.spec(f"Drifting{task}").max_episode_steps
+    assert f"`{task}`" in PAGE
 
 
 PHYSICS = ["DriftingCartPolePhysics-v0", "DriftingAcrobot-v0", "DriftingLunarLander-v0"]

@@ -485,3 +485,12 @@ def test_joint_tasks_are_another_task_in_each_episode():
 def reset_often(env):
     for _ in range(20):
         env.reset()
+
+
+def test_arguments_stay_as_they_were_given():
+    """SB3's actor-critics add to the policy's arguments."""
+    policy_kwargs = dict(net_arch=[8])
+    learner = dqn_learner([Pulls, Pulls], SAC, dict(policy_kwargs=policy_kwargs, target_update_interval=1))
+    learner.learn(1)
+    assert policy_kwargs == dict(net_arch=[8])
+    assert learner.algorithm_kwargs["policy_kwargs"] == policy_kwargs

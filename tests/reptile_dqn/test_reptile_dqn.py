@@ -109,6 +109,7 @@ def test_arguments_are_those_of_dqn_and_then_ours():
         loss="huber",
         double_q=False,
         pretrained=None,
+        transfer=None,
         learner="auto",
         q_lambda=1.0,
     )

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from sb3_reptile.replay.auto.evidence import log_likelihood_ratios, update_false_alarm_rate
 from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions, as_transitions, join
-from sb3_reptile.replay.auto.neighbours import Comparison, Neighbours
+from sb3_reptile.replay.auto.neighbours import Neighbours
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
 from sb3_reptile.replay.auto.segments import Segment, Segments
 from sb3_reptile.replay.auto.settings import DEFAULTS, Settings
@@ -180,20 +181,42 @@ class Consistency:
         :param is_known: Whether the next observation is that of the transition, shape (rows, n_envs)
         :param first_kept: Number of the oldest row that the buffer still holds
         """
+        new = self.transitions(observations, actions, rewards, next_observations)
+        self.observe_transitions(new.take(is_known.reshape(-1)), len(rewards), first_kept)
+
+    def transitions(
+        self, observations: Any, actions: np.ndarray, rewards: np.ndarray, next_observations: Any
+    ) -> Transitions:
+        """
+        :param observations: As for ``observe``, of any number of new rows
+        :param actions: As for ``observe``
+        :param rewards: As for ``observe``
+        :param next_observations: As for ``observe``
+        :return: The transitions in the form in which they are compared, numbered from the next row on
+        """
         rows = np.repeat(np.arange(self.rows_seen, self.rows_seen + len(rewards)), self.n_envs)
         vectors, next_vectors = self.embedding(observations), self.embedding(next_observations)
         groups, numbers = self.actions(actions.reshape(len(rows), -1))
-        chunk = as_transitions(rows, vectors, groups, numbers, rewards, next_vectors).take(is_known.reshape(-1))
-        self.rows_seen += len(rewards)
+        return as_transitions(rows, vectors, groups, numbers, rewards, next_vectors)
+
+    def observe_transitions(self, new: Transitions, n_rows: int, first_kept: int) -> None:
+        """
+        Take the next rows into account.
+
+        :param new: Transitions of these rows
+        :param n_rows: Number of rows
+        :param first_kept: Number of the oldest row that the buffer still holds
+        """
+        self.rows_seen += n_rows
         self.chunks_seen += 1
         if self.segments.forget(first_kept):
             self._place_samples()
         self._fit_if_due()
-        if self.model is not None and len(chunk.rows) > 0:
+        if self.model is not None and len(new.rows) > 0:
             every = self.settings.compare_every
-            self._compare(chunk.take(slice(self.chunks_seen % every, None, every)))
+            self._compare(new.take(slice(self.chunks_seen % every, None, every)))
             self._notice_change()
-        self._keep(chunk)
+        self._keep(new)
 
     def _fit_if_due(self) -> None:
         """Fit a new outcome model to the consistent segments and the present from time to time."""
@@ -216,35 +239,11 @@ class Consistency:
         assert self._neighbours is not None
         comparison = self._neighbours.compare(new)
         cusum = self.segments.cusum
-        self._update_false_alarm_rate(comparison, cusum)
-        cusum = self._add_log_likelihood_ratios(comparison, cusum)
+        self.false_alarm_rate = update_false_alarm_rate(self.false_alarm_rate, comparison, cusum, self.settings)
+        evidence = log_likelihood_ratios(comparison, self.false_alarm_rate, self.settings)
+        cusum = np.clip(cusum + evidence, 0, self.settings.bound)
         self.segments.follow_neighbours(cusum, comparison.silent)
         self.segments.update(cusum, comparison.confirmations, self.rows_seen)
-
-    def _update_false_alarm_rate(self, comparison: Comparison, cusum: np.ndarray) -> None:
-        """A contradiction of the present is false where a segment in good standing is confirmed."""
-        speaks, differs_now, differed = comparison
-        in_good_standing = cusum.max(axis=1) < self.settings.doubt / 2
-        trusted = (speaks & in_good_standing)[:, :, None] & ~differed
-        n_trusted = trusted.sum(axis=(0, 1))
-        share = (trusted & differs_now).sum(axis=(0, 1)) / np.maximum(n_trusted, 1)
-        step = np.where(n_trusted > 0, self.settings.false_alarm_step, 0)
-        self.false_alarm_rate += step * (share - self.false_alarm_rate)
-
-    def _add_log_likelihood_ratios(self, comparison: Comparison, cusum: np.ndarray) -> np.ndarray:
-        """
-        :param comparison: The comparison
-        :param cusum: Cumulative sums, shape (segments, n_outcomes)
-        :return: The sums plus the log-likelihood ratios ("outdated" over "valid") of contradictions and confirmations
-        """
-        settings = self.settings
-        rate = np.clip(self.false_alarm_rate, settings.min_false_alarm_rate, settings.max_false_alarm_rate)
-        contradiction = np.log(settings.contradiction_rate / rate)
-        confirmation = np.log((1 - settings.contradiction_rate) / (1 - rate))
-        if_differed = np.where(comparison.differs_now, 0, contradiction)
-        evidence = np.where(comparison.differed, if_differed, confirmation)
-        spoken = np.where(comparison.speaks[:, :, None], evidence, 0).sum(axis=0)
-        return np.clip(cusum + spoken, 0, settings.bound)
 
     def _notice_change(self) -> None:
         """Begin a new regime if the last segments of the present one are inconsistent; recognize an older one."""

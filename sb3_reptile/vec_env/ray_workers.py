@@ -1,0 +1,294 @@
+"""The driver's side of the workers: starting their actors, calling them, and starting them again when they are lost."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import cloudpickle
+
+from sb3_reptile.vec_env.ray_worker import EnvWorker
+
+# Seconds of the longest pause before a worker is started again
+LONGEST_PAUSE = 60.0
+# Seconds after which a warning says what a worker that does not start is waiting for
+PATIENCE = 60.0
+
+
+class WorkersLostError(RuntimeError):
+    """Workers were lost more often than ``max_restarts`` allows, or cannot be started."""
+
+
+class _LostError(Exception):
+    """An actor or its node has died, or cannot be reached."""
+
+
+def actor_options(resources: Mapping[str, float] | None) -> dict[str, Any]:
+    """
+    :param resources: What a worker needs, by Ray's names of resources, for instance ``{"CPU": 1, "GPU": 0.5}``
+    :return: Options of an actor
+    :raises ValueError: if an amount is not a number >= 0
+    """
+    resources = {"CPU": 1, **(resources or {})}
+    for name, amount in resources.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= 0:
+            raise ValueError(f"resources must be numbers >= 0 by name, as in {{'CPU': 1}}, got {name!r}: {amount!r}")
+    names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    others = {name: amount for name, amount in resources.items() if name not in names}
+    return {names[name]: amount for name, amount in resources.items() if name in names} | {"resources": others}
+
+
+@dataclass(eq=False)
+class Worker:
+    """
+    One worker, whose environments may outlive several actors.
+
+    :param indices: Numbers of its environments
+    :param env_fns: Pickled functions that make them
+    """
+
+    indices: range
+    env_fns: bytes
+    actor: Any = None
+    #: Number of times that it was started again
+    restarts: int = 0
+    #: Values that attributes were set to, pickled, by environment in this worker
+    attributes: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    #: Seed of each environment at the last reset that had one
+    seeds: list[int | None] = field(default_factory=list)
+    #: Observations of its last reset or step, by key
+    obs: dict[Any, Any] = field(default_factory=dict)
+    #: What a restart has returned: the observations and pickled infos of a reset, until they are delivered
+    fresh: tuple[dict[Any, Any], bytes] | None = None
+
+
+class Workers:
+    """
+    All workers of a ``RayVecEnv``.
+
+    :param ray: The module ``ray``
+    :param env_fns: Functions that make the environments
+    :param envs_per_worker: Number of environments of each worker, of the last one at most
+    :param resources: See :func:`actor_options`
+    :param max_restarts: Number of times that each worker is started again
+    :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
+    :param start_timeout: Seconds within which a worker must start
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        env_fns: Sequence[Callable[[], Any]],
+        envs_per_worker: int,
+        resources: Mapping[str, float] | None,
+        max_restarts: int,
+        backoff: float,
+        start_timeout: float,
+    ) -> None:
+        from ray import exceptions
+
+        self._ray = ray
+        self._lost = (
+            exceptions.RayActorError,
+            exceptions.ObjectLostError,
+            exceptions.NodeDiedError,
+            exceptions.OutOfMemoryError,
+            exceptions.WorkerCrashedError,
+        )
+        self._timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
+        self._options = actor_options(resources)
+        self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
+        self.max_restarts, self.backoff, self.start_timeout = max_restarts, backoff, start_timeout
+        #: Number of restarts of all workers
+        self.n_restarts = 0
+        #: Called before the error that says that too many were lost
+        self.before_failure: list[Callable[[], None]] = []
+        self._failure: WorkersLostError | None = None
+        self.n_envs, self._per_worker = len(env_fns), envs_per_worker
+        self.all: list[Worker] = []
+        for start in range(0, len(env_fns), envs_per_worker):
+            indices = range(start, min(start + envs_per_worker, len(env_fns)))
+            fns = cloudpickle.dumps([env_fns[index] for index in indices])
+            self.all.append(Worker(indices, fns, seeds=[None] * len(indices)))
+
+    def start(self) -> list[bytes]:
+        """
+        Start all workers.
+
+        :return: What each returns: its spaces and metadata, pickled
+        :raises WorkersLostError: if one does not start in time, or dies
+        """
+        refs = [self._start(worker) for worker in self.all]
+        try:
+            return [self._started(worker, ref) for worker, ref in zip(self.all, refs, strict=True)]
+        except _LostError as error:
+            raise WorkersLostError(f"a worker died while it made its environments: {error}") from error
+
+    def find(self, index: int) -> tuple[Worker, int]:
+        """
+        :param index: Number of an environment; negative ones count from the end
+        :return: Its worker, and its position in it
+        :raises IndexError: if there is no such environment
+        """
+        if not -self.n_envs <= index < self.n_envs:
+            raise IndexError(f"there are the environments 0 to {self.n_envs - 1}, got {index}")
+        worker = self.all[index % self.n_envs // self._per_worker]
+        return worker, index % self.n_envs - worker.indices.start
+
+    def submit(self, worker: Worker, method: str, *arguments: Any) -> Any:
+        """
+        Call a method of a worker without waiting for it.
+
+        :return: Reference to the result
+        :raises WorkersLostError: if too many workers were lost before
+        """
+        if self._failure is not None:
+            raise self._failure
+        return getattr(worker.actor, method).remote(*arguments)
+
+    def call_all(self, calls: Sequence[tuple[Worker, str, tuple[Any, ...]]]) -> list[Any]:
+        """
+        Call methods of several workers at once; again where a worker is lost meanwhile.
+
+        :param calls: Workers, names of methods and arguments
+        :return: The results
+        :raises WorkersLostError: if workers were lost too often
+        """
+        results: list[Any] = [None] * len(calls)
+        waiting = list(range(len(calls)))
+        while waiting:
+            refs = [self.submit(calls[number][0], calls[number][1], *calls[number][2]) for number in waiting]
+            fetched = dict(zip(waiting, self.fetch_all(refs), strict=True))
+            results = [fetched.get(number, results[number]) for number in range(len(calls))]
+            waiting = [number for number in waiting if results[number] is None]
+            self.restart(list({id(calls[number][0]): calls[number][0] for number in waiting}.values()))
+        return [result for (result,) in results]
+
+    def fetch_all(self, refs: Sequence[Any]) -> list[tuple[Any] | None]:
+        """
+        :param refs: What :meth:`submit` returned
+        :return: The results as tuples of one; None where the worker was lost
+        :raises Exception: what an environment has raised, the first of them
+        """
+        results: list[tuple[Any] | None] = []
+        raised: Exception | None = None
+        for ref in refs:
+            try:
+                results.append((self._get(ref),))
+            except _LostError:
+                results.append(None)
+            except Exception as error:
+                raised = raised or error
+        if raised is not None:
+            raise raised
+        return results
+
+    def wait(self, refs: Sequence[Any], n: int = 1, timeout: float | None = None) -> list[Any]:
+        """
+        :param refs: What :meth:`submit` returned
+        :param n: Number of results to wait for
+        :param timeout: Seconds after which to wait no longer
+        :return: Those of which the result is there or lost, in the order in which they were given
+        """
+        ready, _ = self._ray.wait(list(refs), num_returns=n, timeout=timeout, fetch_local=False)
+        return list(ready)
+
+    def restart(self, workers: Sequence[Worker], cause: BaseException | None = None) -> None:
+        """
+        Start workers again, with the attributes that were set before and other seeds, and reset their environments.
+
+        :param workers: The workers that were lost
+        :param cause: What said so
+        :raises WorkersLostError: if one was lost too often, after the functions in ``before_failure`` were called
+        """
+        while workers:
+            for worker in workers:
+                self._ray.kill(worker.actor)
+                if worker.restarts >= self.max_restarts:
+                    self._give_up(worker, cause)
+                worker.restarts += 1
+                self.n_restarts += 1
+            exponent = max(worker.restarts for worker in workers) - 1
+            time.sleep(min(self.backoff * 2.0**exponent, LONGEST_PAUSE))
+            refs = [self._start(worker) for worker in workers]
+            lost_again = []
+            for worker, ref in zip(workers, refs, strict=True):
+                try:
+                    self._started(worker, ref)
+                    self._get(worker.actor.restore.remote(worker.attributes))
+                    # Seeds that no environment has had, but that the first seed determines
+                    step = self.n_envs * worker.restarts
+                    seeds = [None if seed is None else seed + step for seed in worker.seeds]
+                    options = cloudpickle.dumps([{} for _ in worker.indices])
+                    worker.fresh = self._get(worker.actor.reset.remote(seeds, options))
+                except _LostError as error:
+                    cause = error
+                    lost_again.append(worker)
+                except WorkersLostError as error:
+                    self._give_up(worker, error)
+            workers = lost_again
+
+    def stop(self) -> None:
+        """Close the environments, and end the actors."""
+        refs = [worker.actor.call.remote("close", cloudpickle.dumps(((), {}))) for worker in self.all if worker.actor]
+        if refs and self._failure is None:
+            # A step that is still under way may take longer than anybody wants to wait
+            self._ray.wait(refs, num_returns=len(refs), timeout=10)
+        for worker in self.all:
+            if worker.actor is not None:
+                self._ray.kill(worker.actor)
+
+    def _start(self, worker: Worker) -> Any:
+        worker.actor = self._actor_class.remote()
+        return worker.actor.build.remote(worker.env_fns, worker.restarts > 0)
+
+    def _started(self, worker: Worker, ref: Any) -> bytes:
+        try:
+            try:
+                return self._get(ref, min(PATIENCE, self.start_timeout))
+            except self._timeout_error:
+                message = f"{self._name(worker)} has not started yet: {self._needs()}"
+                warnings.warn(message, stacklevel=2)
+                return self._get(ref, max(self.start_timeout - PATIENCE, 0))
+        except self._timeout_error:
+            raise WorkersLostError(
+                f"{self._name(worker)} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
+                "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
+            ) from None
+
+    def _needs(self) -> str:
+        wanted = {"CPU": self._options["num_cpus"], **self._options["resources"]}
+        free = self._ray.available_resources()
+        return (
+            f"it needs {wanted}, {len(self.all)} workers do, and the cluster has "
+            f"{ {name: free.get(name, 0) for name in wanted} } free"
+        )
+
+    def _name(self, worker: Worker) -> str:
+        first, last = worker.indices[0], worker.indices[-1]
+        return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
+
+    def _get(self, ref: Any, timeout: float | None = None) -> Any:
+        try:
+            return self._ray.get(ref, timeout=timeout)
+        except self._lost as error:
+            raise _LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+        except self._task_error as error:
+            # What the environment has raised, as in other VecEnvs
+            raise error.cause if isinstance(error.cause, Exception) else error from error
+
+    def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:
+        failure = WorkersLostError(
+            f"{self._name(worker)} was lost and started again {worker.restarts} times, max_restarts="
+            f"{self.max_restarts} allows no more (last reason: {cause}); look at its node, or raise max_restarts"
+        )
+        self._failure = failure
+        for save in list(self.before_failure):
+            try:
+                save()
+            except Exception as error:  # the failure matters more
+                warnings.warn(f"nothing was saved before the failure of the workers: {error}", stacklevel=2)
+        raise failure from cause

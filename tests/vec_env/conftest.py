@@ -1,0 +1,116 @@
+"""A Ray in this process for fast tests, and a cluster of three nodes on this machine."""
+
+import os
+
+import numpy as np
+import pytest
+
+from sb3_reptile.vec_env import ray_vec_env
+
+
+class FakeRay:
+    """
+    Runs actors in this process. As with Ray, arguments and results are pickled, and their arrays are read-only.
+
+    Actors die when ``dying`` holds the number of their next call, counted over all actors.
+    """
+
+    def __init__(self, exceptions):
+        self.exceptions = exceptions
+        self.n_calls, self.dying, self.started, self.killed = 0, set(), [], 0
+
+    def remote(self, **options):
+        def actor_class(cls):
+            ray = self
+
+            class Actor:
+                def __init__(self):
+                    self.instance, self.is_dead = cls(), False
+                    ray.started.append(options)
+
+                @classmethod
+                def remote(cls):
+                    return cls()
+
+                def __getattr__(self, name):
+                    if name.startswith("__"):
+                        raise AttributeError(name)
+                    return Method(ray, self, name)
+
+            return Actor
+
+        return actor_class
+
+    def get(self, ref, timeout=None):
+        if ref.error is not None:
+            raise ref.error
+        return ref.value
+
+    def wait(self, refs, num_returns=1, timeout=None, fetch_local=True):
+        return refs[:num_returns], refs[num_returns:]
+
+    def kill(self, actor):
+        actor.is_dead = True
+        self.killed += 1
+
+    def available_resources(self):
+        return {"CPU": 1.0}
+
+
+class Ref:
+    def __init__(self, value=None, error=None):
+        self.value, self.error = value, error
+
+
+class Method:
+    def __init__(self, ray, actor, name):
+        self.ray, self.actor, self.name = ray, actor, name
+
+    def remote(self, *arguments):
+        ray = self.ray
+        ray.n_calls += 1
+        if ray.n_calls in ray.dying:
+            self.actor.is_dead = True
+        if self.actor.is_dead:
+            return Ref(error=ray.exceptions.ActorDiedError())
+        try:
+            return Ref(as_transported(getattr(self.actor.instance, self.name)(*as_transported(arguments))))
+        except Exception as error:
+            return Ref(error=ray.exceptions.RayTaskError(self.name, "traceback", error).as_instanceof_cause())
+
+
+def as_transported(value):
+    if isinstance(value, np.ndarray):
+        value = value.copy()
+        value.flags.writeable = False
+    elif isinstance(value, tuple | list):
+        value = type(value)(as_transported(item) for item in value)
+    elif isinstance(value, dict):
+        value = {key: as_transported(item) for key, item in value.items()}
+    return value
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
+    ray = FakeRay(exceptions)
+    monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
+    monkeypatch.setattr(ray_vec_env, "connect", lambda address, num_cpus: None)
+    monkeypatch.setattr(ray_vec_env, "disconnect", lambda: None)
+    return ray
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Three nodes: the driver's, and two for workers, which need the resource ``worker``."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    # Processes that nothing asked for take as long as those that are needed
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
+    os.environ.update(quiet)
+    from ray.cluster_utils import Cluster
+
+    node = dict(object_store_memory=100 * 2**20)
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, **node))
+    cluster.worker_nodes_ = [cluster.add_node(num_cpus=4, resources={"worker": 4}, **node) for _ in range(2)]
+    yield cluster
+    cluster.shutdown()

@@ -1,0 +1,114 @@
+"""Environments of the tests of vectorized environments on Ray."""
+
+import copy
+import os
+import signal
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Numbered(gym.Env):
+    """
+    Numbers its episodes and steps: from the observation (episode, step), any action leads to (episode, step + 1) with
+    the reward step + 1, but for every tenth, which is random.
+
+    :param length: Steps of an episode
+    :param kills: Folder; an environment removes a file there, and kills its process in the middle of a step
+    :param seconds: Duration of a step
+    """
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    gain = 1.0
+
+    def __init__(self, length=20, kills=None, seconds=0.0):
+        self.length, self.kills, self.seconds = length, kills, seconds
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.step_number = int(self.np_random.integers(1, 1 << 40)), 0
+        return self._obs(), {"seed": seed, "options": options}
+
+    def _obs(self):
+        return np.array([self.episode, self.step_number], np.float64)
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        if self.kills is not None and self.step_number == self.length // 2:
+            for file in Path(self.kills).glob("*"):
+                try:
+                    file.unlink()
+                except FileNotFoundError:
+                    continue
+                os.kill(os.getpid(), signal.SIGKILL)
+        self.step_number += 1
+        return self._obs(), self.gain * self.step_number, self.step_number == self.length, False, {}
+
+
+class NumberedGoals(Numbered):
+    """The same with goals: the goal is a step number."""
+
+    observation_space = spaces.Dict(
+        {
+            name: spaces.Box(-np.inf, np.inf, (size,), np.float64)
+            for name, size in (("observation", 2), ("achieved_goal", 2), ("desired_goal", 2))
+        }
+    )
+
+    def _obs(self):
+        now = super()._obs()
+        return {"observation": now, "achieved_goal": now.copy(), "desired_goal": np.array([self.episode, 5.0])}
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -(np.abs(achieved_goal - desired_goal).sum(axis=-1) > 0).astype(np.float32)
+
+    def step(self, action):
+        obs, _, *others = super().step(action)
+        return obs, float(self.compute_reward(obs["achieved_goal"], obs["desired_goal"], {})), *others
+
+
+class Everything(gym.Env):
+    """An environment of which an observation space is chosen; it writes into its action, and renders."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 7}
+
+    def __init__(self, space, render_mode="rgb_array"):
+        self.observation_space, self.render_mode = copy.deepcopy(space), render_mode
+        self.action_space = spaces.Box(-1, 1, (3,), np.float32)
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {"options": options}
+
+    def step(self, action):
+        self.steps += 1
+        action *= 2
+        return self.observation_space.sample(), float(action.sum()), self.steps == 7, self.steps == 5, {"acted": action}
+
+    def render(self):
+        return np.full((8, 8, 3), self.steps, np.uint8)
+
+    def add(self, number, other=0):
+        if number is None:
+            raise ValueError("number must be a number")
+        return self.steps + number + other
+
+
+SPACES = {
+    "box": spaces.Box(-1, 1, (4,), np.float32),
+    "image": spaces.Box(0, 255, (200, 200, 3), np.uint8),
+    "discrete": spaces.Discrete(5),
+    "multi_discrete": spaces.MultiDiscrete([3, 4]),
+    "multi_binary": spaces.MultiBinary(6),
+    "dict": spaces.Dict({"a": spaces.Box(0, 1, (2, 2)), "b": spaces.Discrete(3)}),
+    "tuple": spaces.Tuple((spaces.Box(0, 1, (2,)), spaces.Discrete(3))),
+}

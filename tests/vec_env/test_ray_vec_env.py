@@ -1,0 +1,238 @@
+"""RayVecEnv has SB3's VecEnv contract: here with a Ray in this process, on a cluster in test_ray_cluster.py."""
+
+import subprocess
+import sys
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor, load_results
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_reptile import DecayedReplayBuffer
+from sb3_reptile.callbacks import WorkerLog
+from sb3_reptile.replay.episodes import LOST
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError
+from sb3_reptile.vec_env.ray_cluster import map_on_cluster
+from tests.vec_env.environments import SPACES, Everything, Numbered
+
+
+def assert_same(ours, theirs):
+    """Equal values and types, at every depth."""
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key in theirs:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(theirs, tuple | list):
+        assert len(ours) == len(theirs)
+        for our, their in zip(ours, theirs, strict=True):
+            assert_same(our, their)
+    elif isinstance(theirs, np.ndarray):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+        assert ours.flags.writeable
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("envs_per_worker", [1, 2, 8])
+@pytest.mark.parametrize("space", SPACES)
+def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worker):
+    fns = [partial(Everything, SPACES[space]) for _ in range(3)]
+    ours, theirs = RayVecEnv(fns, envs_per_worker), DummyVecEnv(fns)
+    assert len(fake_ray.started) == -(-3 // envs_per_worker)
+    assert ours.metadata == theirs.metadata
+    rng = np.random.default_rng(0)
+    for seed in (3, None):
+        for env in (ours, theirs):
+            if seed is not None:
+                assert env.seed(seed) == [3, 4, 5]
+                env.set_options([{"a": 1}, {}, {"b": 2}])
+        assert_same(ours.reset(), theirs.reset())
+        assert_same(ours.reset_infos, theirs.reset_infos)
+        for _ in range(12):
+            actions = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+            assert_same(ours.step(actions.copy()), theirs.step(actions.copy()))
+            assert_same(ours.reset_infos, theirs.reset_infos)
+    assert_same(ours.get_images(), theirs.get_images())
+    assert_same(ours.render(), theirs.render())
+
+
+def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray):
+    fns = [partial(Everything, SPACES["box"]) for _ in range(5)]
+    ours, theirs = RayVecEnv(fns, 2), DummyVecEnv([lambda fn=fn: Monitor(fn()) for fn in fns])
+    for env in (ours, theirs):
+        env.set_attr("mark", np.arange(2), [0, 3])
+        env.set_attr("mark", "x", [-1, 1])
+        env.set_attr("mark", None, 2)
+    for indices in (None, 3, [4, 0, 1], [-1], [], np.array([2, 3])):
+        assert_same(ours.get_attr("mark", indices), theirs.get_attr("mark", indices))
+        result = ours.env_method("add", 3, other=4, indices=indices)
+        assert result == theirs.env_method("add", 3, other=4, indices=indices)
+    assert ours.env_is_wrapped(Monitor) == [False] * 5
+    assert RayVecEnv([lambda: Monitor(fns[0]())]).env_is_wrapped(Monitor) == [True]
+    assert [env.has_attr("steps") for env in (ours, theirs)] == [True, True]
+    assert [env.has_attr("nothing") for env in (ours, theirs)] == [False, False]
+    with pytest.raises(AttributeError, match="nothing"):
+        ours.get_attr("nothing")
+    with pytest.raises(IndexError, match="0 to 4, got 5"):
+        ours.get_attr("mark", 5)
+    # Attributes that cannot be pickled exist too
+    ours.set_attr("lock", partial(print), 0)
+    assert not ours.has_attr("lock")
+
+
+def test_exceptions_are_those_of_the_environment(fake_ray):
+    env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
+    env.reset()
+    with pytest.raises(ValueError, match=r"^number must be a number$"):
+        env.env_method("add", None)
+    assert fake_ray.killed == 0
+    assert env.workers.n_restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(env_fns=[]), "env_fns must be functions"),
+        (dict(env_fns=[gym.make("CartPole-v1")]), "env_fns must be functions"),
+        (dict(envs_per_worker=0), "envs_per_worker must be a whole number >= 1, got 0"),
+        (dict(max_restarts=-1), "max_restarts must be a whole number >= 0, got -1"),
+        (dict(backoff=float("nan")), "backoff must be a number of seconds"),
+        (dict(resources={"GPU": -1}), "resources must be numbers >= 0 by name"),
+        (dict(max_delay=3), "max_delay needs asynchronous=True"),
+        (dict(asynchronous=True, max_delay=-1), "max_delay must be a whole number of updates >= 0"),
+        (dict(asynchronous=True, envs_per_worker=2), "got 3 environments and envs_per_worker=2"),
+    ],
+)
+def test_arguments_that_are_not_allowed_are_errors(fake_ray, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RayVecEnv(**{"env_fns": [Numbered] * 3, **arguments})
+    assert fake_ray.started == []
+
+
+def test_resources_are_those_of_the_actors(fake_ray):
+    RayVecEnv([Numbered], resources={"GPU": 0.5, "simulator": 1})
+    (options,) = fake_ray.started
+    assert {name: options[name] for name in ("num_cpus", "num_gpus", "resources")} == {
+        "num_cpus": 1,
+        "num_gpus": 0.5,
+        "resources": {"simulator": 1},
+    }
+
+
+def test_a_lost_worker_is_seeded_and_set_up_again_and_its_step_is_truncated(fake_ray):
+    env = RayVecEnv([Numbered] * 4, envs_per_worker=2, backoff=0)
+    env.seed(7)
+    env.set_attr("gain", 2.0, [2])
+    env.set_attr("gain", 3.0, [2])
+    env.set_attr("length", 30)
+    first = env.reset()
+    before = env.step(np.zeros(4, int))[0]
+    fake_ray.dying = {fake_ray.n_calls + 2}  # the step of the second worker
+    obs, rewards, dones, infos = env.step(np.zeros(4, int))
+    assert dones.tolist() == [False, False, True, True]
+    assert rewards.tolist() == [2, 2, 0, 0]
+    assert [LOST in info for info in infos] == [False, False, True, True]
+    for index in (2, 3):
+        assert infos[index]["TimeLimit.truncated"]
+        np.testing.assert_array_equal(infos[index]["terminal_observation"], before[index])
+    assert obs[:, 1].tolist() == [2, 2, 0, 0]
+    # Other episodes than the first, but with a seed that the first one determines
+    assert set(obs[2:, 0]).isdisjoint(first[:, 0])
+    assert [info["seed"] for info in env.reset_infos] == [7, 8, 7 + 2 + 4, 7 + 3 + 4]
+    assert env.get_attr("gain") == [1, 1, 3, 1]
+    assert env.get_attr("length") == [30] * 4
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 2}
+    _, rewards, dones, infos = env.step(np.zeros(4, int))
+    assert rewards.tolist() == [3, 3, 3, 1]
+    assert not dones.any()
+
+
+@pytest.mark.parametrize("call", ["get_attr", "reset", "restart"])
+def test_a_worker_that_is_lost_outside_of_a_step_is_started_again(fake_ray, call):
+    env = RayVecEnv([Numbered] * 2, backoff=0)
+    env.seed(0)
+    env.reset()
+    env.step([0, 0])
+    if call == "restart":  # the restarted worker is lost while it is reset
+        fake_ray.dying = {fake_ray.n_calls + 2, fake_ray.n_calls + 5}
+    else:
+        fake_ray.dying = {fake_ray.n_calls + 2}
+        assert len(env.get_attr("gain") if call == "get_attr" else env.reset()) == 2
+    _, rewards, dones, infos = env.step([0, 0])
+    if call == "reset":
+        assert not dones.any()
+        assert rewards.tolist() == [1, 1]
+    else:
+        assert dones.tolist() == [False, True]
+        assert infos[1][LOST]
+    assert env.workers.n_restarts == (2 if call == "restart" else 1)
+    assert env.step([0, 0])[2].tolist() == [False, False]
+
+
+def test_beyond_max_restarts_the_model_is_saved_before_the_error(fake_ray, tmp_path):
+    from stable_baselines3.common.callbacks import CheckpointCallback
+
+    env = RayVecEnv([Numbered] * 2, max_restarts=1, backoff=0)
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu")
+    fake_ray.dying = {fake_ray.n_calls + 20, fake_ray.n_calls + 30, fake_ray.n_calls + 31, fake_ray.n_calls + 40}
+    saving = CheckpointCallback(1_000_000, str(tmp_path))
+    with pytest.raises(WorkersLostError, match=r"environment . was lost and started again 1 times, max_restarts=1"):
+        model.learn(1_000, callback=[saving, WorkerLog()])
+    (saved,) = tmp_path.glob("*.zip")
+    assert PPO.load(saved, device="cpu").num_timesteps == model.num_timesteps > 0
+    with pytest.raises(WorkersLostError):
+        env.step([0, 0])
+    env.close()
+
+
+def test_monitor_files_of_a_lost_worker_are_continued(fake_ray, tmp_path):
+    env = make_vec_env(
+        lambda: Numbered(length=3),
+        n_envs=1,
+        monitor_dir=str(tmp_path),
+        vec_env_cls=RayVecEnv,
+        vec_env_kwargs=dict(backoff=0),
+    )
+    env.reset()
+    for step in range(12):
+        if step == 7:
+            fake_ray.dying = {fake_ray.n_calls + 1}
+        env.step([0])
+    # The fourth episode began after the loss
+    assert load_results(str(tmp_path))["l"].tolist() == [3, 3, 3]
+    assert load_results(str(tmp_path))["t"].is_monotonic_increasing
+
+
+def test_buffers_of_this_package_leave_lost_transitions_out(fake_ray):
+    env = VecNormalize(RayVecEnv([Numbered] * 2, backoff=0))
+    buffer = DecayedReplayBuffer(20, env.observation_space, env.action_space, "cpu", n_envs=2, n_steps=3)
+    obs = env.reset()
+    for step in range(6):
+        if step == 3:
+            fake_ray.dying = {fake_ray.n_calls + 1}
+        next_obs, rewards, dones, infos = env.step([0, 0])
+        buffer.add(obs, next_obs, np.zeros((2, 1)), rewards, dones, infos)
+        obs = next_obs
+    assert buffer.size() == 5
+    assert buffer.timeouts[2].tolist() == [1, 1]
+    assert buffer.timeouts.sum() == 2
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"sb3-reptile\[ray\]"):
+        RayVecEnv([Numbered])
+    with pytest.raises(ImportError, match=r"sb3-reptile\[ray\]"):
+        map_on_cluster(str, [1])
+
+
+def test_the_package_never_imports_ray():
+    modules = "sb3_reptile, sb3_reptile.callbacks, sb3_reptile.checkpoint, sb3_reptile.evaluation.runner"
+    modules += ", sb3_reptile.vec_env.ray_asynchronous, sb3_reptile.zoo.patches"
+    code = f"import {modules}, sys; assert 'ray' not in sys.modules, 'it does'"
+    subprocess.run([sys.executable, "-c", code], check=True)
