@@ -467,7 +467,7 @@ def markdown(records: list[Record]) -> str:
 
 
 def read(path: Path, parser: argparse.ArgumentParser) -> list[Record]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         records = list(reader)
     if reader.fieldnames != FIELDS or not records:

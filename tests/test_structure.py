@@ -14,7 +14,7 @@ FLOORS = (
     {"storage"},
     {"networks"},
     {"replay", "envs"},
-    {"reptile_dqn", "checkpoint", "vec_env", "figures", "sbx"},
+    {"reptile_dqn", "checkpoint", "meta", "vec_env", "figures", "sbx"},
     {"callbacks", "evaluation", "zoo"},
 )
 # sb3_reptile.envs.EpisodeRecorder, which is in checkpoint now, is looked up there when it is asked for

@@ -54,13 +54,14 @@ def list_checkpoints(path: Path) -> list[Path]:
     return [entry for entry in list_candidates(path) if (entry / MANIFEST).exists()]
 
 
-def is_own_checkpoint(path: Path) -> bool:
+def is_own_checkpoint(path: Path, kind: str = KIND) -> bool:
     """
     :param path: A folder with the name of a checkpoint
+    :param kind: The kind of content that it must have
     :return: Whether it was saved under this name and holds nothing else. A copy under another name was not.
     """
     manifest = manifest_of(path)
-    if manifest is None or why_not_ours(path, KIND) is not None:
+    if manifest is None or why_not_ours(path, kind) is not None:
         return False
     name = manifest.get("name")
     if name is not None:
@@ -77,12 +78,14 @@ class RunFolder:
     A folder of checkpoints, locked against other processes. Nothing in it is removed but what was saved here.
 
     :param path: The folder; it is made if there is none
+    :param kind: The kind of its checkpoints
     :raises InUseError: if another process has locked it
     :raises OSError: if it cannot be made or listed
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = KIND) -> None:
         self.path = path
+        self._kind = kind
         make_folders(path)
         self._lock = FolderLock(path)
 
@@ -112,7 +115,7 @@ class RunFolder:
                     if UNFINISHED.fullmatch(name):
                         remove_unfinished(self.path / name)
                     elif REPLACED.fullmatch(name):
-                        remove_if_ours(self.path / name, KIND)
+                        remove_if_ours(self.path / name, self._kind)
 
     def prune(self, kept: list[Path]) -> None:
         """
@@ -122,7 +125,7 @@ class RunFolder:
         :raises OSError: if one cannot be removed
         """
         for path in list_candidates(self.path):
-            if path not in kept and is_own_checkpoint(path):
+            if path not in kept and is_own_checkpoint(path, self._kind):
                 # Rename it first: a partly removed folder must not look like a checkpoint
                 os.rename(path, replaced(path))
-                remove_if_ours(replaced(path), KIND)
+                remove_if_ours(replaced(path), self._kind)

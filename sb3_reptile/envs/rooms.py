@@ -29,10 +29,18 @@ class Rooms(MiniGridEnv):
     :param goal_room: Number of the room with the goal
     :param max_steps: Time limit of an episode
     :param render_mode: ``"rgb_array"``, ``"human"`` or ``None``
+    :param goal: Column and row of the goal instead of the center of a room, none of them in a wall
     """
 
-    def __init__(self, goal_room: int = 0, max_steps: int = 100, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        goal_room: int = 0,
+        max_steps: int = 100,
+        render_mode: str | None = None,
+        goal: tuple[int, int] | None = None,
+    ) -> None:
         self.goal_room = goal_room
+        self.goal = goal
         mission = MissionSpace(mission_func=lambda: "get to the goal")
         super().__init__(mission, grid_size=SIZE, max_steps=max_steps, render_mode=render_mode)
         # Turn left, turn right, move forward; there are no objects to pick up or to open
@@ -45,7 +53,7 @@ class Rooms(MiniGridEnv):
         self.grid.vert_wall(MIDDLE, 0)
         for door in DOORS:
             self.grid.set(*door, None)
-        self.put_obj(Goal(), *ROOMS[int(self.goal_room)])
+        self.put_obj(Goal(), *(ROOMS[int(self.goal_room)] if self.goal is None else self.goal))
         self.place_agent()
         self.mission = "get to the goal"
 

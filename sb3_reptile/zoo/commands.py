@@ -46,8 +46,11 @@ COMMANDS = {
     ),
     "load_from_hub": Command("download an agent from the Hugging Face hub", "rl_zoo3.load_from_hub"),
     "compare": Command(
-        "compare methods of replay on your task: which one helps?",
-        "sb3_reptile.zoo.comparing:compare",
+        "compare methods of replay on your task: which one helps?", "sb3_reptile.zoo.comparing:compare", ours=True
+    ),
+    "meta-train": Command(
+        "learn parameters that adapt fast to new tasks (Reptile meta-learning)",
+        "sb3_reptile.zoo.meta_training:meta_train",
         ours=True,
     ),
     "inspect": Command("draw what replay was doing", "sb3_reptile.zoo.inspection:inspect", ours=True),

@@ -1,0 +1,514 @@
+"""
+From which start an agent adapts fastest to a new task: random parameters, joint training on all tasks, or Reptile.
+
+    python benchmarks/meta.py --jobs 2                        train the missing runs, then make the tables and figures
+    python benchmarks/meta.py --plan                          list finished and missing runs
+    python benchmarks/meta.py --report                        make the tables and figures only
+    python benchmarks/meta.py --run FAMILY START SEED         one run; prints its record, which names this command
+
+A run pretrains on the tasks of a family, with equal numbers of environment steps (of gradient steps for sine waves) for
+joint training and Reptile, and none from scratch. It then adapts to held-out tasks, with the same settings from every
+start, and is evaluated on the way. Every finished run is a line of `benchmarks/results/meta/FAMILY.jsonl`; an
+interrupted run is repeated. The page is `benchmarks/results/meta.md`.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_reptile.evaluation import plotting, records, tables
+from sb3_reptile.evaluation.machine import THREADS, versions_used
+from sb3_reptile.evaluation.records import Record, now, sole_writer
+from sb3_reptile.evaluation.runner import Job, train_or_exit
+from sb3_reptile.evaluation.statistics import (
+    Estimate,
+    difference_of_iqms,
+    estimates,
+    iqm,
+    iqm_of_points,
+    probability_of_improvement,
+)
+from sb3_reptile.evaluation.templates import PageTemplate
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+RECORDS = RESULTS / "meta"
+PICTURES = ROOT / "docs" / "images"
+TEMPLATE = Path(__file__).parent / "templates" / "meta.md"
+# Code on which a record depends
+CODE = ("sb3_reptile", "benchmarks/meta.py")
+
+STARTS = {"scratch": "from scratch", "joint": "joint training", "reptile": "Reptile"}
+STYLES = {
+    "scratch": plotting.style_of("uniform"),
+    "joint": plotting.style_of("fifo"),
+    "reptile": plotting.style_of("default"),
+}
+SEEDS = 10
+# Numbers of training episodes after which an agent is evaluated, and of gradient steps on a wave
+EPISODES = (0, 1, 2, 5, 10)
+GRADIENT_STEPS = (0, 1, 2, 4, 8, 16, 32)
+# Held-out tasks are drawn from other streams than those of training
+HELD_OUT = 777
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Tasks for reinforcement learning.
+
+    :param about: Description for the table
+    :param tasks: Name of the family in ``sb3_reptile.meta``, and its arguments
+    :param held_out: Arguments of the held-out tasks
+    :param settings: Arguments of ReptileDQN, in pretraining and in adaptation
+    :param adaptation: Arguments of ReptileDQN that are different in adaptation
+    :param joint: Those that are different in joint training
+    :param inner_timesteps: Steps of an inner run
+    :param meta_batch_size: Tasks of a meta-iteration
+    :param meta_iterations: Meta-iterations
+    :param n_held_out: Number of held-out tasks of each run
+    """
+
+    about: str
+    tasks: tuple[str, dict[str, Any]]
+    held_out: dict[str, Any]
+    settings: dict[str, Any]
+    adaptation: dict[str, Any]
+    joint: dict[str, Any]
+    inner_timesteps: int
+    meta_batch_size: int
+    meta_iterations: int
+    n_held_out: int = 8
+
+    @property
+    def pretraining_steps(self) -> int:
+        return self.inner_timesteps * self.meta_batch_size * self.meta_iterations
+
+    def make_tasks(self, **arguments: Any) -> Any:
+        from sb3_reptile import meta
+
+        name, common = self.tasks
+        return getattr(meta, name)(**{**common, **arguments})
+
+
+@dataclass(frozen=True)
+class Waves:
+    """
+    Sine waves, for supervised learning (Nichol et al. 2018, section 3).
+
+    :param about: Description for the table
+    :param meta_iterations: Meta-iterations, with one wave each
+    :param inner_steps: Gradient steps on each wave, on 10 points each
+    :param meta_step_size: ``ε`` at the beginning; it is annealed to 0
+    :param learning_rate: Of stochastic gradient descent, in pretraining and in adaptation
+    :param n_points: Points of a wave in pretraining
+    :param n_held_out: Number of held-out waves of each run
+    """
+
+    about: str = "regression on sine waves"
+    meta_iterations: int = 10_000
+    inner_steps: int = 5
+    meta_step_size: float = 1.0
+    learning_rate: float = 0.02
+    n_points: int = 50
+    n_held_out: int = 500
+
+    @property
+    def pretraining_steps(self) -> int:
+        return self.meta_iterations * self.inner_steps
+
+
+# What the families have in common: few and large updates of a small network, uniform replay
+SMALL: dict[str, Any] = dict(
+    policy_kwargs=dict(net_arch=[32, 32]), half_life=math.inf, buffer_size=50_000, learning_starts=20
+)
+NEARLY_GREEDY = dict(exploration_initial_eps=0.2, exploration_final_eps=0.2)
+
+FAMILIES: dict[str, Family | Waves] = {
+    "navigation": Family(
+        about="navigation to a hidden goal",
+        tasks=("Navigation", {}),
+        held_out={},
+        settings=dict(
+            SMALL,
+            learning_rate=3e-3,
+            batch_size=128,
+            gamma=0.95,
+            train_freq=4,
+            target_update_interval=20,
+            exploration_fraction=0.5,
+            exploration_final_eps=0.1,
+        ),
+        adaptation=NEARLY_GREEDY,
+        joint=dict(exploration_fraction=0.3),
+        inner_timesteps=200,
+        meta_batch_size=4,
+        meta_iterations=30,
+    ),
+    "cartpole-inverted": Family(
+        about="CartPole, controls inverted or not",
+        tasks=("CartPoleControls", dict(n_forces=2)),
+        held_out={},
+        settings=dict(
+            SMALL,
+            learning_rate=1e-3,
+            batch_size=64,
+            gamma=0.98,
+            train_freq=1,
+            target_update_interval=25,
+            exploration_fraction=1e-4,
+            **NEARLY_GREEDY,
+        ),
+        adaptation={},
+        joint=dict(exploration_fraction=0.3, exploration_initial_eps=1.0, exploration_final_eps=0.1),
+        inner_timesteps=300,
+        meta_batch_size=4,
+        meta_iterations=16,
+    ),
+    "sine-waves": Waves(),
+}
+
+
+class Run(NamedTuple):
+    """Key of a record."""
+
+    family: str
+    start: str
+    seed: int
+
+
+def plan() -> list[Run]:
+    """All runs, ordered by seed, reinforcement learning first."""
+    groups = [[name for name, family in FAMILIES.items() if isinstance(family, kind)] for kind in (Family, Waves)]
+    return [Run(name, start, seed) for group in groups for seed in range(SEEDS) for name in group for start in STARTS]
+
+
+def set_up(run: Run) -> str:
+    """Hash of a run's configuration, eight digits; records with another hash are ignored."""
+    what = [repr(FAMILIES[run.family]), run.start, EPISODES, GRADIENT_STEPS, HELD_OUT]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+
+
+def run_of(record: Record) -> Run:
+    return Run(record["task"], record["start"], record["seed"])
+
+
+def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
+    found = records.read(folder, FAMILIES, run_of, set_up)
+    return {run: found[run] for run in sorted(found)}
+
+
+def command(run: Run) -> list[str]:
+    """The command that makes this record, run in the root of the repository."""
+    return ["benchmarks/meta.py", "--run", run.family, run.start, str(run.seed)]
+
+
+# ---- One run
+
+
+def pretrain(run: Run, family: Family) -> Any:
+    """
+    :param run: The run
+    :param family: Its family
+    :return: Parameters to start adaptation from, None for random ones
+    """
+    from stable_baselines3.common.logger import Logger
+    from stable_baselines3.common.utils import LinearSchedule
+
+    from sb3_reptile import ReptileDQN
+    from sb3_reptile.meta import JointTasks, ReptileMetaLearner
+    from sb3_reptile.meta.learned_parameters import learned_parameters
+
+    if run.start == "scratch":
+        return None
+    if run.start == "joint":
+        settings = {**family.settings, **family.joint}
+        env = JointTasks(family.make_tasks(), seed=run.seed)
+        model = ReptileDQN("MlpPolicy", env, seed=run.seed, device="cpu", **settings)
+        model.set_logger(Logger(None, []))
+        model.learn(family.pretraining_steps, log_interval=None)
+        return learned_parameters(model)
+    learner = ReptileMetaLearner(
+        ReptileDQN,
+        family.make_tasks(),
+        inner_timesteps=family.inner_timesteps,
+        meta_batch_size=family.meta_batch_size,
+        meta_step_size=LinearSchedule(1.0, 0.0, 1.0),
+        algorithm_kwargs=family.settings,
+        seed=run.seed,
+        device="cpu",
+    )
+    return learner.learn(family.meta_iterations, log_interval=None).parameters
+
+
+def curves_of(run: Run, family: Family) -> list[list[float]]:
+    """Adaptation curve on each held-out task, which are the same for all starts."""
+    from stable_baselines3.common.logger import Logger
+
+    from sb3_reptile import ReptileDQN
+    from sb3_reptile.meta import adaptation_curve
+    from sb3_reptile.meta.learned_parameters import set_learned_parameters
+
+    parameters, held_out = pretrain(run, family), family.make_tasks(**family.held_out)
+    curves = []
+    for number in range(family.n_held_out):
+        env, eval_env = (held_out(np.random.default_rng([HELD_OUT, run.seed, number])) for _ in range(2))
+        settings = {**family.settings, **family.adaptation}
+        seed = 1_000 * (run.seed + 1) + number
+        model = ReptileDQN("MlpPolicy", env, seed=seed, device="cpu", **settings)
+        model.set_logger(Logger(None, []))
+        if parameters is not None:
+            set_learned_parameters(model, parameters)
+        curve = adaptation_curve(model, eval_env, EPISODES, n_eval_episodes=3, seed=seed)
+        curves.append([round(value, 2) for value in curve])
+        for made in (env, eval_env):
+            made.close()
+    return curves
+
+
+def pretrain_on_waves(run: Run, waves: Waves) -> Any:
+    """
+    :param run: The run
+    :param waves: The waves
+    :return: The network to start adaptation from
+    """
+    from stable_baselines3.common.logger import Logger
+    from stable_baselines3.common.utils import LinearSchedule
+
+    from sb3_reptile.meta import JointTasks, Regression, ReptileMetaLearner, SineWaves
+
+    tasks, settings = SineWaves(waves.n_points), dict(learning_rate=waves.learning_rate)
+    if run.start != "reptile":
+        model = Regression("MlpPolicy", JointTasks(tasks, seed=run.seed), seed=run.seed, device="cpu", **settings)
+        model.set_logger(Logger(None, []))
+        return model.learn(waves.pretraining_steps if run.start == "joint" else 0, log_interval=None).policy
+    learner = ReptileMetaLearner(
+        Regression,
+        tasks,
+        inner_timesteps=waves.inner_steps,
+        meta_batch_size=1,
+        meta_step_size=LinearSchedule(waves.meta_step_size, 0.0, 1.0),
+        algorithm_kwargs=settings,
+        seed=run.seed,
+        device="cpu",
+    )
+    return learner.learn(waves.meta_iterations, log_interval=None).policy
+
+
+def errors_on_waves(policy: Any, waves: Waves, seed: int) -> list[float]:
+    """
+    Mean squared error on held-out waves after gradient steps on 10 points of each. All waves at once: the same updates
+    as those of ``Regression`` on one wave after the other.
+    """
+    import torch as th
+    from torch.func import functional_call, grad, vmap
+
+    from sb3_reptile.meta.sine_waves import LARGEST_INPUT, SineWaves
+
+    held_out = [SineWaves(10)(np.random.default_rng([HELD_OUT, seed, number])) for number in range(waves.n_held_out)]
+    grid = np.linspace(-LARGEST_INPUT, LARGEST_INPUT, 100, dtype=np.float32)[:, None]
+    points = [wave.reset()[1] for wave in held_out]
+    x, y = (th.as_tensor(np.stack([one[key] for one in points])) for key in ("inputs", "targets"))
+    everywhere = th.as_tensor(np.stack([wave.value(grid) for wave in held_out]))
+    parameters = {
+        name: value.detach().expand(waves.n_held_out, *value.shape).clone()
+        for name, value in policy.net.named_parameters()
+    }
+
+    def loss(of_one: dict[str, th.Tensor], inputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        return th.nn.functional.mse_loss(functional_call(policy.net, of_one, inputs), targets)
+
+    def error() -> float:
+        predict = vmap(lambda of_one: functional_call(policy.net, of_one, th.as_tensor(grid)))
+        return float((predict(parameters) - everywhere).square().mean())
+
+    errors = []
+    for step in range(max(GRADIENT_STEPS) + 1):
+        if step in GRADIENT_STEPS:
+            errors.append(round(error(), 4))
+        gradients = vmap(grad(loss))(parameters, x, y)
+        parameters = {name: value - waves.learning_rate * gradients[name] for name, value in parameters.items()}
+    return errors
+
+
+def train(run: Run) -> Record:
+    """
+    :param run: What to train
+    :return: Its record
+    """
+    import torch as th
+
+    th.set_num_threads(1)
+    # Before training, so that the commit is that of the running code
+    versions = versions_used(ROOT, CODE)
+    family = FAMILIES[run.family]
+    start, cpu_start = time.perf_counter(), time.process_time()
+    found: dict[str, Any]
+    if isinstance(family, Waves):
+        found = {"errors": errors_on_waves(pretrain_on_waves(run, family), family, run.seed)}
+    else:
+        found = {"curves": curves_of(run, family)}
+    return {
+        "task": run.family,
+        "start": run.start,
+        "seed": run.seed,
+        "pretraining_steps": 0 if run.start == "scratch" else family.pretraining_steps,
+        **found,
+        "setup": set_up(run),
+        "wall_seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time() - cpu_start, 1),
+        "command": "python " + " ".join(command(run)),
+        "versions": versions,
+        "finished": now(),
+    }
+
+
+# ---- The report
+
+
+def matrix_of(found: dict[Run, Record], family: str, start: str) -> np.ndarray:
+    """Mean over the held-out tasks at each point, shape (runs, 1, points)."""
+    own = [record for run, record in found.items() if (run.family, run.start) == (family, start)]
+    means = [np.mean(record["curves"], axis=0) if "curves" in record else record["errors"] for record in own]
+    return np.array(means, dtype=float).reshape(len(own), 1, len(points_of(family)))
+
+
+def points_of(family: str) -> tuple[int, ...]:
+    return GRADIENT_STEPS if isinstance(FAMILIES[family], Waves) else EPISODES
+
+
+def areas(matrix: np.ndarray) -> np.ndarray:
+    """Mean return over the episodes of adaptation, shape (runs, 1)."""
+    from sb3_reptile.meta import area_under_curve
+
+    return np.array([[area_under_curve(curve, EPISODES)] for curve in matrix[:, 0]])
+
+
+def curve_rows(found: dict[Run, Record], family: str, decimals: int) -> list[list[str]]:
+    rows = []
+    for start, label in STARTS.items():
+        matrix = matrix_of(found, family, start)
+        if len(matrix):
+            cells = [tables.cell(point, decimals) for point in estimates(iqm_of_points, matrix)]
+            rows.append([label, str(len(matrix)), *cells])
+    return rows
+
+
+def area_rows(found: dict[Run, Record], families: Iterable[str]) -> list[list[str]]:
+    rows = []
+    for name in families:
+        of_start = {start: areas(matrix_of(found, name, start)) for start in STARTS}
+        if not all(len(values) for values in of_start.values()):
+            continue
+        family = FAMILIES[name]
+        row = [family.about, f"{family.pretraining_steps:,}"]
+        row += [tables.cell(estimates(iqm, values)[0], 1) for values in of_start.values()]
+        for other in ("scratch", "joint"):
+            pair = of_start["reptile"], of_start[other]
+            row.append(tables.cell(estimates(difference_of_iqms, *pair)[0], 1))
+            row.append(tables.cell(estimates(probability_of_improvement, *pair)[0]))
+        rows.append(row)
+    return rows
+
+
+def draw(found: dict[Run, Record], path: Path) -> None:
+    """IQM over the seeds at each point of adaptation, with its interval."""
+    names = [name for name in FAMILIES if any(run.family == name for run in found)]
+    figure, panels = plotting.grid(len(names), columns=3)
+    for name, panel in zip(names, panels, strict=True):
+        for start, label in STARTS.items():
+            matrix = matrix_of(found, name, start)
+            if len(matrix):
+                points: list[Estimate] = estimates(iqm_of_points, matrix)
+                plotting.draw_band(panel, points_of(name), points, STYLES[start], label)
+        about = FAMILIES[name].about
+        if isinstance(FAMILIES[name], Waves):
+            plotting.label_panel(panel, about, "gradient steps on a new wave", "mean squared error")
+        else:
+            plotting.label_panel(panel, about, "training episodes on a new task", "return, without exploration")
+        panel.set_xticks(points_of(name))
+    plotting.legend_below(figure, panels)
+    plotting.save(figure, path)
+
+
+def report() -> None:
+    """Write `benchmarks/results/meta.md` and the figure."""
+    found = read_records()
+    if not found:
+        raise SystemExit(f"there are no records in {RECORDS}: train runs first")
+    learned = [name for name, family in FAMILIES.items() if isinstance(family, Family)]
+    sections = []
+    for name in FAMILIES:
+        waves = isinstance(FAMILIES[name], Waves)
+        decimals, score = (2, "error after gradient steps") if waves else (1, "return after episodes")
+        if rows := curve_rows(found, name, decimals):
+            header = [f"{score}:", "runs", *map(str, points_of(name))]
+            family = FAMILIES[name]
+            about = f"{family.about}: {family.pretraining_steps:,} steps of pretraining, {family.n_held_out} new tasks"
+            sections += [f"## {about[0].upper()}{about[1:]}", "", *tables.table(header, rows)]
+    header = ["family", "steps of pretraining", *STARTS.values()]
+    header += ["Reptile - scratch", "P(better)", "Reptile - joint", "P(better)"]
+    text = PageTemplate(TEMPLATE).fill(
+        "page", curves=sections, areas=tables.table(header, area_rows(found, learned)), seeds=SEEDS
+    )
+    (RESULTS / "meta.md").write_text(text + "\n")
+    draw(found, PICTURES / "meta_adaptation.png")
+
+
+# ---- Command line
+
+
+def print_plan(planned: list[Run], found: dict[Run, Record]) -> None:
+    for name in dict.fromkeys(run.family for run in planned):
+        own = [run for run in planned if run.family == name]
+        seconds = [found[run]["cpu_seconds"] for run in own if run in found]
+        print(f"{name:<20}{len(seconds):>3} of {len(own):>2} runs{sum(seconds):>8.0f} s so far")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--hours", type=float, default=math.inf, help="start no run after this time")
+    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="only these families")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="only seeds below this number")
+    parser.add_argument("--plan", action="store_true", help="list finished and missing runs; train nothing")
+    parser.add_argument("--report", action="store_true", help="make the tables and figures; train nothing")
+    parser.add_argument("--run", nargs=3, metavar=("FAMILY", "START", "SEED"), help="one run; prints its record")
+    arguments = parser.parse_args()
+    if arguments.run:
+        family, start, seed = arguments.run
+        if family not in FAMILIES or start not in STARTS or not seed.isdecimal():
+            parser.error(f"--run takes a family ({', '.join(FAMILIES)}), a start ({', '.join(STARTS)}) and a seed")
+        # Read when numpy and torch are imported
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        print(json.dumps(train(Run(family, start, int(seed))), separators=(",", ":")), flush=True)
+        return
+    if arguments.report:
+        report()
+        return
+    planned = [run for run in plan() if run.family in arguments.family and run.seed < arguments.seeds]
+    if arguments.plan:
+        print_plan(planned, read_records())
+        return
+    with sole_writer(RECORDS):
+        found = read_records()
+        jobs = [
+            Job(" ".join(map(str, run)), [str(Path(__file__)), *command(run)[1:]], steps=1)
+            for run in planned
+            if run not in found
+        ]
+        train_or_exit(jobs, RECORDS, arguments.jobs, arguments.hours)
+    report()
+
+
+if __name__ == "__main__":
+    main()

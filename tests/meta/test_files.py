@@ -1,0 +1,248 @@
+"""Saved meta-learners and checkpoints: what loads them, and what an interruption leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.callbacks import ConvertCallback
+
+from sb3_reptile import ReptileDQN
+from sb3_reptile.checkpoint import ResumableCheckpoint
+from sb3_reptile.meta import MetaCheckpoint, Navigation, ReptileMetaLearner, SineWaves, resume
+from sb3_reptile.meta.learned_parameters import learned_parameters
+from sb3_reptile.storage import DamagedError, ForeignError, InUseError, MissingArgumentError, NotStorableError
+from tests.meta.learners import DQN_ARGUMENTS, Pulls, assert_equal, dqn_learner, goal, left, right, sine_learner
+
+# Uses all state that there is: replay buffers of tasks, optimizers, a schedule, counters
+FULL = dict(replay_buffer="task", optimizer_state="carried", meta_step_size=0.5)
+
+
+def test_reptile_dqn_starts_from_a_saved_meta_learner(tmp_path):
+    learner = dqn_learner()
+    learner.learn(2)
+    learner.save(tmp_path / "meta.zip")
+    model = ReptileDQN("MlpPolicy", goal(), pretrained=tmp_path / "meta.zip", device="cpu", **DQN_ARGUMENTS)
+    assert_equal(learned_parameters(model), learner.parameters)
+    assert_equal(model.q_net_target.state_dict(), model.q_net.state_dict())
+    model.learn(30)
+
+
+@pytest.mark.parametrize(("algorithm", "tasks"), [(DQN, Navigation()), (SAC, [Pulls, Pulls])])
+def test_the_file_is_a_saved_model_of_the_algorithm(algorithm, tasks, tmp_path):
+    arguments = dict(buffer_size=100, learning_starts=5, policy_kwargs=dict(net_arch=[4]))
+    learner = ReptileMetaLearner(
+        algorithm, tasks, inner_timesteps=20, meta_batch_size=2, algorithm_kwargs=arguments, seed=0, device="cpu"
+    )
+    learner.learn(1)
+    learner.save(tmp_path / "meta")
+    model = algorithm.load(tmp_path / "meta.zip", env=goal() if algorithm is DQN else Pulls(), device="cpu")
+    assert_equal(learned_parameters(model), learner.parameters)
+    model.learn(20)
+
+
+@pytest.mark.parametrize("options", [{}, dict(optimizer_state="carried")])
+def test_a_loaded_meta_learner_continues_as_the_saved_one(options, tmp_path):
+    learner = dqn_learner(**options)
+    learner.learn(1)
+    learner.save(tmp_path / "meta.zip")
+    loaded = ReptileMetaLearner.load(tmp_path / "meta", Navigation(), device="cpu")
+    assert_equal(loaded.parameters, learner.parameters)
+    for one in (learner, loaded):
+        one.learn(1, reset_num_timesteps=False)
+    assert_equal(loaded.parameters, learner.parameters)
+    assert loaded.num_timesteps == learner.num_timesteps == 128
+    assert (loaded.optimizers is None) == (not options)
+
+
+def test_arguments_override_those_saved_and_functions_must_be_given(tmp_path):
+    learner = dqn_learner(meta_step_size=lambda progress: progress)
+    learner.save(tmp_path / "meta.zip")
+    with pytest.raises(MissingArgumentError, match="meta_step_size must be given again"):
+        ReptileMetaLearner.load(tmp_path / "meta.zip", Navigation())
+    loaded = ReptileMetaLearner.load(tmp_path / "meta.zip", Navigation(), meta_step_size=0.1, inner_timesteps=7)
+    assert (loaded.inner_timesteps, loaded.meta_step_size, loaded.meta_batch_size) == (7, 0.1, 2)
+    other = dict(DQN_ARGUMENTS, policy_kwargs=dict(net_arch=[9]))
+    with pytest.raises(ValueError, match="the parameters differ"):
+        ReptileMetaLearner.load(tmp_path / "meta.zip", Navigation(), meta_step_size=0.1, algorithm_kwargs=other)
+
+
+def test_files_that_are_something_else(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.zip"):
+        ReptileMetaLearner.load(tmp_path / "nothing", Navigation())
+    DQN("MlpPolicy", goal(), buffer_size=10).save(tmp_path / "dqn.zip")
+    with pytest.raises(ForeignError, match="was not saved by a meta-learner"):
+        ReptileMetaLearner.load(tmp_path / "dqn.zip", Navigation())
+    (tmp_path / "text.zip").write_text("text")
+    with pytest.raises(DamagedError, match=r"text\.zip is damaged"):
+        ReptileMetaLearner.load(tmp_path / "text.zip", Navigation())
+    dqn_learner().save(tmp_path / "meta.zip")
+    content = (tmp_path / "meta.zip").read_bytes()
+    (tmp_path / "short.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DamagedError, match=r"short\.zip is damaged"):
+        ReptileMetaLearner.load(tmp_path / "short.zip", Navigation())
+    later(tmp_path / "meta.zip", tmp_path / "later.zip")
+    with pytest.raises(ForeignError, match="this version of sb3-reptile reads"):
+        ReptileMetaLearner.load(tmp_path / "later.zip", Navigation())
+
+
+def later(path, to):
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(to, "w") as copy:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "meta.json":
+                content = json.dumps({**json.loads(content), "format_version": 99}).encode()
+            copy.writestr(name, content)
+
+
+def test_an_interrupted_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    learner = sine_learner()
+    learner.save(tmp_path / "meta.zip")
+    before = (tmp_path / "meta.zip").read_bytes()
+    learner.learn(1)
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        learner.save(tmp_path / "meta.zip")
+    assert (tmp_path / "meta.zip").read_bytes() == before
+    assert os.listdir(tmp_path) == ["meta.zip"]
+
+
+def stop_after_two(local, _):
+    return local["self"].num_meta_iterations < 2
+
+
+def test_resumed_training_gives_the_same_result(tmp_path):
+    uninterrupted = dqn_learner([left, right], **FULL)
+    uninterrupted.learn(4)
+    stopped = dqn_learner([left, right], **FULL)
+    stopped.learn(4, callback=[MetaCheckpoint(1, tmp_path), ConvertCallback(stop_after_two)])
+    resumed = resume(tmp_path, [left, right], device="cpu")
+    assert resumed.num_meta_iterations == 2
+    resumed.learn(4 - 2, callback=MetaCheckpoint(1, tmp_path), reset_num_timesteps=False)
+    assert_equal(resumed.parameters, uninterrupted.parameters)
+    for task, buffer in uninterrupted.replay_buffers.items():
+        assert np.array_equal(resumed.replay_buffers[task].observations, buffer.observations)
+    again = resume(tmp_path, [left, right], device="cpu")
+    assert_equal(again.parameters, uninterrupted.parameters)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+KILLED = """
+import os, signal, sys
+from stable_baselines3.common.callbacks import ConvertCallback
+from sb3_reptile.meta import MetaCheckpoint
+from tests.meta.learners import dqn_learner, left, right
+from tests.meta.test_files import FULL
+
+def kill(local, _):
+    if local["self"].num_meta_iterations == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return True
+
+dqn_learner([left, right], **FULL).learn(4, callback=[MetaCheckpoint(2, sys.argv[1]), ConvertCallback(kill)])
+"""
+
+
+def test_killed_training_resumes_with_the_same_result(tmp_path):
+    root = Path(__file__).parent.parent.parent
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=root)
+    assert killed.returncode == -signal.SIGKILL
+    learner = resume(tmp_path, [left, right], device="cpu")
+    assert learner.num_meta_iterations == 2
+    learner.learn(2, reset_num_timesteps=False)
+    uninterrupted = dqn_learner([left, right], **FULL)
+    uninterrupted.learn(4)
+    assert_equal(learner.parameters, uninterrupted.parameters)
+
+
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path):
+    learner = sine_learner()
+    learner.learn(2, callback=MetaCheckpoint(1, tmp_path))
+    newest = max(path for path in tmp_path.iterdir() if path.is_dir())
+    (newest / "parameters.safetensors").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="resuming from the previous checkpoint"):
+        resumed = resume(tmp_path, SineWaves(10))
+    assert resumed.num_meta_iterations == 1
+
+
+def test_folders_of_others_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="MetaCheckpoint saves them"):
+        resume(tmp_path, SineWaves())
+    with pytest.raises(ValueError, match="save_freq must be a whole number >= 1, got 0"):
+        MetaCheckpoint(0, tmp_path)
+    sine_learner().learn(1, callback=MetaCheckpoint(1, tmp_path / "meta"))
+    with pytest.raises(ValueError, match="contains checkpoints of another run"):
+        sine_learner().learn(1, callback=MetaCheckpoint(1, tmp_path / "meta"))
+    model = ReptileDQN("MlpPolicy", goal(), buffer_size=100)
+    with pytest.raises(ValueError, match="MetaCheckpoint is for ReptileMetaLearner"):
+        model.learn(10, callback=MetaCheckpoint(1, tmp_path / "dqn"))
+    model.learn(10, callback=ResumableCheckpoint(10, tmp_path / "dqn", keep=1))
+    with pytest.raises(ForeignError, match="not a checkpoint of meta-training"):
+        resume(tmp_path / "dqn", SineWaves())
+
+
+def test_a_folder_in_use_is_refused_and_given_back(tmp_path):
+    locking = "import sys; from pathlib import Path; from sb3_reptile.checkpoint.run_folder import RunFolder; "
+    locking += "folder = RunFolder(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", locking, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(InUseError):
+            sine_learner().learn(1, callback=MetaCheckpoint(1, tmp_path))
+        process.stdin.close()
+    sine_learner().learn(1, callback=MetaCheckpoint(1, tmp_path))
+    assert not (tmp_path / ".sb3-reptile.lock").exists()
+
+
+def test_training_continues_if_a_later_checkpoint_cannot_be_saved(tmp_path, monkeypatch):
+    checkpoint, learner = MetaCheckpoint(1, tmp_path), sine_learner()
+
+    def fail():
+        raise OSError("no space left")
+
+    def after_the_first(local, _):
+        monkeypatch.setattr(checkpoint, "save", fail)
+        return True
+
+    with pytest.warns(UserWarning, match="no checkpoint was saved, training continues: no space left"):
+        learner.learn(3, callback=[ConvertCallback(after_the_first), checkpoint])
+    assert learner.num_meta_iterations == 3
+    assert resume(tmp_path, SineWaves(10)).num_meta_iterations == 0
+
+
+def test_what_cannot_be_saved_is_an_error_at_the_beginning(tmp_path):
+    learner = dqn_learner([left, right], **FULL)
+    learner.learn(1)
+    buffer = learner.replay_buffers[0]
+    buffer.words = np.full((buffer.buffer_size, 1), None)
+    with pytest.raises(NotStorableError, match="holds Python objects"):
+        learner.learn(1, callback=MetaCheckpoint(1, tmp_path))
+
+
+def test_statistics_of_batch_norm_are_in_the_file(tmp_path):
+    from tests.meta.learners import Normalized
+
+    kwargs = dict(policy_kwargs=dict(net_arch=[4], features_extractor_class=Normalized))
+    learner = dqn_learner(algorithm=DQN, algorithm_kwargs=kwargs)
+    learner.learn(1)
+    mean = learner.parameters["policy.q_net.features_extractor.norm.running_mean"]
+    assert not th.equal(mean, th.zeros(2))
+    learner.save(tmp_path / "meta.zip")
+    with pytest.raises(MissingArgumentError, match="algorithm_kwargs must be given again"):
+        ReptileMetaLearner.load(tmp_path / "meta.zip", Navigation())
+    loaded = ReptileMetaLearner.load(
+        tmp_path / "meta.zip", Navigation(), algorithm_kwargs={**DQN_ARGUMENTS, **kwargs}, device="cpu"
+    )
+    assert_equal(loaded.parameters, learner.parameters)
