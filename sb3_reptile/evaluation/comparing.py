@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, is_vecenv_wrapped
 
 from sb3_reptile.checkpoint.models import ATTRIBUTES, get_hyperparameters
 from sb3_reptile.evaluation import records
@@ -167,11 +168,17 @@ def _made(make_model: MakeModel, arguments: Mapping[str, Any]) -> Iterator[OffPo
         )
     if model.env is None:
         raise ValueError("make_model must return a model with an environment, got one without")
+    if not is_vecenv_wrapped(model.env, VecMonitor) and not all(model.env.env_is_wrapped(Monitor)):
+        raise ValueError(
+            "returns of episodes are not known: wrap the environments of make_model in Monitor, or its VecEnv in "
+            "VecMonitor, of stable_baselines3.common"
+        )
     try:
         yield model
     finally:
-        assert model.env is not None
-        model.env.close()
+        # A process of SubprocVecEnv that has failed
+        with contextlib.suppress(EOFError, OSError):
+            model.env.close()
 
 
 def _check_is_used(model: OffPolicyAlgorithm, arguments: Mapping[str, Any], method: Method) -> None:
@@ -204,6 +211,11 @@ def _specs(env: VecEnv) -> list[Any]:
         return env.get_attr("spec")
     except AttributeError:
         return [None] * env.num_envs
+    except (EOFError, OSError) as error:
+        raise ValueError(
+            "the environment's spec cannot be sent between processes: register it with an entry point "
+            "'module:Class' and plain arguments, or use DummyVecEnv"
+        ) from error
 
 
 def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:

@@ -108,14 +108,9 @@ class Recorder(BaseCallback):
 
     def _on_step(self) -> bool:
         step = self.num_timesteps
-        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
+        for info in self.locals["infos"]:
             if "episode" in info:
                 self.episodes.append((step, float(info["episode"]["r"])))
-            elif done:
-                sys.exit(
-                    "an episode ended without its return in the info: wrap the environments in Monitor, or a VecEnv "
-                    "in VecMonitor, of stable_baselines3.common"
-                )
         phase = self.locals["infos"][0].get("phase")
         if phase not in self.phases[-1:] and step <= self.steps:
             self.phases.append(phase)

@@ -5,9 +5,12 @@ import csv
 import json
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import sb3_reptile
 from sb3_reptile import DecayedReplayBuffer, compare
@@ -123,14 +126,39 @@ def test_random_actions_learn_nothing():
     assert all((value == before[name]).all() for name, value in model.q_net.state_dict().items())
 
 
-def test_runs_without_returns_end_with_one_line():
+def test_environments_that_do_not_state_returns_are_refused(tmp_path):
     def unmonitored(**arguments):
-        model = make_model(**arguments)
-        model.env.envs[0] = model.env.envs[0].env
-        return model
+        return DQN("MlpPolicy", DummyVecEnv([lambda: gym.make("CartPole-v1")]), **arguments)
 
-    with pytest.raises(SystemExit, match="wrap the environments in Monitor"):
-        run_here(plan_of(unmonitored), "uniform")
+    with pytest.raises(ValueError, match="wrap the environments of make_model in Monitor"):
+        compare(unmonitored, steps=1_000, folder=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_environments_whose_spec_cannot_travel_are_refused(tmp_path):
+    gym.register("Untravelled-v0", entry_point=lambda: gym.make("CartPole-v1").unwrapped)
+
+    def in_a_process(**arguments):
+        env = SubprocVecEnv([lambda: Monitor(gym.make("Untravelled-v0"))], start_method="fork")
+        return DQN("MlpPolicy", env, **{"buffer_size": 500, **arguments})
+
+    try:
+        with pytest.raises(ValueError, match="register it with an entry point"):
+            compare(in_a_process, steps=1_000, folder=tmp_path / "report")
+    finally:
+        del gym.registry["Untravelled-v0"]
+
+
+def test_a_lost_life_is_no_episode():
+    """Atari's wrappers end an episode of the agent where Monitor states no return."""
+    recorder = trained_run.Recorder(steps=10)
+    recorder.num_timesteps = 3
+    recorder.locals = {"infos": [{}, {"episode": {"r": 2.0}}], "dones": np.array([True, True])}
+    recorder._on_step()
+    assert recorder.episodes == [(3, 2.0)]
+
+
+def test_a_run_without_the_end_of_an_episode_ends_with_one_line():
     with pytest.raises(SystemExit, match="no episode ended within 5 steps"):
         run_here(plan_of(make_model, steps=5), "uniform")
 

@@ -86,8 +86,6 @@ def test_a_killed_comparison_continues_where_it_was(here, tmp_path):
         (["-conf", "missing.yml"], "cannot read the hyperparameter file"),
         (["-params", "learning_rate:fast"], "learning_rate must be a number"),
         (["-params", "gama:0.9"], "gama"),
-        (["--env", "Pendulum-v1", "--algo", "sac", "-conf", "zoo_configs/dqn.yml"], "policy"),
-        (["--ray", "localhost:1", "-n", "10"], ""),
     ],
 )
 def test_wrong_arguments_give_one_line_and_leave_no_folder(arguments, message, here, tmp_path):
