@@ -20,9 +20,13 @@ ours = pytest.importorskip("sb3_reptile.sbx")
 
 pytestmark = pytest.mark.sbx
 
-SMALL = dict(buffer_size=2_000, batch_size=8, seed=0, policy_kwargs=dict(net_arch=[8, 8]))
 DICT = "Dict"
 ENVS = {"DQN": "CartPole-v1", "SAC": DICT, "TD3": "Pendulum-v1", "TQC": "Pendulum-v1", "CrossQ": "Pendulum-v1"}
+
+
+def small(**kwargs):
+    # Not shared: SBX's TQC adds to policy_kwargs
+    return dict(buffer_size=2_000, batch_size=8, seed=0, policy_kwargs=dict(net_arch=[8, 8])) | kwargs
 
 
 class InDict(gym.ObservationWrapper):
@@ -48,7 +52,7 @@ def parameters(model):
 def test_without_decay_training_is_that_of_sbx(name):
     def trained(algorithm, **kwargs):
         env = VecNormalize(make_env(ENVS[name], 2))
-        model = algorithm("MlpPolicy", env, learning_starts=40, n_steps=3, gamma=0.9, **SMALL | kwargs)
+        model = algorithm("MlpPolicy", env, **small(learning_starts=40, n_steps=3, gamma=0.9, **kwargs))
         return model.learn(100)
 
     expected = trained(getattr(theirs, name))
@@ -66,7 +70,7 @@ def test_every_algorithm_learns_logs_and_loads(name, tmp_path):
     model = getattr(ours, name)(
         "MultiInputPolicy" if is_dict else "MlpPolicy",
         make_env(ENVS[name], 8),
-        **(SMALL | dict(learning_starts=1_560, n_steps=2, gamma=0.9, tensorboard_log=str(tmp_path))),
+        **small(learning_starts=1_560, n_steps=2, gamma=0.9, tensorboard_log=str(tmp_path)),
         replay_buffer_kwargs=dict(half_life="auto"),
     )
     model.learn(1_608, callback=ReplayLog(), log_interval=1)
@@ -101,7 +105,7 @@ def test_what_sbx_ignores_is_an_error(options):
         ours.DQN("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=options)
     # SBX's own classes are recognized when they draw for the first time
     model = theirs.DQN(
-        "MlpPolicy", "CartPole-v1", replay_buffer_class=DecayedReplayBuffer, replay_buffer_kwargs=options, **SMALL
+        "MlpPolicy", "CartPole-v1", replay_buffer_class=DecayedReplayBuffer, replay_buffer_kwargs=options, **small()
     )
     with pytest.raises(ValueError, match=complaint):
         model.learn(120)
@@ -122,7 +126,7 @@ def test_mistakes_are_refused(kwargs, complaint):
 
 
 def test_checkpoints_that_would_not_hold_the_networks_are_refused(tmp_path):
-    model = ours.DQN("MlpPolicy", "CartPole-v1", **SMALL)
+    model = ours.DQN("MlpPolicy", "CartPole-v1", **small())
     with pytest.raises(ValueError, match="ResumableCheckpoint saves networks of PyTorch, DQN has none"):
         model.learn(10, callback=ResumableCheckpoint(10, tmp_path / "checkpoints"))
     assert not (tmp_path / "checkpoints").exists()
