@@ -15,7 +15,8 @@ def test_the_reward_counts_served_and_waiting_customers_and_counters():
     for step in range(1, 200):
         action = int(env.np_random.integers(4))
         obs, reward, terminated, truncated, info = env.step(action)
-        assert (terminated, truncated) == (False, False)
+        assert not terminated
+        assert not truncated
         assert reward == pytest.approx(info["served"] - 0.1 * info["waiting"] - (action + 1))
         # At most ten are in the room when the counters open
         assert 0 <= info["waiting"] <= 10 - info["served"]

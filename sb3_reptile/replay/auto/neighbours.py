@@ -18,16 +18,11 @@ class Similar(NamedTuple):
 
     :param differences: Difference between the outcome of the new transition and the most similar outcome among its
         neighbours, shape (n, samples, n_outcomes)
-    :param deviations: Difference between the outcome of the new transition and the mean outcome of its neighbours,
-        shape (n, samples, n_outcomes)
-    :param variances: Variance of the outcomes of the neighbours, shape (n, samples, n_outcomes)
     :param distances: Mean distance of the neighbours, shape (n, samples); infinite if the sample has not enough
         transitions of the same group
     """
 
     differences: np.ndarray
-    deviations: np.ndarray
-    variances: np.ndarray
     distances: np.ndarray
 
 
@@ -52,17 +47,11 @@ class Comparison(NamedTuple):
     :param speaks: Whether the segment holds situations similar enough to be compared, shape (n, segments)
     :param differs_now: Whether the outcome differs from that in the present, shape (n, 1, n_outcomes)
     :param differed: Whether the outcome differs from that in the segment, shape (n, segments, n_outcomes)
-    :param noise: Standard deviation of outcomes in this situation, shape (n, 1, n_outcomes)
-    :param deviates_now: Difference from the mean outcome in the present, shape (n, 1, n_outcomes)
-    :param deviated: Difference from the mean outcome in the segment, shape (n, segments, n_outcomes)
     """
 
     speaks: np.ndarray
     differs_now: np.ndarray
     differed: np.ndarray
-    noise: np.ndarray
-    deviates_now: np.ndarray
-    deviated: np.ndarray
 
     @property
     def silent(self) -> np.ndarray:
@@ -127,9 +116,7 @@ class Neighbours:
         in_segments = self._find_most_similar(places, residuals, self._samples)
         tolerance = self.settings.tolerance
         differs_now, differed = in_present.differences > tolerance, in_segments.differences > tolerance
-        speaks = self._speaks(in_present.distances, in_segments.distances)
-        noise = self._noise(speaks, in_segments.variances, in_present)
-        return Comparison(speaks, differs_now, differed, noise, in_present.deviations, in_segments.deviations)
+        return Comparison(self._speaks(in_present.distances, in_segments.distances), differs_now, differed)
 
     def _speaks(self, present: np.ndarray, stored: np.ndarray) -> np.ndarray:
         """
@@ -139,21 +126,6 @@ class Neighbours:
         """
         farthest = self.settings.max_distance_ratio * present + self.settings.distance_margin
         return (stored <= farthest) & np.isfinite(present) & np.isfinite(stored)
-
-    def _noise(self, speaks: np.ndarray, variances: np.ndarray, present: Similar) -> np.ndarray:
-        """
-        :param speaks: Which segments can be compared, shape (n, segments)
-        :param variances: Variances in the segments, shape (n, segments, n_outcomes)
-        :param present: Neighbours in the present
-        :return: Standard deviation of the outcomes, shape (n, 1, n_outcomes)
-        """
-        weights = speaks.astype(np.float64)
-        # Right after a change, the present and the newest segment hold outcomes from before and after it
-        has_few = weights[:, :-1].sum(axis=1) < self.settings.min_noise_samples
-        weights[:, -1] *= has_few
-        of_present = has_few & np.isfinite(present.distances[:, 0])
-        total = (weights[:, :, None] * variances).sum(axis=1) + of_present[:, None] * present.variances[:, 0]
-        return np.sqrt(total / np.maximum(weights.sum(axis=1) + of_present, 1)[:, None])[:, None]
 
     def _find_most_similar(self, places: np.ndarray, residuals: np.ndarray, stored: Placed) -> Similar:
         """
@@ -166,20 +138,14 @@ class Neighbours:
         squares += stored.squares
         squares += (places**2).sum(axis=1)[:, None, None]
         item, sample = np.arange(n)[:, None], np.arange(n_samples)[None]
+        smallest = np.full((n, n_samples, residuals.shape[1]), np.inf)
         distance = np.zeros((n, n_samples))
         other_group = self.settings.group_distance**2
-        if n_points == 0:
-            nothing = np.full((n, n_samples, residuals.shape[1]), np.inf)
-            return Similar(nothing, nothing, np.zeros_like(nothing), distance)
-        outcomes = []
         for _ in range(min(self.settings.neighbours, n_points)):
             nearest = squares.argmin(axis=2)
             square = squares[item, sample, nearest]
             squares[item, sample, nearest] = np.inf
-            outcomes.append(stored.residuals[sample, nearest])
+            difference = np.abs(stored.residuals[sample, nearest] - residuals[:, None])
+            smallest = np.minimum(smallest, difference)
             distance += np.where(square < other_group, np.sqrt(np.maximum(square, 0)), np.inf)
-        found = np.stack(outcomes)
-        differences = np.abs(found - residuals[:, None]).min(axis=0)
-        mean = found.mean(axis=0)
-        variances = ((found - mean) ** 2).sum(axis=0) / max(len(found) - 1, 1)
-        return Similar(differences, residuals[:, None] - mean, variances, distance / self.settings.neighbours)
+        return Similar(smallest, distance / self.settings.neighbours)

@@ -7,11 +7,6 @@ import numpy as np
 from sb3_reptile.replay.auto.features import Transitions
 from sb3_reptile.replay.auto.settings import DEFAULTS, Settings
 
-# Relative error of numbers that were stored in single precision, with a margin
-ROUNDING = 1e-6
-# Keeps divisions by the scale of numbers that are all 0 finite
-NOTHING = 1e-20
-
 
 class OutcomeModel:
     """
@@ -29,16 +24,12 @@ class OutcomeModel:
     def __init__(self, data: Transitions, n_groups: int, settings: Settings = DEFAULTS) -> None:
         self.settings = settings
         self.center = data.features.mean(axis=0)
-        size = np.sqrt((data.features**2).mean(axis=0))
-        # Features that vary less than this do so by rounding
-        self.scale = np.maximum(data.features.std(axis=0), np.maximum(ROUNDING * size, NOTHING))
+        self.scale = data.features.std(axis=0) + 1e-6
         low, high = np.quantile(data.outcomes, [0.05, 0.95], axis=0)
         # Standard deviation if the outcomes are normal; outcomes that hardly vary are measured by their size
         root_mean_square = np.sqrt((data.outcomes**2).mean(axis=0))
         smallest = np.maximum(0.01 * data.outcomes.std(axis=0), 0.1 * root_mean_square)
-        # Rewards have a scale of their own; changes of the observation are those of the first features
-        rounding = np.concatenate([[NOTHING], ROUNDING * size[: len(low) - 1] + NOTHING])
-        self.spread = np.maximum((high - low) / 3.29, np.maximum(smallest, rounding))
+        self.spread = np.maximum((high - low) / 3.29, np.maximum(smallest, 1e-6))
         self.coefficients = np.zeros((n_groups, data.features.shape[1] + 1, data.outcomes.shape[1]))
         regressors = self._regressors(data.features)
         for group in range(n_groups):

@@ -46,10 +46,7 @@ class Settings:
     :param max_distance_ratio: A segment is silent if its neighbours are further away than this times the distance of
         the present's neighbours, plus ``distance_margin`` (no unit)
     :param distance_margin: See ``max_distance_ratio`` (standard deviations)
-    :param tolerance: Outcomes differ if they are further apart than this; a situation is noisy if the standard
-        deviation of the neighbours' outcomes is larger than this (share of the spread of outcomes)
-    :param min_noise_samples: The noise is estimated without the present and the newest segment if at least this number
-        of other segments can be compared (segments)
+    :param tolerance: Outcomes differ if they are further apart than this (share of the spread of outcomes)
 
     *Evidence*
 
@@ -59,11 +56,6 @@ class Settings:
     :param min_false_alarm_rate: Lower limit of the estimate where it is used (probability)
     :param max_false_alarm_rate: Upper limit of the estimate where it is used (probability)
     :param false_alarm_step: Weight of the newest comparison in the running estimate (share, per chunk)
-    :param noisy_evidence: Evidence in a noisy situation for each squared standard error by which an outcome is further
-        from the segment's than from the present's (nats)
-    :param noise_allowance: Subtracted from it: smaller differences count for the segment (nats)
-    :param max_noisy_evidence: Largest evidence of an outcome in a noisy situation (nats)
-    :param outlier: Larger distances count as this (standard errors)
     :param silent_step: Share of the distance to their neighbours' cusum that silent segments move (share, per chunk)
     :param doubt: Cusum above which the consistency of a segment falls (nats)
     :param bound: Upper limit of the cusum (nats)
@@ -105,7 +97,6 @@ class Settings:
     max_distance_ratio: float = 1.3
     distance_margin: float = 0.05
     tolerance: float = 0.3
-    min_noise_samples: int = 4
 
     contradiction_rate: float = 0.5
     initial_false_alarm_rate: float = 0.1
@@ -113,10 +104,6 @@ class Settings:
     max_false_alarm_rate: float = 0.3
     false_alarm_step: float = 0.02
     silent_step: float = 0.01
-    noisy_evidence: float = 0.25
-    noise_allowance: float = 0.075
-    max_noisy_evidence: float = 1.0
-    outlier: float = 3.0
     doubt: float = 8.0
     bound: float = 16.0
 
