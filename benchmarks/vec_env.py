@@ -237,7 +237,7 @@ def overhead(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list
         "From these figures, for workers on other machines, each with a processor: time of a step =",
         f"{constant:.2f} ms + {slope:.2f} ms x workers + duration x environments per worker.",
         "",
-        "| duration of a step | environments per worker | workers | ms per step | steps/s | of what is possible |",
+        "| duration of a step | environments per worker | workers | ms per step | steps/s | time spent stepping |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for duration in (1.0, 10.0, 100.0):
@@ -249,7 +249,12 @@ def overhead(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list
                 f"| {duration:g} ms | {per_worker} | {workers} | {total:,.0f} | {1e6 / total:,.0f} "
                 f"| {100 * share:.0f} % |"
             )
-    return [*lines, "", "The last column is the share of the time in which the workers step. This is not measured.", ""]
+    return [
+        *lines,
+        "",
+        "The last column is the share of the time in which the workers step. This is a projection, not a measurement.",
+        "",
+    ]
 
 
 def straggler(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list[str]:
