@@ -1,7 +1,7 @@
 """
 How long environments take to step in RayVecEnv, SubprocVecEnv and DummyVecEnv, and what asynchronous workers gain.
 
-    python benchmarks/vec_env.py               measure, about half an hour; appends to results/vec_env.csv
+    python benchmarks/vec_env.py               measure, about ten minutes; appends to results/vec_env.csv
     python benchmarks/vec_env.py --report      make results/vec_env.md from the records
 
 An environment sleeps for the duration of its step, as one does that waits for a simulator in another process; without a
@@ -13,7 +13,8 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ from sb3_reptile.evaluation.machine import installed_versions, processor_name
 from sb3_reptile.evaluation.records import now
 from sb3_reptile.vec_env import Asynchronous, RayVecEnv
 
-RESULTS = Path(__import__("os").environ.get("VE", str(Path(__file__).parent / "results" / "vec_env.csv")))
+RESULTS = Path(__file__).parent / "results" / "vec_env.csv"
 FIELDS = ["round", "vec_env", "envs_per_worker", "n_envs", "milliseconds", "steps", "seconds", "machine", "finished"]
 DURATIONS = (0.0, 1.0, 10.0)
 N_ENVS = (1, 4, 8, 16)
 ENVS_PER_WORKER = (1, 4, 8)
-ROUNDS = 5
+ROUNDS = 3
 # Seconds of a turn
-TURN = 1.5
+TURN = 1.0
 # Workers share the processors, as the processes of SubprocVecEnv do
 SHARED = {"CPU": 0}
 # The straggler: this number of environments of 10 ms, one of which takes 100 ms
@@ -50,7 +51,7 @@ class Sleeping(gym.Env):
     observation_space = gym.spaces.Box(-1, 1, (8,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, milliseconds: float) -> None:
+    def __init__(self, milliseconds: float = 0.0) -> None:
         self.seconds = milliseconds / 1000
         self.obs = np.zeros(8, np.float32)
 
@@ -66,21 +67,14 @@ class Sleeping(gym.Env):
         return self.obs, 1.0, False, self.n == 200, {}
 
 
-def fns(n_envs: int, milliseconds: float) -> list[Callable[[], gym.Env]]:
-    return [lambda: Sleeping(milliseconds)] * n_envs
-
-
-def vec_envs(n_envs: int, milliseconds: float) -> Iterator[tuple[str, int, Callable[[], VecEnv]]]:
+def vec_envs(n_envs: int) -> Iterator[tuple[str, int, Callable[[], VecEnv]]]:
     """What is compared: name, environments per worker, and how it is made."""
-    yield "Dummy", n_envs, lambda: DummyVecEnv(fns(n_envs, milliseconds))
-    yield "Subproc", 1, lambda: SubprocVecEnv(fns(n_envs, milliseconds))
+    fns: list[Callable[[], gym.Env]] = [Sleeping] * n_envs
+    yield "Dummy", n_envs, lambda: DummyVecEnv(fns)
+    yield "Subproc", 1, lambda: SubprocVecEnv(fns)
     for per_worker in ENVS_PER_WORKER:
         if per_worker <= n_envs:
-            yield (
-                "Ray",
-                per_worker,
-                lambda per_worker=per_worker: RayVecEnv(fns(n_envs, milliseconds), per_worker, SHARED),
-            )
+            yield "Ray", per_worker, lambda per_worker=per_worker: RayVecEnv(fns, per_worker, SHARED)
 
 
 def turn(env: VecEnv, seconds: float) -> tuple[int, float]:
@@ -107,30 +101,35 @@ def append(record: Record) -> None:
         writer.writerow({**record, "machine": machine(), "finished": now()})
 
 
-def measure_steps(rounds: int, n_envs: tuple[int, ...], durations: tuple[float, ...]) -> None:
+def measure_steps(rounds: int, n_envs: Sequence[int], durations: Sequence[float]) -> None:
     for n in n_envs:
+        made = [(name, per_worker, make()) for name, per_worker, make in vec_envs(n)]
         for milliseconds in durations:
-            made = [(name, per_worker, make()) for name, per_worker, make in vec_envs(n, milliseconds)]
             for _, _, env in made:
+                env.set_attr("seconds", milliseconds / 1000)
                 env.reset()
-                turn(env, 0.3)
+                turn(env, 0.2)
             for number in range(rounds):
                 first = number % len(made)
                 for name, per_worker, env in made[first:] + made[:first]:
                     steps, seconds = turn(env, TURN)
-                    append(
-                        {
-                            "round": number,
-                            "vec_env": name,
-                            "envs_per_worker": per_worker,
-                            "n_envs": n,
-                            "milliseconds": milliseconds,
-                            "steps": steps * n,
-                            "seconds": f"{seconds:.4f}",
-                        }
-                    )
-            for _, _, env in made:
-                env.close()
+                    append(record_of(number, name, per_worker, n, milliseconds, steps * n, seconds))
+        for _, _, env in made:
+            env.close()
+
+
+def record_of(
+    number: int, vec_env: str, per_worker: int, n_envs: int, milliseconds: float, steps: int, seconds: float
+) -> Record:
+    return {
+        "round": number,
+        "vec_env": vec_env,
+        "envs_per_worker": per_worker,
+        "n_envs": n_envs,
+        "milliseconds": milliseconds,
+        "steps": steps,
+        "seconds": f"{seconds:.4f}",
+    }
 
 
 class AsynchronousDQN(Asynchronous, DQN):
@@ -140,7 +139,7 @@ class AsynchronousDQN(Asynchronous, DQN):
 def measure_straggler(rounds: int) -> None:
     """DQN with one slow environment among fast ones, synchronous and asynchronous."""
     durations = [10.0 * STRAGGLER_FACTOR, *[10.0] * (STRAGGLERS - 1)]
-    made_fns = [lambda milliseconds=milliseconds: Sleeping(milliseconds) for milliseconds in durations]
+    made_fns = [partial(Sleeping, milliseconds) for milliseconds in durations]
     models = {
         name: AsynchronousDQN(
             "MlpPolicy", RayVecEnv(made_fns, resources=SHARED, **kwargs), learning_starts=50, device="cpu", seed=0
@@ -153,17 +152,8 @@ def measure_straggler(rounds: int) -> None:
         for name, model in models.items():
             start, before = time.perf_counter(), model.num_timesteps
             model.learn(STRAGGLER_STEPS, reset_num_timesteps=False)
-            append(
-                {
-                    "round": number,
-                    "vec_env": name,
-                    "envs_per_worker": 1,
-                    "n_envs": STRAGGLERS,
-                    "milliseconds": 10.0,
-                    "steps": model.num_timesteps - before,
-                    "seconds": f"{time.perf_counter() - start:.4f}",
-                }
-            )
+            seconds = time.perf_counter() - start
+            append(record_of(number, name, 1, STRAGGLERS, 10.0, model.num_timesteps - before, seconds))
     for model in models.values():
         model.env.close()
 
@@ -247,7 +237,7 @@ def overhead(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list
         "From these figures, for workers on other machines, each with a processor: time of a step =",
         f"{constant:.2f} ms + {slope:.2f} ms x workers + duration x environments per worker.",
         "",
-        "| duration of a step | environments per worker | workers | ms per step | steps/s | of what is possible |",
+        "| duration of a step | environments per worker | workers | ms per step | steps/s | time spent stepping |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for duration in (1.0, 10.0, 100.0):
@@ -259,7 +249,12 @@ def overhead(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list
                 f"| {duration:g} ms | {per_worker} | {workers} | {total:,.0f} | {1e6 / total:,.0f} "
                 f"| {100 * share:.0f} % |"
             )
-    return [*lines, "", "The last column is the share of the time in which the workers step. This is not measured.", ""]
+    return [
+        *lines,
+        "",
+        "The last column is the share of the time in which the workers step. This is a projection, not a measurement.",
+        "",
+    ]
 
 
 def straggler(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list[str]:
@@ -291,10 +286,10 @@ def main() -> None:
     arguments = parser.parse_args()
     th.set_num_threads(1)
     if not arguments.report:
-        if not arguments.only_straggler:
-            measure_steps(arguments.rounds, tuple(arguments.n_envs), tuple(arguments.milliseconds))
         if not arguments.no_straggler:
             measure_straggler(arguments.rounds)
+        if not arguments.only_straggler:
+            measure_steps(arguments.rounds, arguments.n_envs, arguments.milliseconds)
     RESULTS.with_suffix(".md").write_text(report())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -80,6 +81,7 @@ def _init(ray: Any, address: str) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         settings["include_dashboard"] = False
     try:
+        _knock(address)
         ray.init(**settings)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -87,6 +89,13 @@ def _init(ray: Any, address: str) -> None:
             f"cannot connect to a Ray cluster at {address!r} ({reason}): start one with `ray start --head`, use "
             "HOST:PORT or ray://HOST:10001, or leave the address out for a Ray on this machine"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise an error soon if nobody listens at an address; Ray tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def disconnect() -> None:

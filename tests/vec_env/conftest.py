@@ -42,6 +42,8 @@ class FakeRay:
         return actor_class
 
     def get(self, ref, timeout=None):
+        if isinstance(ref, list):
+            return [self.get(one) for one in ref]
         if ref.error is not None:
             raise ref.error
         return ref.value
