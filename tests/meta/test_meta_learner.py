@@ -19,6 +19,7 @@ from sb3_reptile.meta import JointTasks, Navigation, Regression, ReptileMetaLear
 from sb3_reptile.meta.learned_parameters import learned_parameters, optimizer_states
 from sb3_reptile.meta.navigation import HiddenGoal
 from sb3_reptile.meta.sine_waves import SineWave
+from sb3_reptile.vec_env import ray_cluster
 from tests.meta.learners import (
     DQN_ARGUMENTS,
     Normalized,
@@ -31,6 +32,7 @@ from tests.meta.learners import (
     sine_learner,
     up,
 )
+from tests.vec_env.conftest import cluster  # noqa: F401 -- a fixture
 
 
 class Written(KVWriter):
@@ -170,12 +172,33 @@ def test_two_processes_give_the_result_of_one():
     assert results[0].num_timesteps == results[1].num_timesteps == 192
 
 
-def test_ray_gives_the_result_of_one_process():
-    pytest.importorskip("ray", reason="needs the extra ray")
-    learner, on_ray = dqn_learner(), dqn_learner(ray="local")
+def test_ray_gives_the_result_of_one_process(cluster):  # noqa: F811
+    learner, on_ray = dqn_learner(), dqn_learner(ray=cluster.address)
     for one in (learner, on_ray):
         one.learn(2)
     assert_equal(on_ray.parameters, learner.parameters)
+
+
+def test_nodes_of_a_cluster_train_on_the_tasks_of_a_meta_iteration(monkeypatch):
+    """What a node gets and returns is bytes; no Ray is needed to see this."""
+    calls, users = [], []
+
+    def map_on_cluster(function, items, address):
+        assert address == "host:6379"
+        calls.append(len(items))
+        results = [function(item) for item in items]
+        assert {type(result) for result in results} == {bytes}
+        return results
+
+    monkeypatch.setattr(ray_cluster, "connect", lambda address: users.append(address))
+    monkeypatch.setattr(ray_cluster, "disconnect", users.pop)
+    monkeypatch.setattr(ray_cluster, "map_on_cluster", map_on_cluster)
+    learner, on_cluster = dqn_learner(), dqn_learner(ray="host:6379")
+    for one in (learner, on_cluster):
+        one.learn(1)
+    assert_equal(on_cluster.parameters, learner.parameters)
+    assert calls == [2]
+    assert not users
 
 
 def test_ray_without_the_extra_is_an_error_that_names_it(monkeypatch):
