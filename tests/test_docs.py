@@ -57,6 +57,7 @@ def assert_numbers_are_from(part, of):
         ("docs/auto.md", "**Learning**", "**Speed**", "docs/results.md"),
         ("README.md", "## How fast it trains", "## The name", "benchmarks/results/training.md"),
         ("docs/reptile_dqn.md", "## How fast it trains", "## The learner", "benchmarks/results/training.md"),
+        ("docs/how_to/transfer.md", "| start |", "The pretrained", "benchmarks/results/transfer.md"),
         ("docs/decayed_replay.md", "## Faster training", "## Decay in the loss", "benchmarks/results/training.md"),
     ],
 )
