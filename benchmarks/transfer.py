@@ -36,7 +36,7 @@ FIGURE = ROOT / "docs" / "images" / "transfer.png"
 TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "transfer.md")
 CODE = ("sb3_reptile", "benchmarks/transfer.py", "benchmarks/tasks.py")
 TASK = "cartpole-motors"
-SOURCE_STEPS, STEPS, SEEDS = 20_000, 12_000, 5
+SOURCE_STEPS, STEPS, SEEDS = 20_000, 12_000, 4
 # As in benchmarks/tasks.py, with a smaller network and fewer updates
 SETTINGS: dict[str, Any] = {**CARTPOLE, "gradient_steps": 64, "policy_kwargs": dict(net_arch=[64, 64])}
 # Half length of the pole (m), and force of each action as a share of CartPole's

@@ -65,6 +65,7 @@ def assert_numbers_are_from(part, of):
             "## Decay in the loss",
             "benchmarks/results/training.md",
         ),
+        ("docs/how_to/transfer.md", "| start |", "The pretrained", "benchmarks/results/transfer.md"),
     ],
 )
 def test_numbers_are_those_of_the_results(page, begins, ends, of):
