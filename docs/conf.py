@@ -64,6 +64,7 @@ if tags.has("online"):  # noqa: F821  (Sphinx defines it)
 html_theme = "furo"
 html_title = f"sb3-reptile {version}"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {"source_repository": repository, "source_branch": "main", "source_directory": "docs/"}
 copybutton_prompt_text = r"\$ |>>> "
