@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types format package clean
+.PHONY: demo test lint types docs docs-links format package clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,14 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 # Nothing that only Linux has
 	$(BIN)/mypy --platform win32
+
+# The site in docs/_build/html; warnings are errors. ONLINE=1 adds links into the docs of SB3, Gymnasium, ...
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -q $(if $(ONLINE),-t online) docs docs/_build/html
+
+# Links to other sites, which need a network
+docs-links: $(VENV)/installed
+	$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/links
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
@@ -50,4 +58,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
+<<<<<<< HEAD
 	rm -rf .venv .venv-3.* build dist demo .pytest_cache .mypy_cache .ruff_cache
+=======
+	rm -rf .venv build dist demo docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -9,11 +9,21 @@ from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_reptile.evaluation.callback import DriftEvalCallback as DriftEvalCallback
+from sb3_reptile.evaluation.callback import DriftEvalCallback
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
 from sb3_reptile.replay import Change, DecayedSampling
 from sb3_reptile.replay.checks import check_number
 from sb3_reptile.reptile_dqn import ReptileDQN
+
+__all__ = [
+    "ConsistencyHistory",
+    "DriftEvalCallback",
+    "HalfLifeSchedule",
+    "OnChange",
+    "ReExplore",
+    "ReplayFigures",
+    "ReplayLog",
+]
 
 
 def _decayed_buffer(callback: BaseCallback) -> DecayedSampling:

@@ -6,6 +6,8 @@ import numpy as np
 
 from sb3_reptile.replay import Change, DecayedSampling
 
+__all__ = ["draw_consistency", "draw_probability_by_age", "draw_stored_and_replayed"]
+
 # Okabe & Ito's palette, for color-blind readers
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999"
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from sb3_reptile.storage.values import register_former_name
 
+__all__ = ["DqnCnn", "MinAtarCnn"]
+
 
 class DqnCnn(BaseFeaturesExtractor):
     """

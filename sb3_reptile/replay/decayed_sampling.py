@@ -93,7 +93,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
     :param uniform_fraction: Share of the draws that is uniform over the buffer, in [0, 1], so that nothing stored
         becomes less likely than ``uniform_fraction / size``
     :param decay: Another decay than the exponential one of ``half_life``, with which it cannot be combined: one of
-        :mod:`sb3_reptile.replay.decay`, a function of an array of ages, or as YAML spells it,
+        :mod:`sb3_reptile.replay`, a function of an array of ages, or as YAML spells it,
         ``{"linear": {"horizon": 80000, "floor": 0.1}}``. Without either, it is ``(1 + age / 100) ** -1.5``
     :param combined: Whether the newest row is always in the batch, as its first element (combined experience replay,
         https://arxiv.org/abs/1712.01275)
