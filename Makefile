@@ -58,7 +58,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-<<<<<<< HEAD
-	rm -rf .venv .venv-3.* build dist demo .pytest_cache .mypy_cache .ruff_cache
-=======
-	rm -rf .venv build dist demo docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist demo docs/_build .pytest_cache .mypy_cache .ruff_cache
