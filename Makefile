@@ -1,45 +1,62 @@
-# `make demo` and `make test` install what they need; they require git, make and Python >= 3.10
+# `make demo` and `make test` install what they need; they require git, make and Python 3.10 to 3.13
 
 PYTHON ?= python3
-BIN := .venv/bin
+# Another Python has another environment: `make test PYTHON=python3.12` installs into .venv-3.12
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
+BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs docs-links format clean
+.PHONY: demo test lint types docs docs-links format package clean
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 # Several processes with one thread each: the networks are too small for more threads
-test: .venv/installed
+test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: .venv/installed
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
+# The encoding of text files must not depend on the system
+	$(BIN)/ruff check --preview --select PLW1514 .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/test_language.py
 
-types: .venv/installed
+types: $(VENV)/installed
 	$(BIN)/mypy
+# Nothing that only Linux has
+	$(BIN)/mypy --platform win32
 
 # The site in docs/_build/html; warnings are errors. ONLINE=1 adds links into the docs of SB3, Gymnasium and others;
 # warnings are no errors then, since any of these sites may be down
-docs: .venv/installed
+docs: $(VENV)/installed
 	$(BIN)/python -m sphinx -b html -q -d docs/_build/doctrees $(if $(ONLINE),-t online,-W --keep-going) docs docs/_build/html
 
 # Links to other sites, which need a network
-docs-links: .venv/installed
+docs-links: $(VENV)/installed
 	$(BIN)/python -m sphinx -b linkcheck -q -d docs/_build/doctrees docs docs/_build/links
 
-format: .venv/installed
+format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/installed: pyproject.toml constraints.txt
+# The wheel is tried in a new environment, outside the repository
+package: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install -q -c constraints.txt "$$(ls dist/*.whl)[zoo]"
+	cd build && venv/bin/sb3-reptile train --env CartPole-v1 -n 2000 --eval-freq -1 -f logs
+
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; v = sys.version_info; v >= (3, 10) or sys.exit( \
 	  f'Python >= 3.10 is needed, $(PYTHON) is {v.major}.{v.minor}: try make PYTHON=python3.11')"
 	@$(PYTHON) -c "import ensurepip, venv" || \
 	  { echo "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist demo docs/_build .pytest_cache .mypy_cache .ruff_cache

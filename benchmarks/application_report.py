@@ -162,7 +162,7 @@ def report() -> None:
         names = [name for name in known if runs.APPLICATIONS[name].section == section]
         draw(names, records, runs.IMAGES / f"applications_{section}.png")
     parts = {part.__name__: part(records) for part in (table, between_changes, evaluations)}
-    (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n")
+    (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n", encoding="utf-8")
 
 
 # ---- Films

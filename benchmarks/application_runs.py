@@ -261,7 +261,7 @@ def set_up(run: Run) -> str:
     what: list[Any] = [command(run, "FOLDER")]
     if is_of_the_zoo(run.application):
         algo, env = (what[0][what[0].index(name) + 1] for name in ("--algo", "--env"))
-        entries = yaml.safe_load((ROOT / "zoo_configs" / f"{algo}.yml").read_text())
+        entries = yaml.safe_load((ROOT / "zoo_configs" / f"{algo}.yml").read_text(encoding="utf-8"))
         what.append(entries.get(env, entries["default"]))
     text = json.dumps(what, sort_keys=True)
     for present, recorded in RECORDED_AS.items():
@@ -291,7 +291,7 @@ def episodes_of(application: Application, folder: Path) -> list[tuple[int, float
     files = sorted(folder.glob(application.monitor))
     episodes: list[tuple[int, float]] = []
     for path in files:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(line for line in file if line[0] != "#") if row["l"]]
         # Parallel environments take the same number of steps
         ends = np.cumsum([int(float(row["l"])) for row in rows]) * len(files) // application.counts

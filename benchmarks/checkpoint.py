@@ -49,7 +49,7 @@ Record = dict[str, str]
 
 def resident() -> int:
     """Memory of this process, in bytes."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -242,7 +242,7 @@ def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, fl
             if len(methods) > 1:
                 yield method, number, "steps/s", 100 / (time.perf_counter() - start)
     if len(methods) == 1:
-        with open("/proc/self/status") as file:
+        with open("/proc/self/status", encoding="utf-8") as file:
             (peak,) = [line.split()[1] for line in file if line.startswith("VmHWM")]
         yield methods[0], 0, "peak MB", int(peak) * 1024 / 1e6
 
@@ -423,7 +423,7 @@ def markdown(records: list[Record]) -> str:
 
 
 def read(path: Path) -> list[Record]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -454,7 +454,7 @@ def main() -> None:
         parts = arguments.part or ["save", "add", "atari"]
         kept = [record for record in read(path) if record["part"] not in parts] if path.is_file() else []
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
@@ -463,7 +463,7 @@ def main() -> None:
                     writer.writerow(record)
                     file.flush()
     text = markdown(read(path))
-    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 

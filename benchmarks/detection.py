@@ -288,7 +288,7 @@ def draw(path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def main() -> None:
@@ -312,13 +312,13 @@ def main() -> None:
         there = {(record["task"], record["seed"]) for record in records}
         wanted = [(name, seed) for seed in range(arguments.seeds) for name in arguments.task]
         missing = [pair for pair in wanted if pair not in there]
-        with ProcessPoolExecutor(arguments.jobs) as pool, arguments.records.open("a") as file:
+        with ProcessPoolExecutor(arguments.jobs) as pool, arguments.records.open("a", encoding="utf-8") as file:
             runs = pool.map(run, *zip(*missing, strict=True)) if missing else iter(())
             for record in tqdm(runs, total=len(missing), mininterval=1 if sys.stderr.isatty() else 60):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 records.append(record)
-    arguments.records.with_suffix(".md").write_text(page(records))
+    arguments.records.with_suffix(".md").write_text(page(records), encoding="utf-8")
     print(page(records))
 
 

@@ -443,7 +443,7 @@ def main() -> None:
     images = arguments.output.parent.parent / "images"
     for folder in (images, arguments.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report(records, images, "../images/"))
+    arguments.output.write_text(report(records, images, "../images/"), encoding="utf-8")
     print(f"{arguments.output}: {len(records)} records")
 
 

@@ -453,7 +453,7 @@ def run(path: Path, quick: bool, memory: float) -> None:
             print(f"left out {'of a quick run' if quick else 'by --memory'}: {what}", file=sys.stderr)
         plan.append((cell, groups, rounds))
     total = sum(rounds * len(names) for _, groups, rounds in plan for names in groups)
-    with path.open("w", newline="") as file, tqdm(total=total, unit="turn") as bar:
+    with path.open("w", encoding="utf-8", newline="") as file, tqdm(total=total, unit="turn") as bar:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         for cell, groups, rounds in plan:
@@ -563,13 +563,13 @@ def main() -> None:
         run(path, arguments.quick, arguments.memory * 1e9)
     elif not path.is_file():
         parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         records = list(reader)
     if reader.fieldnames != FIELDS or not records:
         parser.error(f"{path} does not hold records of this benchmark; measure again")
     text = markdown(records)
-    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 

@@ -310,7 +310,7 @@ def installed_version(package: str) -> str:
 
 def cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -327,7 +327,7 @@ def run(path: Path, rounds: int) -> None:
         chosen = [method for method in task.methods if with_sbx or method != SBX]
         plan += [(name, threads, chosen) for threads in task.threads]
     total = rounds * sum(len(methods) for _, _, methods in plan)
-    with path.open("w", newline="") as file, tqdm(total=total, unit="turn") as bar:
+    with path.open("w", encoding="utf-8", newline="") as file, tqdm(total=total, unit="turn") as bar:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         for name, threads, methods in plan:
@@ -444,13 +444,13 @@ def main() -> None:
         run(path, QUICK_ROUNDS if arguments.quick else ROUNDS)
     elif not path.is_file():
         parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         records = list(reader)
     if reader.fieldnames != FIELDS or not records:
         parser.error(f"{path} does not hold records of this benchmark; measure again")
     text = markdown(records)
-    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 

@@ -17,8 +17,8 @@ project = "sb3-reptile"
 author = "the authors of sb3-reptile"
 version = release = sb3_reptile.__version__
 
-metadata = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
-repository = metadata.get("urls", {}).get("Repository", "https://github.com/sb3-reptile/sb3-reptile")
+metadata = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+repository = metadata["urls"]["Repository"]
 
 extensions = [
     "sphinx.ext.autodoc",

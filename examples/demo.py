@@ -143,7 +143,7 @@ def main() -> None:
     episodes = train_all(arguments.steps, arguments.seeds)
 
     records = arguments.output / "learning_curves.csv"
-    with records.open("w", newline="") as file:
+    with records.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "seed", "step", "return"])
         writer.writerows(episodes)

@@ -12,14 +12,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = [
     pytest.param(code, id=f"{page.name}-{number}")
     for page in PAGES
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 ]
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_the_example_runs_and_prints_what_it_says(code, tmp_path):
     script = tmp_path / "example.py"
-    script.write_text(code)
+    script.write_text(code, encoding="utf-8")
     result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     promised = re.findall(r"print\(.*\)  # .*: (-?[\d.]+)$", code, re.MULTILINE)
@@ -31,7 +31,7 @@ def test_the_example_runs_and_prints_what_it_says(code, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_files_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
@@ -44,7 +44,7 @@ def numbers(text):
 
 def assert_numbers_are_from(part, of):
     assert numbers(part), "there is no number"
-    known = (ROOT / of).read_text()
+    known = (ROOT / of).read_text(encoding="utf-8")
     # Without intervals, too
     assert numbers(part) - numbers(known) - numbers(known.replace("(", "; ")) == set()
 
@@ -61,13 +61,13 @@ def assert_numbers_are_from(part, of):
     ],
 )
 def test_numbers_are_those_of_the_results(page, begins, ends, of):
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     part = text[text.index(begins) : text.index(ends) if ends else None]
     assert_numbers_are_from(part, of)
 
 
 def test_results_of_applications_are_those_of_the_table():
-    page = (ROOT / "docs" / "explanation" / "applications.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "applications.md").read_text(encoding="utf-8")
     for section in page.split("\n## ")[1:]:
         # With the table that may follow
         results = re.findall(r"^\*\*Result\.\*\*.*?\n\n(?:\|.*?\n\n)?", f"{section}\n\n", re.DOTALL | re.MULTILINE)

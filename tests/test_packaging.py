@@ -1,15 +1,20 @@
 """What a user gets: the files in the wheel, the version, the demo."""
 
+import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import sb3_reptile
 
 ROOT = Path(__file__).parent.parent
+TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.*"), ROOT / "CITATION.cff"]
+PINS = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_the_wheel_holds_the_package_its_types_and_the_zoo_configs(tmp_path):
@@ -25,7 +30,50 @@ def test_the_wheel_holds_the_package_its_types_and_the_zoo_configs(tmp_path):
 
 
 def test_the_changelog_describes_this_version():
-    assert f"## {sb3_reptile.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {sb3_reptile.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_all_files_name_the_same_repository():
+    urls = dict(line.split(", ") for line in metadata("sb3-reptile").get_all("Project-URL"))
+    repository = urls["Repository"]
+    assert all(url.startswith(repository) for url in urls.values())
+    for path in TEXTS:
+        named = set(re.findall(r"https://github\.com/[\w.-]+/sb3-reptile\b", path.read_text(encoding="utf-8")))
+        assert named <= {repository}, path
+    # Without the one place that is always there, the loop would compare nothing
+    assert repository in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == sb3_reptile.__version__
+    assert [author["name"] for author in citation["authors"]] == [metadata("sb3-reptile")["Author"]]
+
+
+def test_commits_are_checked_by_the_tools_that_lint_uses():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    pins = [pin.split(";")[0].split("==") for hook in hooks for pin in hook["additional_dependencies"]]
+    assert {"ruff", "codespell", "pytest"} <= {name for name, _ in pins}
+    assert all(PINS[name] == version for name, version in pins)
+
+
+def test_every_declared_python_is_tested():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    tested = jobs["test"]["strategy"]["matrix"]["python"]
+    declared = [line.rpartition(" ")[2] for line in metadata("sb3-reptile").get_all("Classifier")]
+    assert tested == [version for version in declared if re.fullmatch(r"3\.\d+", version)]
+    assert metadata("sb3-reptile")["Requires-Python"] == f">={tested[0]}"
+
+
+def test_the_workflows_run_commands_that_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        for targets in re.findall(r"run: make (.*)", text):
+            for target in targets.split():
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
+        for name in re.findall(r"tests/[\w/.]+", text):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
 
 
 def test_the_demo_writes_its_picture_and_records(tmp_path):
@@ -33,7 +81,7 @@ def test_the_demo_writes_its_picture_and_records(tmp_path):
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert "ReptileDQN  before the swap" in result.stdout
     assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    header, *records = (tmp_path / "learning_curves.csv").read_text().splitlines()
+    header, *records = (tmp_path / "learning_curves.csv").read_text(encoding="utf-8").splitlines()
     assert header == "method,seed,step,return"
     assert {record.split(",")[0] for record in records} == {"ReptileDQN", "DQN"}
     # Every step is counted: the returns of CartPole are its steps, but for the last, unfinished episode

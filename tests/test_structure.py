@@ -54,7 +54,9 @@ def imports(path, deferred):
                 yield from (names & MODULES.keys()) or {child.module}
             yield from visit(child, in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    return {name for name in visit(ast.parse(path.read_text()), False) if name.split(".")[0] == PACKAGE.name}
+    return {
+        name for name in visit(ast.parse(path.read_text(encoding="utf-8")), False) if name.split(".")[0] == PACKAGE.name
+    }
 
 
 def test_every_room_has_a_floor():
@@ -84,7 +86,7 @@ def test_there_is_no_circle_of_imports():
 
 def classes():
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 yield pytest.param(node, id=f"{path.relative_to(PACKAGE)}:{node.name}")
 
@@ -101,6 +103,6 @@ def test_classes_are_small(node):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_are_short_and_say_what_lives_there(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_LINES_OF_FILE
     assert ast.get_docstring(ast.parse(text))

@@ -172,7 +172,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     :param path: CSV file of a campaign
     :return: Times, items, clicks and users, shape (n, 4), in chronological order
     """
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = [
             (row["timestamp"], int(row["item_id"]), int(row["click"]), [row[name] for name in USER_FEATURES])
             for row in csv.DictReader(file)

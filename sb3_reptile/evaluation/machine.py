@@ -16,7 +16,7 @@ PACKAGES = ("torch", "stable_baselines3", "gymnasium", "numpy", "numba", "sb3_re
 def processor_name() -> str:
     """The processor's name, as its manufacturer calls it."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -40,7 +40,7 @@ def processor() -> str:
 
     names = {"model name": platform.machine()}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             names[name.strip()] = value.strip()
     numbers = [f"{name} {names[name]}" for name in ("cpu family", "model", "stepping") if name in names]

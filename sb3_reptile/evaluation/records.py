@@ -2,13 +2,15 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from sb3_reptile.storage.errors import InUseError
+from sb3_reptile.storage.lock import FolderLock
 
 Record = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
@@ -31,16 +33,16 @@ def append(record: Record, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(record["task"], folder)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        line = ("\n" if torn else "") + json.dumps(record, separators=(",", ":")) + "\n"
-        if os.write(descriptor, line.encode()) < len(line):
+    # Unbuffered: a record is written by one call, or not at all
+    with open(path, "a+b", buffering=0) as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        line = (b"\n" if torn else b"") + json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        if file.write(line) < len(line):
             raise OSError(f"{path}: no space left for a record; free some and repeat the run")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.fsync(file.fileno())
 
 
 def read(
@@ -59,7 +61,7 @@ def read(
     records: dict[Key, Record] = {}
     left_out = 0
     for path in (path_of(task, folder) for task in tasks):
-        for line in path.read_text().splitlines() if path.is_file() else ():
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             try:
                 record = json.loads(line)
                 run = run_of(record)
@@ -84,14 +86,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
     :raises SystemExit: if another process holds the lock
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        lock = FolderLock(folder)
+    except InUseError:
         raise SystemExit(f"another harness is writing to {folder}: wait for it, or stop it and use --jobs 2") from None
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def learning_curve(episodes: Iterable[tuple[int, float]], steps: int) -> list[float]:

@@ -7,14 +7,20 @@ import math
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sb3_reptile.evaluation.machine import THREADS
 from sb3_reptile.evaluation.records import Record, append
 
+# Ctrl-C is for the parent process
+DETACHED: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if sys.platform == "win32" else {"start_new_session": True}
+)
 # Seconds between two updates of the progress bar
 INTERVAL = 2.0
 
@@ -87,7 +93,7 @@ class Job:
                 stdout=asyncio.subprocess.PIPE if output is None else output,
                 stderr=output,
                 limit=1 << 20,
-                start_new_session=True,  # Ctrl-C is for the parent process
+                **DETACHED,
             )
         try:
             if process.stdout is not None:
@@ -128,7 +134,8 @@ async def _train_all(
     this = asyncio.current_task()
     assert this is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+        with contextlib.suppress(NotImplementedError):  # on Windows, where Ctrl-C raises KeyboardInterrupt
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     waiting = iter(jobs)
     running: set[Job] = set()
     failed: list[Job] = []

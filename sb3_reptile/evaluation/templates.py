@@ -14,7 +14,7 @@ class PageTemplate:
     """
 
     def __init__(self, path: Path) -> None:
-        _, *parts = re.split(r"<!-- (\w+) -->\n", path.read_text())
+        _, *parts = re.split(r"<!-- (\w+) -->\n", path.read_text(encoding="utf-8"))
         self.parts = dict(zip(parts[::2], map(Template, parts[1::2]), strict=True))
 
     def fill(self, part: str, /, **values: str | int | float | Iterable[str]) -> str:

@@ -1,8 +1,10 @@
 """Observations on a disk instead of in memory, in files without a name that vanish with the process."""
 
+import errno
 import math
 import mmap
 import os
+import shutil
 import tempfile
 import threading
 import weakref
@@ -65,6 +67,10 @@ class ScratchFiles:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             else:
+                # macOS makes a file with holes
+                if (free := shutil.disk_usage(self.storage_dir).free) < n_bytes:
+                    reason = f"{os.strerror(errno.ENOSPC)}: {n_bytes} bytes are needed, {free} are free"
+                    raise OSError(errno.ENOSPC, reason, str(self.storage_dir))
                 file.truncate(n_bytes)
             mapped = mmap.mmap(file.fileno(), n_bytes)
         self._maps.append(mapped)

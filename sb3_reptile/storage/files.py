@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def start_flushing(path: Path) -> None:
 
     :param path: The file
     """
-    if hasattr(os, "posix_fadvise"):
+    if sys.platform == "linux":
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ _held: "weakref.WeakValueDictionary[tuple[int, int], FolderLock]" = weakref.Weak
 
 
 def _lock(descriptor: int) -> None:
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         os.lseek(descriptor, FAR_BEHIND, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
@@ -100,7 +101,7 @@ class FolderLock:
 
     def _owner(self) -> str:
         try:
-            return f"pid {int(self.path.read_text()[:20])}"
+            return f"pid {int(self.path.read_bytes()[:20])}"
         except (OSError, ValueError):
             return "pid unknown"
 

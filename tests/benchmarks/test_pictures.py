@@ -20,7 +20,7 @@ def pictures(monkeypatch):
 
 
 def test_the_headline_has_the_values_of_the_results(pictures):
-    page = (ROOT / "docs" / "explanation" / "results.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "results.md").read_text(encoding="utf-8")
     section = page[page.index("## Reporting tasks that drift") : page.index("## Reporting tasks that do not drift")]
     tasks = [name for name, task in pictures.TASKS.items() if task.role == "reporting" and task.drifts]
     results = pictures.Results(pictures.read_records(pictures.RECORDS))
@@ -32,7 +32,7 @@ def test_the_headline_has_the_values_of_the_results(pictures):
 
 def test_the_flow_chart_has_at_most_six_questions_and_the_answers_of_the_page(pictures):
     assert len(pictures.QUESTIONS) <= 6
-    page = " ".join((ROOT / "docs" / "how_to" / "choosing.md").read_text().split())
+    page = " ".join((ROOT / "docs" / "how_to" / "choosing.md").read_text(encoding="utf-8").split())
     for answer in (
         "SB3's uniform replay, or the default",
         "model.replay_buffer.reset()",
@@ -55,7 +55,7 @@ def test_every_picture_is_drawn_twice_the_same(pictures, tmp_path, monkeypatch):
         drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert drawn[0] == drawn[1]
     assert drawn[0].keys() == {"headline.svg", "which_replay.svg", "decays.svg", "data_flow.svg"}
-    used = " ".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    used = " ".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     for name in drawn[0]:
         assert re.search(rf"images/{re.escape(name)}\)", used)
         assert (ROOT / "docs" / "images" / name).exists()

@@ -63,7 +63,7 @@ def in_a_process(function, *arguments, errors=None, **options):
             function(*arguments, **options)
             status = 0
         except BaseException as error:
-            with open(errors, "w") if errors else contextlib.nullcontext(sys.stderr) as file:
+            with open(errors, "w", encoding="utf-8") if errors else contextlib.nullcontext(sys.stderr) as file:
                 print(f"{type(error).__name__}: {error}", file=file)
         finally:
             os._exit(status)
@@ -149,7 +149,7 @@ def twice(folder):
         error = os.path.join(os.path.dirname(folder), "error")
         assert not ended_well(in_a_process(train, folder, 100, ResumableCheckpoint(SAVE_FREQ, folder), errors=error))
         assert sorted(os.listdir(folder)) == before
-        with open(error) as file:
+        with open(error, encoding="utf-8") as file:
             print(file.read().replace(str(first), "PID"))
     finally:
         os.kill(first, signal.SIGKILL)

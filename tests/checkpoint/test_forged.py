@@ -38,7 +38,7 @@ def little_memory():
     if not sys.platform.startswith("linux"):
         pytest.skip("how much is used is read from /proc")
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, before[1]))
     yield

@@ -303,8 +303,8 @@ def test_a_drift_of_ones_own_overrides_one_method():
     ("make", "message"),
     [
         (
-            lambda env: DriftingPhysics(env, {"lenght": [1, 2]}, 5),
-            r"no number 'lenght'; it has force_mag, gravity, length",
+            lambda env: DriftingPhysics(env, {"lenght": [1, 2]}, 5),  # codespell:ignore
+            r"no number 'lenght'; it has force_mag, gravity, length",  # codespell:ignore
         ),
         (lambda env: DriftingPhysics(env, {"isopen": [0, 1]}, 5), r"no number 'isopen'"),
         (lambda env: DriftingPhysics(env, {"total_mass": [1, 2]}, 5), r"computes 'total_mass' from others"),

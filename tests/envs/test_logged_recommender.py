@@ -21,7 +21,7 @@ needs_obp = pytest.mark.skipif(importlib.util.find_spec("obp") is None, reason="
 def sample(campaign):
     """The log as it is: (time, item, click, user) of every row."""
     folder = Path(importlib.util.find_spec("obp").origin).parent / "dataset" / "obd" / "random"
-    with open(folder / campaign / f"{campaign}.csv") as file:
+    with open(folder / campaign / f"{campaign}.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     users = [[row[f"user_feature_{number}"] for number in range(4)] for row in rows]
     times = [datetime.fromisoformat(row["timestamp"]) for row in rows]
@@ -35,7 +35,7 @@ def log(tmp_path):
 
     def write(rows):
         (tmp_path / "men").mkdir(exist_ok=True)
-        with open(tmp_path / "men" / "men.csv", "w", newline="") as file:
+        with open(tmp_path / "men" / "men.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["", "click", "item_id", "timestamp", *(f"user_feature_{number}" for number in range(4))])
             for number, (time, item, click, user) in enumerate(rows):

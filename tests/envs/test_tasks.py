@@ -18,7 +18,7 @@ from sb3_reptile.envs import TASKS, DriftingPhysics
 from sb3_reptile.networks import MinAtarCnn
 from tests.envs.tasks import make, run
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "drifting_tasks.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "drifting_tasks.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:.*WARN", "ignore:The minimal resolution", "ignore:.*unconventional shape")

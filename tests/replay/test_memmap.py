@@ -79,7 +79,7 @@ def test_what_is_on_disk_is_not_in_memory(tmp_path, monkeypatch):
         pytest.skip("no room for it")
 
     def resident():
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="utf-8") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()

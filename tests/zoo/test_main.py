@@ -52,8 +52,8 @@ def test_help_is_rl_zoos_with_ours_among_the_choices(command, here, monkeypatch,
 
 
 def test_wrong_commands_are_refused(here):
-    output = run("-m", "sb3_reptile.zoo", "trian", code=2)
-    assert "unknown command 'trian', use one of: train, enjoy, record_video" in output
+    output = run("-m", "sb3_reptile.zoo", "trian", code=2)  # codespell:ignore
+    assert "unknown command 'trian', use one of: train, enjoy, record_video" in output  # codespell:ignore
     assert "no command given" in here(code=2)
     assert "invalid choice: 'reptil'" in here("train", "--algo", "reptil", code=2)
     assert "usage: sb3-reptile COMMAND" in here("--help")
