@@ -16,6 +16,10 @@ DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 
 
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def extension(monkeypatch):
     """Imports an extension of docs/."""
@@ -31,7 +35,7 @@ def test_every_public_module_has_a_page(extension):
     modules = extension("public_api").public_names()
     assert {"sb3_reptile", "sb3_reptile.replay", "sb3_reptile.callbacks", "sb3_reptile.storage"} <= modules.keys()
     for module in modules:
-        assert f".. public-api:: {module}\n" in (DOCS / "reference" / "api" / f"{module}.md").read_text(encoding="utf-8")
+        assert f".. public-api:: {module}\n" in read(DOCS / "reference" / "api" / f"{module}.md")
 
 
 def test_names_are_documented_once_and_missing_ones_are_reported(extension, tmp_path):
@@ -72,7 +76,7 @@ def test_broken_links_of_built_pages_are_found(extension, tmp_path):
 
 def headings(page):
     """The places that links can lead to, as GitHub and MyST name them."""
-    found = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE)
+    found = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", read(page), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
@@ -80,7 +84,7 @@ def headings(page):
 def test_links_lead_to_headings(page):
     if "_build" in page.parts:
         return
-    for path, place in re.findall(r"\]\((?!http)([^)#\s]*\.md)?#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+    for path, place in re.findall(r"\]\((?!http)([^)#\s]*\.md)?#([^)\s]+)\)", read(page)):
         target = page.parent / path if path else page
         assert place in headings(target), f"{path}#{place}"
 
@@ -89,10 +93,10 @@ def test_links_lead_to_headings(page):
 
 
 def test_every_log_key_is_in_the_reference():
-    page = (DOCS / "reference" / "log_keys.md").read_text(encoding="utf-8")
+    page = read(DOCS / "reference" / "log_keys.md")
     keys = set()
     for path in (ROOT / "sb3_reptile").rglob("*.py"):
-        texts = (node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant))
+        texts = (node.value for node in ast.walk(ast.parse(read(path))) if isinstance(node, ast.Constant))
         keys |= {text for text in texts if isinstance(text, str) and re.fullmatch(r"(replay|eval)/[a-z_0-9]+", text)}
     assert "replay/volume" in keys
     written_by_sb3 = {key for key in keys if key.startswith("eval/mean") or key == "eval/success_rate"}
@@ -101,10 +105,10 @@ def test_every_log_key_is_in_the_reference():
 
 
 def test_every_error_and_command_is_in_the_reference():
-    errors = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    errors = read(DOCS / "reference" / "errors.md")
     for name in set(storage.__all__) - {"StorageError"}:
         assert f"| `{name}` |" in errors
-    commands = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    commands = read(DOCS / "reference" / "commands.md")
     for name in zoo.COMMANDS:
         assert f"| `{name}` |" in commands
     for benchmark in re.findall(r"`python (benchmarks/\w+\.py)`", commands):
@@ -124,9 +128,9 @@ ANSWERS = {
 
 @pytest.mark.parametrize("question", ANSWERS)
 def test_the_first_page_leads_to_the_answer(question):
-    (row,) = re.findall(rf"^\| {re.escape(question)} \|(.*)\|$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (row,) = re.findall(rf"^\| {re.escape(question)} \|(.*)\|$", read(DOCS / "index.md"), re.MULTILINE)
     (link,) = re.findall(r"\]\(([^)#]+)[^)]*\)", row)
-    assert ANSWERS[question] in (DOCS / link).read_text(encoding="utf-8")
+    assert ANSWERS[question] in read(DOCS / link)
 
 
 # ---- Tutorials
