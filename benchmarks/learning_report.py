@@ -444,7 +444,8 @@ def main() -> None:
     arguments = parser.parse_args()
     records = read_records(arguments.records)
     images = arguments.output.parent.parent / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    for folder in (images, arguments.output.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(report(records, images, "../images/"), encoding="utf-8")
     print(f"{arguments.output}: {len(records)} records")
 

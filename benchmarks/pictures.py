@@ -122,12 +122,12 @@ def draw_decays(path: Path) -> None:
 
 def draw_chart(path: Path) -> None:
     """The flow chart "Which replay for my task?"."""
-    figure, axes = _canvas(7.4, 1.35 * len(QUESTIONS) + 1.1)
+    figure, axes = _canvas(7.7, 1.35 * len(QUESTIONS) + 1.1)
     top = 1.35 * len(QUESTIONS)
     for number, (question, reply, answer) in enumerate(QUESTIONS):
         y = top - 1.35 * number
         _box(axes, 0.1, y, 3.6, 0.85, f"{number + 1}. {question}", QUESTION, BLUE)
-        _box(axes, 4.9, y, 2.4, 0.85, answer, ANSWER, ORANGE, weight="bold")
+        _box(axes, 4.9, y, 2.7, 0.85, answer, ANSWER, ORANGE, weight="bold")
         _arrow(axes, (3.75, y + 0.425), (4.85, y + 0.425), reply, above=True)
         other = "yes" if reply == "no" else "no"
         _arrow(axes, (1.9, y - 0.05), (1.9, y - 0.45), other)

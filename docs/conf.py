@@ -17,8 +17,8 @@ project = "sb3-reptile"
 author = "the authors of sb3-reptile"
 version = release = sb3_reptile.__version__
 
-metadata = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
-repository = metadata.get("urls", {}).get("Repository", "https://github.com/sb3-reptile/sb3-reptile")
+metadata = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+repository = metadata["urls"]["Repository"]
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -64,6 +64,7 @@ if tags.has("online"):  # noqa: F821  (Sphinx defines it)
 html_theme = "furo"
 html_title = f"sb3-reptile {version}"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {"source_repository": repository, "source_branch": "main", "source_directory": "docs/"}
 copybutton_prompt_text = r"\$ |>>> "

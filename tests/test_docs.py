@@ -52,17 +52,12 @@ def assert_numbers_are_from(part, of):
 @pytest.mark.parametrize(
     ("page", "begins", "ends", "of"),
     [
-        ("README.md", "## How well it works", "## Options", "docs/explanation/results.md"),
-        ("docs/how_to/choosing.md", "", "", "docs/explanation/results.md"),
+        ("README.md", "![Scores", "## Who needs it", "docs/explanation/results.md"),
+        ("docs/how_to/choosing.md", "## When not", "## Set the other", "docs/explanation/results.md"),
+        ("docs/explanation/choice.md", "", "", "docs/explanation/results.md"),
         ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results.md"),
-        ("README.md", "## How fast it trains", "## The name", "benchmarks/results/training.md"),
-        ("docs/how_to/reptile_dqn.md", "## How fast it trains", "## The learner", "benchmarks/results/training.md"),
-        (
-            "docs/reference/decayed_replay.md",
-            "## Faster training",
-            "## Decay in the loss",
-            "benchmarks/results/training.md",
-        ),
+        ("docs/explanation/cost.md", "## Training", "## SAC and TD3", "benchmarks/results/training.md"),
+        ("docs/explanation/cost.md", "## SAC and TD3", "## Sampling", "benchmarks/results/training.md"),
     ],
 )
 def test_numbers_are_those_of_the_results(page, begins, ends, of):

@@ -21,7 +21,7 @@ PACKAGE = "sb3_reptile"
 #: What the public constants are, which have no docstrings
 CONSTANTS = {
     "sb3_reptile.__version__": "Version of the package.",
-    "sb3_reptile.envs.TASKS": "For each registered task, the function that makes it and its time limit (steps or None).",
+    "sb3_reptile.envs.TASKS": "For each task, the function that makes it and its time limit (steps, or None).",
 }
 
 

@@ -49,9 +49,17 @@ def test_every_task_repeats_itself_with_the_same_seed(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_is_in_the_table_of_the_docs_with_its_period(task):
-    (period,) = re.findall(rf"\| `{task}` \|.*\| ([\d,]+) \|", PAGE)
-    assert int(period.replace(",", "")) == inspect.signature(TASKS[task][0]).parameters["period"].default
+def test_the_tables_of_the_docs_have_every_task_and_its_arguments(task):
+    described, arguments = re.findall(rf"^\| `{task}` \|(.*)\|$", PAGE, re.MULTILINE)
+    assert described.strip()
+    period, kind, recurring, parameters, others = (cell.strip() for cell in arguments.split("|"))
+    taken = dict(inspect.signature(TASKS[task][0]).parameters)
+    taken.pop("env_kwargs")
+    assert int(period.replace(",", "")) == taken.pop("period").default
+    assert kind == (f'`"{taken.pop("kind").default}"`' if "kind" in taken else "")
+    assert recurring == (f"`{taken.pop('recurring').default}`" if "recurring" in taken else "")
+    assert re.findall(r"`(\w+)`", parameters) == list(taken.pop("parameters").default if "parameters" in taken else [])
+    assert set(re.findall(r"`(\w+)[=`]", others)) - {"BoundedRandomWalk"} == set(taken)
 
 
 PHYSICS = ["DriftingCartPolePhysics-v0", "DriftingAcrobot-v0", "DriftingLunarLander-v0"]
