@@ -1,7 +1,11 @@
 """The table, curves and films of `benchmarks/applications.py`, from its records and from models trained here."""
 
+import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import application_runs as runs
 import gymnasium as gym
@@ -35,13 +39,6 @@ def over_last_third(curves: np.ndarray) -> np.ndarray:
     return curves[..., -BINS // 3 :].mean(axis=-1)
 
 
-def smooth(curves: np.ndarray, width: int = 5) -> np.ndarray:
-    """Moving average; shorter at the ends."""
-    kernel = np.ones(width)
-    count = np.convolve(np.ones(curves.shape[1]), kernel, "same")
-    return np.array([np.convolve(curve, kernel, "same") / count for curve in curves])
-
-
 def oracle_and_random(application: Application) -> np.ndarray:
     """
     The returns of an oracle and of a random policy, for users who are shown random items.
@@ -63,7 +60,9 @@ def oracle_and_random(application: Application) -> np.ndarray:
     return np.stack([part.mean(axis=1) for part in parts], axis=1)
 
 
-# ---- Curves
+# ---- Figures
+
+WITH_BAND = (DECAYED, UNIFORM, "both decayed", "both uniform")
 
 
 def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
@@ -76,20 +75,55 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
         application = runs.APPLICATIONS[name]
         x = (np.arange(BINS) + 0.5) * application.steps / BINS / 1000
         plotting.draw_changes(panel, application.changes)
+        phases = [round(step * BINS / application.steps) for step in application.changes]
         if application.clicks is not None:
-            levels = smooth(oracle_and_random(application))
-            for level, style, label in zip(levels, ("dashed", "dashdot"), ("oracle", "random"), strict=True):
-                panel.plot(x, level, color="#888888", linestyle=style, linewidth=1.2, label=label)
+            levels = plotting.smooth(oracle_and_random(application), phases)
+            for level, linestyle, label in zip(levels, ("dashed", "dashdot"), ("oracle", "random"), strict=True):
+                panel.plot(x, level, color=plotting.OTHER.color, linestyle=linestyle, linewidth=1.4, label=label)
         for method in application.methods:
             curves = curves_of(records, name, method)
             if len(curves):
-                seeds = smooth(curves)
+                seeds = plotting.smooth(curves, phases)
                 points = list(map(Estimate, seeds.mean(axis=0), seeds.min(axis=0), seeds.max(axis=0)))
                 label = f"{method} replay" if method in (DECAYED, UNIFORM) else method
-                plotting.draw_band(panel, x, points, plotting.style_of(runs.FAMILIES.get(method, "")), label)
+                style = plotting.style_of(runs.FAMILIES.get(method, ""))
+                # Bands of more than two methods hide the curves
+                band = 0.15 if method in WITH_BAND else 0
+                plotting.draw_curve(panel, x, points, style, label, band)
         plotting.label_panel(panel, application.about, "thousand environment steps", "return per episode")
         panel.set_xlim(0, application.steps / 1000)
     plotting.legend_below(figure, panels)
+    plotting.save(figure, path)
+
+
+def difference_to_uniform(records: dict[Run, Record], name: str) -> Estimate | None:
+    """Mean return over training with decay, minus that without; None without records of both."""
+    decayed, uniform = (over_all(curves_of(records, name, method)) for method in (DECAYED, UNIFORM))
+    return welch_interval(decayed, uniform) if min(len(decayed), len(uniform)) > 1 else None
+
+
+def draw_differences(names: list[str], records: dict[Run, Record], path: Path) -> None:
+    """Forest plot for tasks without drift: one block per environment, whose returns have their own unit."""
+    blocks: dict[str, list[tuple[str, Estimate]]] = {}
+    for name in names:
+        found = difference_to_uniform(records, name)
+        if found is not None:
+            env, _, algorithm = runs.APPLICATIONS[name].about.partition(" with ")
+            blocks.setdefault(env, []).append((algorithm.removesuffix(" and DiscreteActions"), found))
+    figure, panels = plotting.grid(len(blocks), columns=1, height=1.5, height_ratios=list(map(len, blocks.values())))
+    style = plotting.style_of("default")
+    for number, ((env, rows), panel) in enumerate(zip(blocks.items(), panels, strict=True)):
+        value, errors = plotting.error_bars([estimate for _, estimate in rows])
+        places = np.arange(len(rows))[::-1]
+        panel.errorbar(value, places, xerr=errors, fmt="o", color=style.color, markersize=6, linewidth=1.8, capsize=3)
+        panel.axvline(0, color="#bbbbbb", linewidth=1, zorder=0)
+        panel.set_yticks(places, [algorithm for algorithm, _ in rows])
+        # Zero in the middle
+        furthest = 1.1 * np.max(np.abs(value) + errors)
+        panel.set(xlim=(-furthest, furthest), ylim=(-0.6, len(rows) - 0.4))
+        is_last = number == len(blocks) - 1
+        about = "worse than uniform replay  ←  difference of the mean return  →  better" if is_last else ""
+        plotting.label_panel(panel, env, about)
     plotting.save(figure, path)
 
 
@@ -160,7 +194,8 @@ def report() -> None:
     known = [name for name in runs.APPLICATIONS if any(run.application == name for run in records)]
     for section in dict.fromkeys(runs.APPLICATIONS[name].section for name in known):
         names = [name for name in known if runs.APPLICATIONS[name].section == section]
-        draw(names, records, runs.IMAGES / f"applications_{section}.png")
+        draw_section = draw_differences if section in runs.WITHOUT_DRIFT else draw
+        draw_section(names, records, runs.IMAGES / f"applications_{section}.png")
     parts = {part.__name__: part(records) for part in (table, between_changes, evaluations)}
     (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n", encoding="utf-8")
 
@@ -168,44 +203,128 @@ def report() -> None:
 # ---- Films
 
 
-class Film(NamedTuple):
-    """Film of a trained agent: number of frames, steps per frame, duration and width of a frame."""
+class Scene(NamedTuple):
+    """
+    A part of a film.
 
+    :param caption: What it shows; ``{}`` is the number of training steps of the agents
+    :param trained: Training steps of the agents
+    :param at: Step of training at which the environment is shown
+    """
+
+    caption: str
+    trained: int
+    at: int
+
+
+class Film(NamedTuple):
+    """
+    Agents with and without decay in the same environment.
+
+    :param scenes: Its parts
+    :param frames: Number of frames of a scene
+    :param every: Steps per frame
+    :param milliseconds: Duration of a frame
+    :param width: Width of one of the two pictures, which are side by side, or one above the other if they are wide
+    :param seed: Seed of the environment
+    """
+
+    scenes: tuple[Scene, ...]
     frames: int
     every: int = 1
-    milliseconds: int = 80
-    width: int = 240
+    milliseconds: int = 200
+    width: int = 480
+    seed: int = 0
 
 
-# Applications with rendering
+def around_a_change(before: str, after: str, step: int, period: int) -> tuple[Scene, ...]:
+    """
+    :param before: What holds before the change
+    :param after: What holds after it
+    :param step: Step of the change
+    :param period: Steps until the next
+    """
+    return (
+        Scene(f"Before the change: {before}", step, step - period),
+        Scene(f"Right after it: {after}", step, step),
+        Scene(f"{period:,} steps later: {after}", step + period, step),
+    )
+
+
+# Applications that change and can be rendered
 FILMS = {
-    "pong": Film(300, every=4),
-    "obstacles": Film(60, milliseconds=250),
-    "rooms": Film(60, milliseconds=250),
-    "motorway": Film(60, milliseconds=200, width=480),
-    "lander-sac": Film(150, every=4),
+    "rooms": Film(around_a_change("the goal is in the first room", "the goal is in another room", 20_000, 20_000), 45),
 }
+CAPTION_HEIGHT = 34
 
 
 def film(name: str) -> None:
-    """A GIF of the agent of the first decayed run, in its environment at the end of training."""
+    """
+    A GIF of the agents of the first seed, with and without decay, before a change, right after it and later. The runs
+    are those of the records, repeated with saved models on the way.
+    """
     from PIL import Image
 
-    (frames, every, milliseconds, width), application = FILMS[name], runs.APPLICATIONS[name]
-    model, env = runs.trained(Run(name, DECAYED, 0))
-    if application.changes:
-        env.env_method("set_wrapper_attr", "steps_taken", application.steps - frames * every)
-    obs, pictures = env.reset(), []
-    for step in range(frames * every):
-        if step % every == 0:
-            picture = Image.fromarray(env.render())
-            picture = picture.resize((width, width * picture.height // picture.width))
-            pictures.append(picture.quantize(64))
-        action, _ = model.predict(obs, deterministic=True)
-        obs, *_ = env.step(action)
+    setting = FILMS[name]
+    folders = {method: film_run(name, method) for method in (DECAYED, UNIFORM)}
+    pictures = []
+    for scene in setting.scenes:
+        played = {method: play(runs.Run(name, method, 0), folder, scene, setting) for method, folder in folders.items()}
+        for pair in zip(*(played[method] for method in (UNIFORM, DECAYED)), strict=True):
+            pictures.append(titled_pair(pair, scene.caption, setting.width).quantize(24, dither=Image.Dither.NONE))
     path = runs.IMAGES / f"applications_{name}.gif"
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
-    print(f"{path.relative_to(runs.ROOT)}: {path.stat().st_size // 1024} KB")
+    durations = [setting.milliseconds] * len(pictures)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)
+    print(f"{path.name}: {len(pictures)} frames, {path.stat().st_size // 1024} KB")
+
+
+def film_run(name: str, method: str) -> Path:
+    """Folder of a run with the models that the film needs; trained if it is missing."""
+    folder = runs.RUNS / "films" / f"{name}-{method}"
+    every = math.gcd(*(scene.trained for scene in FILMS[name].scenes))
+    if not (folder / "finished").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        command = [*runs.command(Run(name, method, 0), str(folder)), "--save-freq", str(every)]
+        subprocess.run([sys.executable, *command], cwd=runs.ROOT, check=True)
+        (folder / "finished").touch()
+    return folder
+
+
+def play(run: Run, folder: Path, scene: Scene, setting: Film) -> list[Any]:
+    """Frames of one agent in a scene, as it acts in training: without exploration, some agents turn in a circle."""
+    model, env = runs.trained(run, folder, scene.trained)
+    model.set_random_seed(setting.seed)
+    env.env_method("set_wrapper_attr", "steps_taken", scene.at)
+    env.seed(setting.seed)
+    obs, frames = env.reset(), []
+    for step in range(setting.frames * setting.every):
+        if step % setting.every == 0:
+            frames.append(env.render())
+        action, _ = model.predict(obs, deterministic=False)
+        obs, *_ = env.step(action)
+    env.close()
+    return frames
+
+
+def titled_pair(pair: tuple[Any, Any], caption: str, width: int) -> Any:
+    """The frames of uniform and decayed replay in one picture, with the caption above."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    frames = [Image.fromarray(frame) for frame in pair]
+    height = width * frames[0].height // frames[0].width
+    is_wide = width > 2 * height
+    columns, rows = (1, 2) if is_wide else (2, 1)
+    size = (columns * width + (columns - 1) * 8, CAPTION_HEIGHT + rows * (height + CAPTION_HEIGHT))
+    picture = Image.new("RGB", size, "white")
+    draw_on, font = ImageDraw.Draw(picture), ImageFont.load_default(20)
+    draw_on.text((8, 6), caption, fill="black", font=font)
+    for number, (frame, method) in enumerate(zip(frames, (UNIFORM, DECAYED), strict=True)):
+        x = number * (width + 8) * (not is_wide)
+        y = CAPTION_HEIGHT + number * (height + CAPTION_HEIGHT) * is_wide
+        draw_on.text((x + 8, y + 4), f"{method} replay", fill=plotting.style_of(runs.FAMILIES[method]).color, font=font)
+        picture.paste(frame.resize((width, height)), (x, y + CAPTION_HEIGHT))
+    return picture
 
 
 def make_films(names: list[str]) -> None:

@@ -110,6 +110,9 @@ EVALUATED = 20
 # Hashes of records contain the former paths of these classes
 RECORDED_AS = {"__import__('sb3_reptile.networks').networks.": "__import__('sb3_reptile.envs').envs."}
 
+# Sections of tasks that do not change: their figure shows differences, not curves
+WITHOUT_DRIFT = {"control"}
+
 # Family of each method, which decides its colour and line in figures
 FAMILIES = {
     DECAYED: "default",
@@ -299,23 +302,30 @@ def episodes_of(application: Application, folder: Path) -> list[tuple[int, float
     return sorted(episodes)
 
 
-def model_of(run: Run) -> Path:
+def model_of(run: Run, folder: Path | None = None) -> Path:
     """File of the model trained by a run of the RL Zoo."""
-    (model_path,) = folder_of(run).glob("*/*_1/*.zip")
+    (model_path,) = (path for path in (folder or folder_of(run)).glob("*/*_1/*.zip") if "_steps" not in path.stem)
     return model_path
 
 
-def trained(run: Run) -> tuple[Any, Any]:
-    """The model trained by a run of the RL Zoo, and its environment with rendering."""
+def trained(run: Run, folder: Path | None = None, steps: int | None = None) -> tuple[Any, Any]:
+    """
+    The model trained by a run of the RL Zoo, and its environment with rendering.
+
+    :param folder: Folder of the run
+    :param steps: Training steps of the model; by default the last model
+    """
     from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
 
     from sb3_reptile.zoo.registration import register
 
     register()
-    model_path = model_of(run)
+    model_path = model_of(run, folder)
     algo, env_id = model_path.parts[-3], model_path.stem
     saved = model_path.parent / env_id
     settings, stats = get_saved_hyperparams(str(saved), norm_reward=False, test_mode=True)
     kwargs = {"render_mode": "rgb_array"}
     env = create_test_env(env_id, stats_path=stats, seed=0, hyperparams=settings, env_kwargs=kwargs)
+    if steps is not None and steps != APPLICATIONS[run.application].steps:
+        model_path = model_path.with_name(f"rl_model_{steps}_steps.zip")
     return ALGOS[algo].load(model_path, device="cpu", custom_objects={"buffer_size": 1}), env

@@ -37,6 +37,8 @@ from sb3_reptile.replay.decay import make_decay
 
 # Below this score, nothing has been learned that a change could destroy
 LEARNED = 0.1
+# Fewer half-lives are no curve
+FEWEST_HALF_LIVES = 3
 # Families whose way of forgetting is fixed in advance
 FIXED = ("uniform", "fifo", "exponential", "power", "linear", "ere", "combined")
 UNIFORM = METHODS["uniform"]
@@ -243,7 +245,6 @@ def auto_section(results: Results, drifting: list[str], stationary: list[str], i
     figures.draw_curves(results, drifting, [method.name for method in compared], images / "results_auto.png")
     return fill(
         "auto",
-        auto=AUTO.label,
         tasks=", ".join(f"`{task}`" for task in drifting),
         images=prefix,
         value=cell(estimates(iqm, results.score_matrices(drifting)[AUTO.name])[0]),
@@ -413,8 +414,8 @@ def check_references(records: dict[Run, Record]) -> None:
 def glance_section(results: Results, matrices: dict[str, Matrices], images: Path, prefix: str) -> str:
     titles = {
         "tuning": "Tuning tasks",
-        "drift": "Reporting tasks that drift",
-        "stationary": "Reporting tasks that do not drift",
+        "drift": "Tasks that drift",
+        "stationary": "Tasks that do not drift",
     }
     groups = {titles[name]: group for name, group in matrices.items() if group}
     if not groups:
@@ -426,6 +427,8 @@ def glance_section(results: Results, matrices: dict[str, Matrices], images: Path
 
 
 def ages_section(results: Results, tasks: list[str], images: Path, prefix: str) -> str:
+    """Only tasks with enough half-lives for a curve."""
+    tasks = [task for task in tasks if len(figures.by_mean_age(results, task, "exponential")) >= FEWEST_HALF_LIVES]
     if not tasks:
         return ""
     figures.draw_half_lives(results, tasks, images / "results_half_life.png")

@@ -79,7 +79,11 @@ class Method:
 
 def fifo(size: int) -> Method:
     """SB3's DQN with a smaller buffer."""
-    return Method(f"fifo-{size}", f"FIFO {size:,}", "fifo", "DQN", {"buffer_size": size}, mean_age=(size - 1) / 2)
+    styled_as = "small fifo" if size == 1_000 else None
+    age = (size - 1) / 2
+    return Method(
+        f"fifo-{size}", f"FIFO {size:,}", "fifo", "DQN", {"buffer_size": size}, mean_age=age, styled_as=styled_as
+    )
 
 
 def exponential(half_life: int) -> Method:
@@ -208,14 +212,14 @@ def smaller(method: Method, size: int) -> Method:
 
 # ---- Methods
 
-UNIFORM = Method("uniform", "uniform (SB3)", "uniform", "DQN")
+UNIFORM = Method("uniform", "uniform", "uniform", "DQN")
 # The package's default, also within a regime of half_life="auto"
-DEFAULT = replace(power(100, 1.5), styled_as="default")
+DEFAULT = replace(power(100, 1.5), label="default", styled_as="default")
 # arXiv 2110.02421
 PER_AGE = other_decay("power-1", "1/age", "power", {"power_law": {"scale": 1}}, published=True)
 POWER_100 = other_decay("power-100", "1/(age + 100)", "power", {"power_law": {"scale": 100}})
-AUTO = auto(DEFAULT)
-ORACLE = oracle(DEFAULT)
+AUTO = replace(auto(DEFAULT), label="auto")
+ORACLE = replace(oracle(DEFAULT), label="oracle")
 
 # FIFO buffers
 WINDOWS = tuple(fifo(size) for size in (1_000, 3_000, 5_000, 6_000, 10_000, 30_000))

@@ -25,12 +25,14 @@ from tqdm import tqdm
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.envs import PermutedActions
+from sb3_reptile.evaluation.plotting import style_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 METHODS: dict[str, type[DQN]] = {"ReptileDQN": ReptileDQN, "DQN": DQN}
-COLORS = {"ReptileDQN": "#0072b2", "DQN": "#d55e00"}
+STYLES = {"ReptileDQN": style_of("default"), "DQN": style_of("uniform")}
+LABELS = {"ReptileDQN": "ReptileDQN (decayed replay)", "DQN": "DQN (uniform replay)"}
 
 # The RL Zoo's tuned values for CartPole-v1 (rl_zoo3 2.9.2, hyperparams/dqn.yml)
 HYPERPARAMETERS: dict[str, Any] = dict(
@@ -118,10 +120,10 @@ def draw(episodes: list[Episode], steps: int, seeds: int, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     x = np.arange(1, steps + 1)
     for method, returns in curves(episodes, steps, seeds):
-        axes.plot(x, returns.T, color=COLORS[method], alpha=0.3, linewidth=0.8)
-        axes.plot(x, returns.mean(axis=0), color=COLORS[method], linewidth=2.2, label=method)
-    axes.axvline(steps // 2, color="black", linestyle=":", linewidth=1)
-    axes.annotate(" the controls swap", (steps // 2, 505), va="bottom", fontsize=9)
+        axes.plot(x, returns.T, color=STYLES[method].color, alpha=0.3, linewidth=0.8)
+        axes.plot(x, returns.mean(axis=0), **STYLES[method]._asdict(), linewidth=2.4, label=LABELS[method])
+    axes.axvline(steps // 2, color="black", linestyle="-", linewidth=0.8)
+    axes.annotate(" the controls swap", (steps // 2, 505), va="bottom", fontsize=10)
     axes.set(xlim=(0, steps), ylim=(0, 540), xlabel="environment steps", ylabel="return per episode")
     axes.set_title(f"CartPole-v1: mean of {seeds} seeds (bold) and each seed (thin)", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

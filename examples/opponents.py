@@ -88,7 +88,7 @@ def film(models: dict[str, ReptileDQN], path: Path, n_frames: int = 100) -> None
     obs, _ = env.reset(seed=0)
     frames = []
     for _ in range(n_frames):
-        frames.append(Image.fromarray(env.render()).resize((240, 240)).quantize(16))
+        frames.append(Image.fromarray(env.render()).resize((480, 480)).quantize(16))
         action, _ = models["predator"].predict(obs, deterministic=True)
         obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:

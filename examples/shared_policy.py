@@ -63,7 +63,7 @@ def film(model: ReptileDQN, path: Path, n_frames: int = 100) -> None:
     obs = env.reset()
     frames = []
     for _ in range(n_frames):
-        frames.append(Image.fromarray(env.render()).resize((240, 240)).quantize(16))
+        frames.append(Image.fromarray(env.render()).resize((480, 480)).quantize(16))
         actions, _ = model.predict(obs, deterministic=True)
         obs, _, _, _ = env.step(actions)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)

@@ -8,8 +8,10 @@ from sb3_reptile.replay import Change, DecayedSampling
 
 __all__ = ["draw_consistency", "draw_probability_by_age", "draw_stored_and_replayed"]
 
-# Okabe & Ito's palette, for color-blind readers
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999"
+# Okabe & Ito's palette, for color-blind readers. sb3_reptile.evaluation.plotting assigns them to methods
+BLACK, BLUE, SKY_BLUE, ORANGE, AMBER = "#000000", "#0072b2", "#56b4e9", "#d55e00", "#e69f00"
+GREEN, PURPLE, YELLOW, GREY = "#009e73", "#cc79a7", "#f0e442", "#999999"
+DOTTED, DASHED, DASH_DOTTED = (0, (1, 1)), (0, (4, 1.5)), (0, (6, 1, 1, 1))
 
 
 def label_axes(axes: Any, xlabel: str, ylabel: str) -> None:
@@ -40,7 +42,9 @@ def draw_probability_by_age(axes: Any, buffer: DecayedSampling) -> None:
     """
     ages, counts, probabilities = _by_age(buffer)
     axes.plot(ages, probabilities.cumsum(), color=BLUE, label="this buffer")
-    axes.plot(ages, counts.cumsum() / counts.sum(), color=GREY, linestyle="--", linewidth=1, label="uniform replay")
+    axes.plot(
+        ages, counts.cumsum() / counts.sum(), color=BLACK, linestyle=DOTTED, linewidth=1.5, label="uniform replay"
+    )
     axes.set(ylim=(0, 1.02), xlim=(0, max(ages[-1], 1)))
     axes.legend(frameon=False, loc="lower right")
     label_axes(axes, "age (transitions)", "probability of a draw up to this age")

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("sb3_reptile", "tests", "examples", "benchmarks", "docs", "zoo_configs")
-FILES = ("README.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
+FOLDERS = ("sb3_reptile", "tests", "examples", "benchmarks", "docs", "zoo_configs", ".github")
+FILES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
+    "Makefile",
+    "pyproject.toml",
+)
 ENDINGS = (".py", ".md", ".yml", ".yaml", ".toml")
 
 # Regular expression of each phrase, and the better phrase
@@ -40,6 +48,9 @@ PHRASES = {
     r"so many": "this number of",
     r"makes? (them|it) again": "reproduces",
     r"afresh": "from scratch",
+    r"counts when it is new": "initial weight",
+    r"of how many": "number of",
+    r"there are two doors": "there are two ways to use it",
 }
 
 

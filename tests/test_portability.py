@@ -68,7 +68,7 @@ def test_runs_are_trained_where_event_loops_have_no_signal_handlers(tmp_path, mo
     assert read(tmp_path, ["it"], lambda record: record["seed"], lambda run: "x") == {0: record}
 
 
-def test_a_record_after_a_torn_line_is_a_line_of_its_own(tmp_path):
+def test_a_record_does_not_continue_a_torn_line(tmp_path):
     path = tmp_path / "it.jsonl"
     path.write_bytes(b'{"task": "it", "se')
     for seed in (0, 1):

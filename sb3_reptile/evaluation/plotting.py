@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_reptile import figures
 from sb3_reptile.evaluation.statistics import Estimate
+from sb3_reptile.figures import DASH_DOTTED, DASHED, DOTTED
 
-DOTTED, DASHED, DASH_DOTTED = (0, (1, 1)), (0, (4, 1.5)), (0, (6, 1, 1, 1))
+#: Width of a figure in inches, and pixels per inch. A page shows 92 pixels per inch: a font of 9 points has 11 pixels
+WIDTH, PIXELS = 8.0, 150
 
 
 class Style(NamedTuple):
@@ -17,21 +20,23 @@ class Style(NamedTuple):
     linestyle: Any = "solid"
 
 
-# Colours by Okabe and Ito, which colour-blind readers can distinguish
 STYLES = {
-    "default": Style("#0072b2"),
-    "uniform": Style("#000000", DOTTED),
-    "fifo": Style("#e69f00", DASHED),
-    "exponential": Style("#56b4e9"),
-    "power": Style("#009e73"),
-    "linear": Style("#f0e442"),
-    "prioritized": Style("#cc79a7"),
-    "auto": Style("#d55e00", DASH_DOTTED),
-    # What two of a figure's curves have in common with one of the above
-    "another default": Style("#0072b2", DASHED),
-    "another uniform": Style("#000000", DASHED),
+    "default": Style(figures.BLUE),
+    "uniform": Style(figures.BLACK, DOTTED),
+    "fifo": Style(figures.AMBER, DASHED),
+    # Darker, for readers who see no colours
+    "small fifo": Style("#7f5800", (0, (2, 1))),
+    "exponential": Style(figures.SKY_BLUE),
+    "power": Style(figures.GREEN),
+    "linear": Style(figures.YELLOW),
+    "prioritized": Style(figures.PURPLE),
+    "auto": Style(figures.ORANGE, DASH_DOTTED),
+    "oracle": Style(figures.GREY, (0, (3, 1, 1, 1, 1, 1))),
+    # Methods that share a component with one of the above
+    "another default": Style(figures.BLUE, DASHED),
+    "another uniform": Style(figures.BLACK, DASHED),
 }
-OTHER = Style("#999999")
+OTHER = Style(figures.GREY)
 
 
 def style_of(family: str) -> Style:
@@ -39,12 +44,14 @@ def style_of(family: str) -> Style:
     return STYLES.get(family, OTHER)
 
 
-def grid(n_panels: int, width: float = 4.0, height: float = 2.9, columns: int | None = None) -> tuple[Any, list[Any]]:
+def grid(
+    n_panels: int, height: float = 2.7, columns: int = 2, height_ratios: Sequence[float] | None = None
+) -> tuple[Any, list[Any]]:
     """
     :param n_panels: Number of panels
-    :param width: Width of a panel (inches)
-    :param height: Height of a panel (inches)
-    :param columns: Panels side by side; 2 or 3 by default, so that few places stay empty
+    :param height: Height of a panel (inches), the mean if they differ
+    :param columns: Panels side by side
+    :param height_ratios: Relative heights of the rows
     :return: A matplotlib figure and its panels
     :raises ImportError: without the extra ``plots``
     """
@@ -53,24 +60,23 @@ def grid(n_panels: int, width: float = 4.0, height: float = 2.9, columns: int | 
     except ImportError as error:
         raise ImportError("figures need the extra `plots`: pip install 'sb3-reptile[plots]'") from error
 
-    if columns is None:
-        columns = 2 if n_panels in (2, 4) else 3
     columns = min(columns, n_panels)
     rows = math.ceil(n_panels / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios).flat)
     for panel in panels[n_panels:]:
         panel.remove()
     for panel in panels[:n_panels]:
         panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8)
+        panel.tick_params(labelsize=9)
     return figure, panels[:n_panels]
 
 
 def label_panel(panel: Any, title: str, xlabel: str, ylabel: str = "") -> None:
-    panel.set_title(title, fontsize=9, loc="left")
-    panel.set_xlabel(xlabel, fontsize=8)
-    panel.set_ylabel(ylabel, fontsize=8)
+    # A long title is as wide as half a figure
+    panel.set_title(title, fontsize=10 if len(title) < 46 else 8.5, loc="left")
+    panel.set_xlabel(xlabel, fontsize=9)
+    panel.set_ylabel(ylabel, fontsize=9)
 
 
 def draw_changes(panel: Any, steps: Sequence[float]) -> None:
@@ -79,11 +85,37 @@ def draw_changes(panel: Any, steps: Sequence[float]) -> None:
         panel.axvline(step / 1000, color="#bbbbbb", linewidth=0.8, zorder=0)
 
 
-def draw_band(panel: Any, x: Any, y: Sequence[Estimate], style: Style, label: str, alpha: float = 0.15) -> None:
-    """A curve with a band from the lower to the upper end of its intervals."""
+def smooth(curves: np.ndarray, changes: Sequence[int] = (), width: int = 9) -> np.ndarray:
+    """
+    Moving average, which does not mix what was before a change with what was after it.
+
+    :param curves: Shape (curves, points)
+    :param changes: Points at which a new phase begins
+    :param width: Number of points that are averaged, fewer at the ends of a phase
+    :return: Same shape
+    """
+    parts = np.split(np.asarray(curves, dtype=float), changes, axis=1)
+    return np.concatenate([_moving_average(part, width) for part in parts if part.shape[1]], axis=1)
+
+
+def _moving_average(curves: np.ndarray, width: int) -> np.ndarray:
+    n_points = curves.shape[1]
+    sums = np.concatenate([np.zeros((len(curves), 1)), curves.cumsum(axis=1)], axis=1)
+    first = np.maximum(np.arange(n_points) - width // 2, 0)
+    last = np.minimum(np.arange(n_points) + width // 2 + 1, n_points)
+    return (sums[:, last] - sums[:, first]) / (last - first)
+
+
+def draw_curve(panel: Any, x: Any, y: Sequence[Estimate], style: Style, label: str, band: float = 0.15) -> None:
+    """
+    A curve, with a band from the lower to the upper end of its intervals.
+
+    :param band: Opacity of the band; 0 for none
+    """
     value, low, high = zip(*y, strict=True)
-    panel.plot(x, value, **style._asdict(), linewidth=1.6, label=label)
-    panel.fill_between(x, low, high, color=style.color, alpha=alpha, linewidth=0)
+    panel.plot(x, value, **style._asdict(), linewidth=1.8, label=label)
+    if band:
+        panel.fill_between(x, low, high, color=style.color, alpha=band, linewidth=0)
 
 
 def error_bars(found: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +130,7 @@ def legend_below(figure: Any, panels: Sequence[Any]) -> None:
         text: handle for panel in panels for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     # As many columns as the longest entry leaves room for
-    inches = 0.55 + 0.075 * max(map(len, handles), default=0)
+    inches = 0.7 + 0.075 * max(map(len, handles), default=0)
     figure.legend(
         handles.values(),
         handles.keys(),
@@ -111,4 +143,4 @@ def legend_below(figure: Any, panels: Sequence[Any]) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure as PNG, without matplotlib's name and version, so that its bytes do not depend on them."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=PIXELS, metadata={"Software": None})

@@ -15,6 +15,7 @@ from PIL import Image
 
 import tests.benchmarks  # noqa: F401
 from sb3_reptile import ReptileDQN
+from sb3_reptile.evaluation import plotting
 from sb3_reptile.evaluation.records import BINS
 from sb3_reptile.zoo.registration import ALGO, ReptileExperimentManager, register, zoo_configs
 
@@ -188,22 +189,20 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harn
     assert kept.stat().st_size < model_path.stat().st_size / 5
 
 
-def test_a_film_shows_the_world_as_it_was_at_the_end_of_training(harness, tmp_path, monkeypatch):
+def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(harness, tmp_path, monkeypatch):
     pytest.importorskip("minigrid", reason="needs the extra minigrid")
     entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1)
-    entry = dataclasses.replace(entry, methods={"decayed": ()})
     monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
-    monkeypatch.setitem(report.FILMS, "it", report.Film(5, every=2, milliseconds=120, width=90))
+    scenes = (report.Scene("before", 400, 0), report.Scene("after", 400, 20_000), report.Scene("later", 1_200, 20_000))
+    monkeypatch.setitem(report.FILMS, "it", report.Film(scenes, 5, every=2, milliseconds=120, width=90))
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
-    harness("--jobs", "1")
-    # As if it had been trained for longer
-    entry = dataclasses.replace(entry, steps=50_000, changes=(20_000, 40_000))
-    monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
-    phases = []
+    played = []
     trained = runs.trained
 
-    def watched(run):
-        model, env = trained(run)
+    def watched(run, folder, steps):
+        model, env = trained(run, folder, steps)
+        phases = []
+        played.append((run.method, model.num_timesteps, phases))
         step = env.step
 
         def watched_step(action):
@@ -216,12 +215,28 @@ def test_a_film_shows_the_world_as_it_was_at_the_end_of_training(harness, tmp_pa
 
     monkeypatch.setattr(runs, "trained", watched)
     harness("--films", "it")
-    assert phases == [2] * 10
+    expected = [(steps, phase) for steps, phase in ((400, 0), (400, 1), (1_200, 1)) for _ in range(2)]
+    assert [(steps, phases) for _, steps, phases in played] == [(steps, [phase] * 10) for steps, phase in expected]
+    assert [method for method, _, _ in played] == ["decayed", "uniform"] * 3
     with Image.open(tmp_path / "images" / "applications_it.gif") as film:
-        assert film.size == (90, 90)
-        assert film.info["duration"] == 120
+        assert film.size == (2 * 90 + 8, 90 + 2 * report.CAPTION_HEIGHT)
         # Pillow joins frames that are alike
-        assert 1 <= film.n_frames <= 5
+        assert 3 <= film.n_frames <= 15
+
+
+def test_tasks_without_drift_have_one_figure_of_differences(tmp_path, monkeypatch):
+    names = [f"{env}-{algo}" for env in ("pendulum", "lander") for algo in ("sac", "td3")]
+    records = {
+        Run(name, method, seed): {"curve": [level + seed] * BINS, "resumed": True}
+        for name in names
+        for method, level in (("decayed", 4.0), ("uniform", 1.0))
+        for seed in range(3)
+    }
+    assert report.difference_to_uniform(records, "pendulum-sac").value == pytest.approx(3)
+    assert report.difference_to_uniform(records, "pendulum-tqc") is None
+    report.draw_differences([*names, "pendulum-tqc"], records, tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.size == (plotting.WIDTH * plotting.PIXELS, 2 * 1.5 * plotting.PIXELS)
 
 
 def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_a_run():
