@@ -57,7 +57,7 @@ def train(name: str) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         model.set_logger(configure(folder, ["csv"]))
         model.learn(STEPS, log_interval=5)
-        with Path(folder, "progress.csv").open(newline="") as file:
+        with Path(folder, "progress.csv").open(encoding="utf-8", newline="") as file:
             return [{"run": name, **{key: row.get(key, "") for key in KEYS}} for row in csv.DictReader(file)]
 
 
@@ -102,7 +102,7 @@ def read() -> list[dict[str, str]]:
     """
     :return: The records
     """
-    with RECORDS.open(newline="") as file:
+    with RECORDS.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -177,7 +177,7 @@ def pricing(
 
 def clicks(
     period: Period = 15_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = FASHIONS,
     **env_kwargs: Any,
@@ -188,7 +188,7 @@ def clicks(
 
 def queue(
     period: Period = 15_000,
-    kind: str = "abrupt",
+    kind: Kind = "abrupt",
     recurring: bool = True,
     parameters: Parameters = BUSINESS,
     **env_kwargs: Any,

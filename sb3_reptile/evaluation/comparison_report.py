@@ -140,7 +140,7 @@ def _facts(command: str, random: Record, by_method: Mapping[str, Sequence[Record
 
 def _draw(task: str, results: Sequence[MethodResult], by_method: Mapping[str, Sequence[Record]], path: Path) -> None:
     """Learning curves with intervals; grey lines are changes of the phase, triangles alarms of ``auto``."""
-    figure, (panel,) = plotting.grid(1, width=8.0, height=4.6)
+    figure, (panel,) = plotting.grid(1, height=4.6)
     records = [record for found in by_method.values() for record in found]
     steps = records[0]["steps"]
     x = (np.arange(BINS) + 0.5) * steps / BINS / 1000
@@ -148,7 +148,7 @@ def _draw(task: str, results: Sequence[MethodResult], by_method: Mapping[str, Se
     for result in results:
         runs = by_method[result.method.name]
         points = estimates(iqm_of_points, np.array([[record["curve"]] for record in runs]))
-        plotting.draw_band(panel, x, points, result.method.style, result.method.label)
+        plotting.draw_curve(panel, x, points, result.method.style, result.method.label)
     alarms = [alarm[0] / 1000 for record in records for alarm in record.get("alarms", ())]
     if alarms:
         marks = dict(marker="v", linestyle="none", markersize=6, color=plotting.style_of("auto").color, clip_on=False)

@@ -161,10 +161,10 @@ def measure_sensitivity(
     places = (
         np.linspace(last - (last - 1) // 2, last, PLACES).astype(int) // start.rows_per_chunk * start.rows_per_chunk
     )
-    recorded, befores = copy.deepcopy(start), {}
+    recorded, starts = copy.deepcopy(start), {}
     for place in places.tolist():
         _continue(recorded, stream, place)
-        befores[place] = copy.deepcopy(recorded)
+        starts[place] = copy.deepcopy(recorded)
     _continue(recorded, stream, n_rows)
 
     shuffled = copy.deepcopy(start)
@@ -181,12 +181,12 @@ def measure_sensitivity(
     def is_noticed(shift: np.ndarray) -> bool:
         changed = stream._replace(outcomes=stream.outcomes + shift)
         n_noticed = 0
-        for place, before in befores.items():
+        for place, before in starts.items():
             n_before = sum(_is_within(alarm, place * n_envs, within) for alarm in recorded.changes)
             after = copy.deepcopy(before)
             _continue(after, changed, min(place + -(-within // n_envs), n_rows))
             n_noticed += sum(_is_within(alarm, place * n_envs, within) for alarm in after.changes) > n_before
-        return n_noticed > len(befores) / 2
+        return n_noticed > len(starts) / 2
 
     reward = _smallest(lambda size: is_noticed(size * of_reward))
     dynamics = _smallest(lambda size: is_noticed(size * of_dynamics))

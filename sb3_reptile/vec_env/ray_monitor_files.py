@@ -36,7 +36,7 @@ def start_of(filename: str) -> float | None:
     if not filename.endswith(ending):
         filename = os.path.join(filename, ending) if os.path.isdir(filename) else f"{filename}.{ending}"
     try:
-        with open(filename) as file:
+        with open(filename, encoding="utf-8") as file:
             return float(json.loads(file.readline().removeprefix("#"))["t_start"])
     except (OSError, ValueError, KeyError):
         return None
