@@ -271,8 +271,11 @@ def film(name: str) -> None:
     for scene in setting.scenes:
         played = {method: play(runs.Run(name, method, 0), folder, scene, setting) for method, folder in folders.items()}
         for pair in zip(*(played[method] for method in (UNIFORM, DECAYED)), strict=True):
-            pictures.append(titled_pair(pair, scene.caption, setting.width).quantize(24, dither=Image.Dither.NONE))
+            pictures.append(titled_pair(pair, scene.caption, setting.width))
     path = runs.IMAGES / f"applications_{name}.gif"
+    # One palette, so that colours do not flicker
+    palette = pictures[0].quantize(64)
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     durations = [setting.milliseconds] * len(pictures)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)
     print(f"{path.name}: {len(pictures)} frames, {path.stat().st_size // 1024} KB")
