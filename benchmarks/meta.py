@@ -429,7 +429,7 @@ def draw(found: dict[Run, Record], path: Path) -> None:
             matrix = matrix_of(found, name, start)
             if len(matrix):
                 points: list[Estimate] = estimates(iqm_of_points, matrix)
-                plotting.draw_band(panel, points_of(name), points, STYLES[start], label)
+                plotting.draw_curve(panel, points_of(name), points, STYLES[start], label)
         about = FAMILIES[name].about
         if isinstance(FAMILIES[name], Waves):
             plotting.label_panel(panel, about, "gradient steps on a new wave", "mean squared error")

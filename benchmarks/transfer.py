@@ -231,7 +231,7 @@ def draw(found: dict[str, list[Record]], path: Path) -> None:
         # Means over 500 steps
         curves = [np.convolve(np.pad(record["curve"], 2, mode="edge"), window, "valid") for record in of_method]
         points: list[Estimate] = estimates(iqm_of_points, np.array(curves)[:, None])
-        plotting.draw_band(panel, x, points, METHODS[name].style, METHODS[name].label, alpha=0.12)
+        plotting.draw_curve(panel, x, points, METHODS[name].style, METHODS[name].label, band=0.12)
     plotting.label_panel(
         panel, "CartPole with other motors and sensors", "thousand environment steps", "return per episode"
     )

@@ -45,13 +45,18 @@ def style_of(family: str) -> Style:
 
 
 def grid(
-    n_panels: int, height: float = 2.7, columns: int = 2, height_ratios: Sequence[float] | None = None
+    n_panels: int,
+    height: float = 2.7,
+    columns: int = 2,
+    height_ratios: Sequence[float] | None = None,
+    width: float | None = None,
 ) -> tuple[Any, list[Any]]:
     """
     :param n_panels: Number of panels
     :param height: Height of a panel (inches), the mean if they differ
     :param columns: Panels side by side
     :param height_ratios: Relative heights of the rows
+    :param width: Width of a panel (inches); by default, all panels of a row are as wide as a page
     :return: A matplotlib figure and its panels
     :raises ImportError: without the extra ``plots``
     """
@@ -62,7 +67,7 @@ def grid(
 
     columns = min(columns, n_panels)
     rows = math.ceil(n_panels / columns)
-    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH if width is None else width * columns, height * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios).flat)
     for panel in panels[n_panels:]:
         panel.remove()
