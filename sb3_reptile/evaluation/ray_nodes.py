@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import queue
 import subprocess
 import sys
@@ -37,7 +38,7 @@ class Slot:
         missing = cwd if cwd is not None and not os.path.isdir(cwd) else program
         if missing == cwd or (command[0].endswith(".py") and not os.path.isfile(program)):
             raise FileNotFoundError(
-                f"node {os.uname().nodename} has no {missing}: every node needs the same files at the same paths"
+                f"node {platform.node()} has no {missing}: every node needs the same files at the same paths"
             )
         self._process = subprocess.Popen(
             [sys.executable, *command],
