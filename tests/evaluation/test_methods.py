@@ -102,7 +102,7 @@ def test_the_fifo_buffer_is_small_also_in_a_short_run():
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (["uniforn"], "unknown method 'unifrom': use uniform, fifo, default, auto"),
+        (["uniforn"], "unknown method 'uniforn': use uniform, fifo, default, auto"),
         (["fifo:"], "whole number >= 1"),
         (["fifo:-3"], "whole number >= 1"),
         (["fifo:100000"], "stores no more than 100,000"),

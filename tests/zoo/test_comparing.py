@@ -78,7 +78,7 @@ def test_a_killed_comparison_continues_where_it_was(here, tmp_path):
         (["--seeds", "0"], "--seeds must be a whole number >= 1, got 0"),
         (["-j", "0"], "--jobs must be a whole number >= 1, got 0"),
         (["-n", "0"], "--n-timesteps must be a whole number >= 1, got 0"),
-        (["--methods", "uniforn"], "unknown method 'unifrom': use uniform, fifo, default, auto"),
+        (["--methods", "uniforn"], "unknown method 'uniforn': use uniform, fifo, default, auto"),
         (["--methods", "half_live:3"], "ReptileDQN has no argument 'half_live'"),
         (["--methods", "half_life:-3"], "half_life must be > 0"),
         (["--methods", "half_life:"], "--methods takes uniform, fifo, default, auto, fifo:SIZE or NAME:VALUE"),
