@@ -21,21 +21,22 @@ PACKAGE = "sb3_reptile"
 #: What the public constants are, which have no docstrings
 CONSTANTS = {
     "sb3_reptile.__version__": "Version of the package.",
+    "sb3_reptile.envs.STATIONARY_TASKS": "The registered tasks without drift, as in TASKS.",
     "sb3_reptile.envs.TASKS": "For each task, the function that makes it and its time limit (steps, or None).",
 }
 
 
 def public_names() -> dict[str, list[str]]:
     """
-    :return: Public names by module, the package first; without modules that act when they are imported, and those that
-        keep former names for old files
+    :return: Public names by module, the package first; without modules that act when they are imported, those that
+        keep former names for old files, and SBX's algorithms, which need JAX: their how-to page describes them
     """
     package = importlib.import_module(PACKAGE)
     found = [PACKAGE, *(module.name for module in pkgutil.walk_packages(package.__path__, f"{PACKAGE}."))]
     modules: dict[str, list[str]] = {}
     for name in found:
         last = name.rpartition(".")[2]
-        if last in ("__main__", "dqn", "registration") or last.startswith("former_"):
+        if last in ("__main__", "dqn", "registration", "sbx") or last.startswith("former_"):
             continue
         names = getattr(importlib.import_module(name), "__all__", None)
         if names is not None:

@@ -20,7 +20,7 @@ from sb3_reptile.storage.ownership import remove_if_ours
 
 class ResumableCheckpoint(BaseCallback):
     """
-    Saves the complete state of training, so that :func:`~sb3_reptile.checkpoint.resume` continues it: networks,
+    Saves the complete state of training, so that :func:`~sb3_reptile.resume` continues it: networks,
     optimizers, replay buffer, counters, environments and random number generators.
 
     It saves at the beginning and at the end of training, and between two rollouts whenever the next rollout would make
