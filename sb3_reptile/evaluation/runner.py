@@ -18,9 +18,11 @@ from sb3_reptile.evaluation.machine import THREADS
 from sb3_reptile.evaluation.records import Record, append
 
 # Ctrl-C is for the parent process
-DETACHED: dict[str, Any] = (
-    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if sys.platform == "win32" else {"start_new_session": True}
-)
+DETACHED: dict[str, Any]
+if sys.platform == "win32":
+    DETACHED = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+else:
+    DETACHED = {"start_new_session": True}
 # Seconds between two updates of the progress bar
 INTERVAL = 2.0
 

@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -108,7 +109,7 @@ class ScratchFiles:
             self._touched += n_transitions * (self._bytes_of_transition + around)
             if self._touched >= RELEASE_EVERY:
                 self._touched = 0
-                if hasattr(mmap, "MADV_DONTNEED"):
+                if sys.platform != "win32":
                     for mapped in self._maps:
                         mapped.madvise(mmap.MADV_DONTNEED)
 

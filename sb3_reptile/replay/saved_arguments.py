@@ -89,7 +89,9 @@ def most_transitions(n_bytes: int) -> int:
     :param n_bytes: Memory that each takes
     :return: The largest size of a buffer that is believed of a file
     """
+    if sys.platform == "win32":
+        return FALLBACK
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // n_bytes
-    except (AttributeError, OSError, ValueError):  # not a POSIX system
+    except (OSError, ValueError):  # a system that does not say it
         return FALLBACK
