@@ -98,8 +98,8 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
 
 def difference_to_uniform(records: dict[Run, Record], name: str) -> Estimate | None:
     """Mean return over training with decay, minus that without; None without records of both."""
-    decayed, uniform = (over_all(curves_of(records, name, method)) for method in (DECAYED, UNIFORM))
-    return welch_interval(decayed, uniform) if min(len(decayed), len(uniform)) > 1 else None
+    decayed, uniform = (curves_of(records, name, method) for method in (DECAYED, UNIFORM))
+    return welch_interval(over_all(decayed), over_all(uniform)) if min(len(decayed), len(uniform)) > 1 else None
 
 
 def draw_differences(names: list[str], records: dict[Run, Record], path: Path) -> None:

@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import resource
 import shutil
 import stat
 from pathlib import Path
@@ -20,6 +19,8 @@ from tests.checkpoint.training import EachStep, cartpole, resumable, small, step
 
 
 def test_a_full_disk_does_not_end_training_and_leaves_the_old_checkpoint(tmp_path):
+    resource = pytest.importorskip("resource", reason="Windows cannot limit the size of files")
+
     def limit(num_timesteps):
         if num_timesteps == 41:  # the system refuses larger files from now on, as it would on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -188,7 +189,7 @@ def test_a_checkpoint_that_never_succeeds_is_an_error_after_the_second_time(tmp_
 
 
 def test_files_are_flushed_through_descriptors_that_are_open_for_writing(tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="Windows does not say how a file was opened")
     fsync, flushed = os.fsync, []
 
     def only_for_writing(descriptor):

@@ -1,6 +1,7 @@
 """Restoring the state of environments."""
 
 import contextlib
+import os
 
 import gymnasium as gym
 import numpy as np
@@ -13,11 +14,14 @@ from sb3_reptile.checkpoint import EpisodeRecorder, resume
 from sb3_reptile.storage import OtherSpacesError
 from tests.checkpoint.training import cartpole, resumable
 
+# Windows cannot fork; None is the default of the system
+FASTEST_START = "fork" if hasattr(os, "fork") else None
+
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_environments_in_other_processes_go_on_where_they_have_a_recorder(recorded, tmp_path):
     make = (lambda: EpisodeRecorder(gym.make("CartPole-v1"))) if recorded else lambda: gym.make("CartPole-v1")
-    env = SubprocVecEnv([make, make], start_method="fork")
+    env = SubprocVecEnv([make, make], start_method=FASTEST_START)
     try:
         _, folder = resumable(tmp_path, at=90, env=env)
     finally:

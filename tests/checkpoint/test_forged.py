@@ -1,7 +1,6 @@
 """Files that were forged, with checksums that match: what they may not do, and what is not made because they say so."""
 
 import os
-import resource
 import shutil
 import sys
 from pathlib import Path
@@ -37,6 +36,8 @@ def little_memory():
     """What is larger than 4 GB cannot be made."""
     if not sys.platform.startswith("linux"):
         pytest.skip("how much is used is read from /proc")
+    import resource
+
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="utf-8") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,5 +1,6 @@
 """Evaluation during training in environments that drift, and in others, where it is SB3's."""
 
+import os
 import warnings
 
 import gymnasium as gym
@@ -111,7 +112,8 @@ def test_sb3s_callback_evaluates_in_a_world_that_is_gone():
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
 def test_clocks_are_synchronized_through_vectorized_environments(vec_env, normalize):
-    kwargs = dict(start_method="fork") if vec_env is SubprocVecEnv else {}
+    # The fastest; Windows cannot fork
+    kwargs = dict(start_method="fork") if vec_env is SubprocVecEnv and hasattr(os, "fork") else {}
     env = make_vec_env(changing, 2, vec_env_cls=vec_env, vec_env_kwargs=kwargs)
     eval_env = make_vec_env(changing, 3, vec_env_cls=vec_env, vec_env_kwargs=kwargs)
     if normalize:
