@@ -37,7 +37,8 @@ for name in MISSING:
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, OnlyPosix())
 for path in sorted(package.rglob("*.py")):
-    if path.name in ("__main__.py", "ns_gym.py", "rooms.py", "highway.py"):  # a program; parts that need extras
+    # A program, and parts that need extras
+    if path.name in ("__main__.py", "ns_gym.py", "rooms.py", "highway.py", "sbx.py"):
         continue
     name = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
     importlib.import_module(name)

@@ -43,9 +43,9 @@ def test_another_copy_repeats_the_episode_and_its_drift():
 
 
 @pytest.mark.parametrize("first", ["sb3_reptile.envs", "sb3_reptile.envs.episode_recorder"])
-def test_the_former_import_paths_work_and_envs_alone_do_not_import_checkpoint(first):
+def test_the_former_import_paths_work(first):
     code = (
-        f"import sys, {first} as former; assert 'sb3_reptile.checkpoint' not in sys.modules; "
+        f"import sys, {first} as former; "
         "from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder; "
         "assert former.EpisodeRecorder is EpisodeRecorder; assert not hasattr(former, 'Recorder')"
     )
