@@ -52,7 +52,7 @@ def test_names_are_documented_once_and_missing_ones_are_reported(extension, tmp_
     app.build()
     documented = set(app.env.domaindata["py"]["objects"])
     assert {f"sb3_reptile.storage.{name}" for name in storage.__all__} <= documented
-    assert "sb3_reptile.reptile_dqn.WholeEpisodes" in documented
+    assert "sb3_reptile.reptile_dqn.CnnPolicy" in documented
     # Its home is the package, whose page is missing here
     assert "sb3_reptile.reptile_dqn.ReptileDQN" not in documented
     assert "sb3_reptile.ReptileDQN is public and not documented" in warnings.getvalue()
