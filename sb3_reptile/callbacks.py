@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_reptile.evaluation.callback import DriftEvalCallback
 from sb3_reptile.figures import GREY, ORANGE, draw_probability_by_age, label_axes
 from sb3_reptile.replay import Change, DecayedSampling
-from sb3_reptile.replay.checks import check_number
+from sb3_reptile.replay.checks import check_number, check_whole_number
 from sb3_reptile.reptile_dqn import ReptileDQN
 from sb3_reptile.vec_env.ray_vec_env import RayVecEnv
 
@@ -25,6 +25,7 @@ __all__ = [
     "ReExplore",
     "ReplayFigures",
     "ReplayLog",
+    "WorkerLog",
 ]
 
 
@@ -300,8 +301,7 @@ class ReplayFigures(BaseCallback):
         except ImportError as error:
             raise ImportError("ReplayFigures needs the extra `plots`: pip install 'sb3-reptile[plots]'") from error
         for name, value in [("draw_freq", draw_freq), ("n_transitions", n_transitions)]:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            check_whole_number(name, value)
         self.draw_freq = draw_freq
         self.n_transitions = n_transitions
         self._drawn_at = 0

@@ -14,7 +14,6 @@ except ImportError as error:
     ) from error
 
 from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling
-from sb3_reptile.replay.weight_users import refuse_what_sbx_ignores
 from sb3_reptile.reptile_dqn.buffer_options import return_options
 
 
@@ -42,7 +41,7 @@ class DecayedReplay(OffPolicyAlgorithmJax):
         self.replay_buffer_kwargs = given
         self.n_steps = getattr(self.replay_buffer, "n_steps", 1)
         if isinstance(self.replay_buffer, DecayedSampling):
-            refuse_what_sbx_ignores(self.replay_buffer)
+            _refuse_what_sbx_ignores(self.replay_buffer)
 
 
 class DQN(DecayedReplay, sbx.DQN):
@@ -86,6 +85,20 @@ class TQC(DecayedReplay, sbx.TQC):
 
 class CrossQ(DecayedReplay, sbx.CrossQ):
     """SBX's CrossQ with decayed replay, see :class:`DecayedReplay`."""
+
+
+def _refuse_what_sbx_ignores(buffer: DecayedSampling) -> None:
+    ignored = {
+        "weighting='loss'": (buffer.weighting == "loss", "weighting='sampling'"),
+        f"beta={buffer.beta}": (buffer.beta > 0, "beta=0"),
+        "prioritized=True": (buffer.prioritized, "prioritized=False"),
+    }
+    for option, (is_ignored, instead) in ignored.items():
+        if is_ignored:
+            raise ValueError(
+                f"{option} has no effect with SBX's algorithms, which neither use the weights of a batch nor update "
+                f"priorities: use {instead}, or ReptileDQN"
+            )
 
 
 #: The algorithms by their names in the RL Zoo

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from sb3_reptile.checkpoint.environments import record_episodes
 from sb3_reptile.checkpoint.resuming import Origin, origin_of, write_checkpoint
 from sb3_reptile.checkpoint.run_folder import KIND, RunFolder, list_candidates, number_of
+from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.storage import NotStorableError, StorageError
 from sb3_reptile.storage.errors import warn
 from sb3_reptile.storage.folder import Folder
@@ -43,8 +44,7 @@ class ResumableCheckpoint(BaseCallback):
     def __init__(self, save_freq: int, path: str | os.PathLike[str], keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
         for name, value in [("save_freq", save_freq), ("keep", keep)]:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            check_whole_number(name, value)
         self.save_freq = save_freq
         self.path = Path(path)
         self.keep = keep

@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_reptile.replay.checks import check_whole_number
+
 
 class Clicks(gym.Env, RecordConstructorArgs):
     """
@@ -56,8 +58,7 @@ class Clicks(gym.Env, RecordConstructorArgs):
             world=world,
         )
         for name, number, least in (("n_ads", n_ads, 2), ("n_features", n_features, 1)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ValueError(f"{name} must be a whole number >= {least}, got {number!r}")
+            check_whole_number(name, number, least)
         for name, value in dict(intercept=intercept, slope=slope).items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} must be finite, got {value!r}")

@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_reptile.replay.checks import check_whole_number
+
 DAYS_OF_WEEK, DAYS_OF_YEAR = 7, 364
 WEEKEND = (5, 6)
 
@@ -64,8 +66,7 @@ class Pricing(gym.Env, RecordConstructorArgs):
             weekend=weekend,
             season=season,
         )
-        if isinstance(n_prices, bool) or not isinstance(n_prices, int) or n_prices < 2:
-            raise ValueError(f"n_prices must be a whole number >= 2, got {n_prices!r}")
+        check_whole_number("n_prices", n_prices, 2)
         for name, value in dict(customers=customers, goods=goods, elasticity=elasticity, weekend=weekend).items():
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be > 0 and finite, got {value!r}")

@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_reptile.replay.checks import check_whole_number
+
 STEPS_OF_DAY = 48
 
 
@@ -49,8 +51,7 @@ class Queue(gym.Env, RecordConstructorArgs):
             self, n_counters=n_counters, arrivals=arrivals, rush=rush, service=service, room=room
         )
         for name, number, least in (("n_counters", n_counters, 2), ("room", room, 1)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ValueError(f"{name} must be a whole number >= {least}, got {number!r}")
+            check_whole_number(name, number, least)
         for name, value in dict(arrivals=arrivals, service=service).items():
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be > 0 and finite, got {value!r}")

@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_reptile.replay.checks import check_whole_number
+
 
 class Recommender(gym.Env, RecordConstructorArgs):
     """
@@ -64,8 +66,7 @@ class Recommender(gym.Env, RecordConstructorArgs):
             ("n_features", n_features, 1),
             ("memory", memory, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+            check_whole_number(name, value, least)
         if not own_taste >= 0:
             raise ValueError(f"own_taste must be >= 0, got {own_taste!r}: 0 makes all users of a group alike")
         if not 0 <= mood <= 1:

@@ -24,6 +24,7 @@ from sb3_reptile.evaluation.methods import Method, make_methods
 from sb3_reptile.evaluation.records import Record, sole_writer
 from sb3_reptile.evaluation.runner import Job, train_all
 from sb3_reptile.evaluation.trained_run import RANDOM, Plan
+from sb3_reptile.replay.checks import check_whole_number
 
 # Not ``-m``: the package imports the module, too
 PROGRAM = ["-c", "from sb3_reptile.evaluation.trained_run import main; main()"]
@@ -80,8 +81,7 @@ def compare(
     _check_packages()
     numbers = _seeds(seeds)
     for name, value in (("steps", steps), ("n_jobs", 1 if n_jobs is None else n_jobs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        check_whole_number(name, value)
     with _made(make_model, {}) as model:
         chosen = make_methods(methods, min(model.buffer_size, steps))
         arguments = {method.name: method.arguments(model) for method in chosen}

@@ -22,6 +22,7 @@ from sb3_reptile.checkpoint.resuming import newest_good
 from sb3_reptile.checkpoint.run_folder import RunFolder, list_candidates
 from sb3_reptile.meta.inner_runs import empty_replay_buffer
 from sb3_reptile.meta.learned_parameters import OptimizerStates, Parameters
+from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.replay.persistence import files_of, fill, state_of
 from sb3_reptile.storage import DamagedError, ForeignError, StorageError
 from sb3_reptile.storage.errors import warn
@@ -278,8 +279,7 @@ class MetaCheckpoint(BaseCallback):
     def __init__(self, save_freq: int, path: str | os.PathLike[str], keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
         for name, value in [("save_freq", save_freq), ("keep", keep)]:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            check_whole_number(name, value)
         self.save_freq = save_freq
         self.path = Path(path)
         self.keep = keep

@@ -30,7 +30,7 @@ from sb3_reptile.meta.learned_parameters import (
 )
 from sb3_reptile.meta.sine_waves import Regression
 from sb3_reptile.meta.task_sampling import Tasks, TaskSampler
-from sb3_reptile.replay.checks import check_choice
+from sb3_reptile.replay.checks import check_choice, check_whole_number
 
 SelfReptileMetaLearner = TypeVar("SelfReptileMetaLearner", bound="ReptileMetaLearner")
 
@@ -196,8 +196,7 @@ class ReptileMetaLearner:
             ("seed", 0),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+            check_whole_number(name, value, least)
         check_choice("optimizer_state", self.optimizer_state, ("fresh", "carried"))
         check_choice("replay_buffer", self.replay_buffer, ("fresh", "task"))
         if not callable(self.meta_step_size):
@@ -355,8 +354,7 @@ class ReptileMetaLearner:
     def _setup_learn(
         self, n: int, callback: MaybeCallback, reset: bool, tb_log_name: str, progress_bar: bool
     ) -> tuple[int, BaseCallback]:
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
-            raise ValueError(f"total_meta_iterations must be a whole number >= 0, got {n!r}")
+        check_whole_number("total_meta_iterations", n, 0)
         if reset:
             self.num_meta_iterations = self.num_timesteps = 0
         total = self._total_meta_iterations = int(n) + self.num_meta_iterations

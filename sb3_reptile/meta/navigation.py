@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_reptile.replay.checks import check_whole_number
+
 # Right, left, up, down
 DIRECTIONS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 STEP, REACHED = 0.1, 0.15
@@ -26,8 +28,7 @@ class HiddenGoal(gym.Env):
         self.goal = np.asarray(goal, np.float64)
         if self.goal.shape != (2,) or not np.all(np.abs(self.goal) <= 1):
             raise ValueError(f"goal must be two numbers in [-1, 1], got {goal!r}")
-        if not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(f"max_steps must be a whole number >= 1, got {max_steps!r}")
+        check_whole_number("max_steps", max_steps)
         self.max_steps = max_steps
         self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.action_space = spaces.Discrete(4)

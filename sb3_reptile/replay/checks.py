@@ -1,7 +1,7 @@
 """Checks of arguments. Their errors say what was given, what is allowed and what to do."""
 
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
 #: Where decay and initial weights act
@@ -24,6 +24,17 @@ def check_number(name: str, value: Any, allowed: str, is_allowed: Callable[[floa
         raise TypeError(f"{name} must be a number {allowed}, got {value!r} ({type(value).__name__}); {advice}")
     if not is_allowed(float(value)):
         raise ValueError(f"{name} must be {allowed}, got {value}; {advice}")
+
+
+def check_whole_number(name: str, value: Any, least: int = 1) -> None:
+    """
+    :param name: Name of the argument, for the message
+    :param value: The value given, Python's or NumPy's
+    :param least: The smallest number that is allowed
+    :raises ValueError: if the value is not a whole number, or less
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
+from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env.ray_attributes import RemoteAttributes
 from sb3_reptile.vec_env.ray_cluster import connect, disconnect, import_ray
@@ -224,8 +225,7 @@ def _check_arguments(
     if not env_fns or not all(callable(fn) for fn in env_fns):
         raise ValueError(f"env_fns must be functions that make environments, at least one, got {env_fns!r}")
     for name, number, least in (("envs_per_worker", envs_per_worker, 1), ("max_restarts", max_restarts, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be a whole number >= {least}, got {number!r}")
+        check_whole_number(name, number, least)
     for name, seconds in (("backoff", backoff), ("start_timeout", start_timeout)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
             raise ValueError(f"{name} must be a number of seconds >= 0, got {seconds!r}")
