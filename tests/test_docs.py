@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ON_A_CLUSTER = pytest.mark.skip(reason="needs a running Ray cluster; tests/vec_env/test_ray_cluster.py starts one")
+ON_A_CLUSTER = pytest.mark.skip(reason="tests/vec_env/test_ray_cluster.py runs it, on a cluster")
 EXAMPLES = [
     pytest.param(code, id=f"{page.name}-{number}", marks=ON_A_CLUSTER if "RayVecEnv" in code else [])
     for page in PAGES

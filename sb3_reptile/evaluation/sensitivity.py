@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_reptile.replay.auto import Change, Consistency, Settings, Transitions
+from sb3_reptile.replay.checks import check_whole_number
 
 # Sizes of the changes that are tried, in standard deviations
 SIZES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -135,8 +136,7 @@ def measure_sensitivity(
     :return: The result
     :raises ValueError: if the shapes do not agree, or the stream is shorter than twice ``within``
     """
-    if within < 1:
-        raise ValueError(f"within must be a whole number >= 1 (transitions), got {within!r}")
+    check_whole_number("within", within)
     if rewards.ndim != 2 or actions.shape[:2] != rewards.shape:
         raise ValueError(
             f"actions must have the shape (rows, n_envs, action_dim) and rewards (rows, n_envs), got {actions.shape} "
@@ -148,13 +148,16 @@ def measure_sensitivity(
             f"the stream must have at least {2 * within} transitions, twice as many as a change may take to be "
             f"noticed, got {n_rows * n_envs}: record more, or decrease `within`"
         )
+    for values in (observations, next_observations):
+        for array in values.values() if isinstance(values, dict) else (values,):
+            if array.shape[:2] != rewards.shape:
+                raise ValueError(
+                    f"there must be an observation for each reward, got observations of shape {array.shape} and "
+                    f"rewards of shape {rewards.shape}"
+                )
     start = Consistency(observation_space, action_space, n_envs, settings or Settings())
     # Nothing is copied that is not changed: the rest of the stream is only read
     stream = start.transitions(observations, actions, rewards, next_observations)
-    if len(stream.features) != n_rows * n_envs or len(stream.outcomes) != n_rows * n_envs:
-        raise ValueError(
-            f"there must be as many observations as rewards, got {len(stream.features)} for {rewards.shape}"
-        )
     generator = np.random.default_rng(seed)
 
     last = n_rows - -(-within // n_envs)

@@ -1,5 +1,11 @@
 """RayVecEnv on a cluster of three nodes on this machine: training equals that of DummyVecEnv, and survives losses."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
@@ -144,3 +150,15 @@ def test_beyond_max_restarts_a_checkpoint_is_saved_from_which_training_resumes(c
 
 def test_calls_are_spread_over_the_cluster(cluster):
     assert map_on_cluster(lambda x: x**2, range(4), cluster.address) == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_page_run(cluster, number, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "how_to" / "run_on_a_cluster.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[number]
+    assert "100_000" in code
+    script = tmp_path / "example.py"
+    script.write_text(code.replace("100_000", "400"), encoding="utf-8")
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
