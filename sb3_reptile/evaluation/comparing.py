@@ -156,8 +156,6 @@ def _made(make_model: MakeModel, arguments: Mapping[str, Any]) -> Iterator[OffPo
     try:
         model = make_model(seed=0, **arguments)
     except TypeError as error:
-        if "keyword argument" not in str(error):
-            raise
         raise ValueError(
             f"make_model must take {names} and pass them on to the algorithm, overriding its own arguments, as in "
             f"DQN('MlpPolicy', env, **{{'buffer_size': 50_000, **arguments}}): {error}"
