@@ -172,6 +172,7 @@ def test_two_processes_give_the_result_of_one():
     assert results[0].num_timesteps == results[1].num_timesteps == 192
 
 
+@pytest.mark.ray
 def test_ray_gives_the_result_of_one_process(cluster):  # noqa: F811
     learner, on_ray = dqn_learner(), dqn_learner(ray=cluster.address)
     for one in (learner, on_ray):

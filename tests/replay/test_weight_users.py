@@ -22,8 +22,8 @@ def learn(model_class, options, **kwargs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(weighting="loss"), "weighting='loss' draws uniformly and acts through batch.weights, which SB3's"),
-        (dict(beta=0.5, prioritized=True), "beta=0.5 acts through batch.weights, which SB3's"),
+        (dict(weighting="loss"), "weighting='loss' draws uniformly and acts through batch.weights, which the algorithms of SB3"),
+        (dict(beta=0.5, prioritized=True), "beta=0.5 acts through batch.weights, which the algorithms of SB3"),
     ],
 )
 def test_algorithms_that_ignore_weights_are_warned_once(model_class, options, message):

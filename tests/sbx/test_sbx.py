@@ -105,7 +105,7 @@ def test_what_sbx_ignores_is_an_error(options):
 
 
 @pytest.mark.parametrize("options", [dict(weighting="loss"), dict(beta=0.4)])
-def test_sbx_own_classes_warn_of_what_they_ignore(options):
+def test_ignored_options_give_a_warning_with_the_classes_of_sbx(options):
     model = theirs.DQN(
         "MlpPolicy", "CartPole-v1", replay_buffer_class=DecayedReplayBuffer, replay_buffer_kwargs=options, **small()
     )
