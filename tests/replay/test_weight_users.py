@@ -22,7 +22,10 @@ def learn(model_class, options, **kwargs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(weighting="loss"), "weighting='loss' draws uniformly and acts through batch.weights, which the algorithms of SB3"),
+        (
+            dict(weighting="loss"),
+            "weighting='loss' draws uniformly and acts through batch.weights, which the algorithms",
+        ),
         (dict(beta=0.5, prioritized=True), "beta=0.5 acts through batch.weights, which the algorithms of SB3"),
     ],
 )
