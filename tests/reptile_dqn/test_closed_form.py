@@ -148,8 +148,17 @@ def test_parameters_begin_at_multiples_of_64_bytes_and_keep_their_values():
     assert not flat.hold(parameters)
 
 
+@pytest.fixture(params=["AVX512", "AVX2"])
+def processor(request, monkeypatch):
+    """A processor with, or without, the vectors with which oneDNN is faster than MKL."""
+    monkeypatch.setattr(th.backends.cpu, "get_cpu_capability", lambda: request.param)
+    onednn_linear.cache_clear()
+    yield request.param
+    onednn_linear.cache_clear()
+
+
 @pytest.mark.parametrize("sizes", [[4, 64, 64, 2], [4, 256, 256, 2], [300, 256, 3]], ids=str)
-def test_the_fast_closed_form_differs_by_rounding_only(sizes):
+def test_the_fast_closed_form_differs_by_rounding_only(sizes, processor):
     th.manual_seed(3)
     exact, fast = network(sizes), network(sizes)
     fast.load_state_dict(exact.state_dict())
@@ -166,12 +175,13 @@ def test_the_fast_closed_form_differs_by_rounding_only(sizes):
         assert th.allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_without_onednn_the_fast_closed_form_uses_mkl(monkeypatch):
+def test_onednn_is_used_where_it_is_faster(processor):
     assert onednn_linear() is onednn_linear()
+    assert (onednn_linear() is not None) == (processor == "AVX512")
+
+
+@pytest.mark.parametrize("processor", ["AVX512"], indirect=True)
+def test_without_onednn_the_fast_closed_form_uses_mkl(monkeypatch, processor):
     monkeypatch.setattr(th.ops.mkldnn, "_linear_pointwise", None)
-    onednn_linear.cache_clear()
-    try:
-        assert onednn_linear() is None
-        test_the_fast_closed_form_differs_by_rounding_only([4, 256, 256, 2])
-    finally:
-        onednn_linear.cache_clear()
+    assert onednn_linear() is None
+    test_the_fast_closed_form_differs_by_rounding_only([4, 256, 256, 2], processor)
