@@ -82,6 +82,22 @@ def land(env: gym.Env, obs: np.ndarray) -> Any:
     return action if isinstance(action, int) else np.asarray(action, dtype=np.float32)
 
 
+def set_price(env: gym.Env, obs: np.ndarray) -> int:
+    """Pricing: the price is higher the fewer goods there are, relative to the mean."""
+    pricing: Any = env.unwrapped
+    return int(np.argmin(np.abs(pricing.prices - pricing.goods / max(obs[0] * pricing._most, 5.0))))
+
+
+def advertise(env: gym.Env, obs: np.ndarray) -> int:
+    """Clicks: what visitors like best in the first phase."""
+    return int((env.unwrapped._appeals[0] @ obs).argmax())  # type: ignore[attr-defined]
+
+
+def open_counters(env: gym.Env, obs: np.ndarray) -> int:
+    """Queue: one more counter for every four who wait."""
+    return min(3, int(obs[0] * 30 / 4))
+
+
 def wander(env: gym.Env, obs: np.ndarray) -> Any:
     return env.action_space.sample()
 
@@ -117,6 +133,20 @@ TASKS = {
     "mountaincar": Task("MountainCar-v0", lambda: gym.make("MountainCar-v0"), rock),
     "lunarlander": Task("LunarLander-v3", lambda: gym.make("LunarLander-v3"), land),
     "pendulum": Task("Pendulum-v1", lambda: gym.make("Pendulum-v1"), pump),
+    "pricing": Task("Pricing-v0", drifting("Pricing-v0", elasticity=0.6, weekend=2.0), set_price),
+    "clicks": Task("Clicks-v0", drifting("Clicks-v0"), advertise),
+    "queue": Task("Queue-v0", drifting("Queue-v0", arrivals=4.0, service=4.0), open_counters),
+    "pricing-elasticity": Task(
+        "Pricing, price elasticity changes",
+        drifting("DriftingPricing-v0", period=15_000, parameters={"elasticity": [0.6, 2.0]}),
+        set_price,
+    ),
+    "clicks-fashion": Task(
+        "Clicks, other advertisements are liked", drifting("DriftingClicks-v0", period=15_000), advertise
+    ),
+    "queue-business": Task(
+        "Queue, arrivals and service change", drifting("DriftingQueue-v0", period=15_000), open_counters
+    ),
     "cartpole-actions": Task("CartPole, actions swap", drifting("DriftingCartPoleActions-v0", period=15_000), balance),
     "cartpole-physics": Task(
         "CartPole, pole length and force change", drifting("DriftingCartPolePhysics-v0", period=15_000), balance

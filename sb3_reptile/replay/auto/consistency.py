@@ -79,7 +79,7 @@ class Consistency:
         self.model: OutcomeModel | None = None
         self.next_model = self.settings.warm_up
         self.present = nothing
-        first = Segment(0, 0, np.zeros(n_outcomes), nothing)
+        first = Segment(0, 0, np.zeros(2 * n_outcomes), nothing)
         self.segments = Segments([first], np.random.default_rng(0), self.settings)
         self._neighbours: Neighbours | None = None
 
@@ -237,10 +237,13 @@ class Consistency:
     def _compare(self, new: Transitions) -> None:
         """Add what new transitions say about each segment to its cumulative sums."""
         assert self._neighbours is not None
-        comparison = self._neighbours.compare(new)
+        is_known = self.rows_seen * self.n_envs >= self.settings.noisy_from
+        comparison = self._neighbours.compare(new, is_known & (self.false_alarm_rate > self.settings.noisy_above))
         cusum = self.segments.cusum
-        self.false_alarm_rate = update_false_alarm_rate(self.false_alarm_rate, comparison, cusum, self.settings)
-        evidence = log_likelihood_ratios(comparison, self.false_alarm_rate, self.settings)
+        self.false_alarm_rate = update_false_alarm_rate(
+            self.false_alarm_rate, comparison, cusum, self.chunks_seen, self.settings
+        )
+        evidence = log_likelihood_ratios(comparison, self.false_alarm_rate, cusum, self.settings)
         cusum = np.clip(cusum + evidence, 0, self.settings.bound)
         self.segments.follow_neighbours(cusum, comparison.silent)
         self.segments.update(cusum, comparison.confirmations, self.rows_seen)

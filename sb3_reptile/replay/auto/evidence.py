@@ -2,42 +2,95 @@
 
 import numpy as np
 
-from sb3_reptile.replay.auto.neighbours import Comparison
+from sb3_reptile.replay.auto.neighbours import Comparison, Means
 from sb3_reptile.replay.auto.settings import Settings
 
 
+def in_good_standing(cusum: np.ndarray, settings: Settings) -> np.ndarray:
+    """
+    :param cusum: Cumulative sums, shape (segments, 2 * n_outcomes)
+    :param settings: Constants
+    :return: From which segments can be learned how outcomes vary while nothing changes, shape (segments,). The newest
+        one is not among them, as it holds the present
+    """
+    good = cusum.max(axis=1) < settings.doubt / 2
+    good[-1] = False
+    return np.asarray(good)
+
+
 def update_false_alarm_rate(
-    rate: np.ndarray, comparison: Comparison, cusum: np.ndarray, settings: Settings
+    rate: np.ndarray, comparison: Comparison, cusum: np.ndarray, chunks_seen: int, settings: Settings
 ) -> np.ndarray:
     """
-    A contradiction of the present is false where a segment in good standing is confirmed.
+    A contradiction of the present is false where a segment in good standing is confirmed. The first estimates are
+    plain means of all chunks, so that noise is known before it can be mistaken for a change.
 
     :param rate: Running estimate of the false-alarm rate, shape (n_outcomes,)
     :param comparison: The newest comparison
-    :param cusum: Cumulative sums before it, shape (segments, n_outcomes)
+    :param cusum: Cumulative sums before it, shape (segments, 2 * n_outcomes)
+    :param chunks_seen: Number of chunks of transitions seen so far
     :param settings: Constants
     :return: The new estimate, shape (n_outcomes,)
     """
-    speaks, differs_now, differed = comparison
-    in_good_standing = cusum.max(axis=1) < settings.doubt / 2
-    trusted = (speaks & in_good_standing)[:, :, None] & ~differed
+    trusted = (comparison.speaks & in_good_standing(cusum, settings))[:, :, None] & ~comparison.differed
     n_trusted = trusted.sum(axis=(0, 1))
-    share = (trusted & differs_now).sum(axis=(0, 1)) / np.maximum(n_trusted, 1)
-    step = np.where(n_trusted > 0, settings.false_alarm_step, 0)
+    share = (trusted & comparison.differs_now).sum(axis=(0, 1)) / np.maximum(n_trusted, 1)
+    step = np.where(n_trusted > 0, max(settings.false_alarm_step, 1 / chunks_seen), 0)
     return rate + step * (share - rate)
 
 
-def log_likelihood_ratios(comparison: Comparison, false_alarm_rate: np.ndarray, settings: Settings) -> np.ndarray:
+def log_likelihood_ratios(
+    comparison: Comparison, false_alarm_rate: np.ndarray, cusum: np.ndarray, settings: Settings
+) -> np.ndarray:
     """
     :param comparison: A comparison
     :param false_alarm_rate: Estimated false-alarm rate, shape (n_outcomes,)
+    :param cusum: Cumulative sums before it, shape (segments, 2 * n_outcomes)
     :param settings: Constants
-    :return: Log-likelihood ratios ("outdated" over "valid") of contradictions and confirmations, shape
-        (segments, n_outcomes)
+    :return: Log-likelihood ratios ("outdated" over "valid") of the comparison's transitions together, first those of
+        single outcomes, then those of means, shape (segments, 2 * n_outcomes)
     """
+    single = _of_single_outcomes(comparison, false_alarm_rate, settings)
+    means = np.zeros_like(single)
+    if comparison.noisy.any():
+        means[:, :, comparison.noisy] = _of_means(comparison, in_good_standing(cusum, settings), settings)
+    evidence = np.concatenate([single, means], axis=2)
+    return np.asarray(np.where(comparison.speaks[:, :, None], evidence, 0).sum(axis=0))
+
+
+def _of_single_outcomes(comparison: Comparison, false_alarm_rate: np.ndarray, settings: Settings) -> np.ndarray:
+    """Of contradictions and confirmations, shape (n, segments, n_outcomes)."""
     rate = np.clip(false_alarm_rate, settings.min_false_alarm_rate, settings.max_false_alarm_rate)
     contradiction = np.log(settings.contradiction_rate / rate)
     confirmation = np.log((1 - settings.contradiction_rate) / (1 - rate))
     if_differed = np.where(comparison.differs_now, 0, contradiction)
-    evidence = np.where(comparison.differed, if_differed, confirmation)
-    return np.asarray(np.where(comparison.speaks[:, :, None], evidence, 0).sum(axis=0))
+    return np.where(comparison.differed, if_differed, confirmation)
+
+
+def _of_means(comparison: Comparison, good: np.ndarray, settings: Settings) -> np.ndarray:
+    """
+    A single noisy outcome says little, means of similar situations say more: a share of the log-likelihood ratio of two
+    normal distributions, with the mean of the segment and with that of the present, less an allowance, so that the
+    cumulative sum falls while both are as likely (Page 1954).
+
+    :param comparison: A comparison
+    :param good: Segments in good standing, shape (segments,)
+    :param settings: Constants
+    :return: Shape (n, segments, n_noisy)
+    """
+    present, segments = comparison.means_now, comparison.means
+    # The noise in this situation, pooled over the present and the segments in good standing
+    freedom = np.maximum(segments.counts - 1, 0) * (comparison.speaks & good)
+    freedom_now = np.maximum(present.counts[:, 0] - 1, 0)
+    total = (freedom[:, :, None] * segments.variances).sum(axis=1) + freedom_now[:, None] * present.variances[:, 0]
+    variances = total / np.maximum(freedom.sum(axis=1) + freedom_now, 1)[:, None]
+    variances = np.maximum(variances, settings.tolerance**2)[:, None]
+
+    def squared_errors(means: Means) -> np.ndarray:
+        errors = means.means**2 / (variances * (1 + 1 / np.maximum(means.counts, 1))[:, :, None])
+        return np.asarray(np.minimum(errors, settings.outlier**2))
+
+    ratio = (squared_errors(segments) - squared_errors(present)) / 2
+    # Means over a wider region are biased
+    is_close = segments.reaches <= settings.max_distance_ratio * present.reaches + settings.distance_margin
+    return np.where(is_close[:, :, None], settings.mean_evidence * ratio - settings.allowance, 0)

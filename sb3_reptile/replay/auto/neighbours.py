@@ -26,6 +26,22 @@ class Similar(NamedTuple):
     distances: np.ndarray
 
 
+class Means(NamedTuple):
+    """
+    Noisy outcomes of the nearest neighbours of n new transitions in each of several samples.
+
+    :param means: Their mean, less the outcome of the new transition, shape (n, samples, n_noisy)
+    :param variances: Their variance, shape (n, samples, n_noisy)
+    :param counts: Number of neighbours, shape (n, samples)
+    :param reaches: Their mean distance, shape (n, samples)
+    """
+
+    means: np.ndarray
+    variances: np.ndarray
+    counts: np.ndarray
+    reaches: np.ndarray
+
+
 class Placed(NamedTuple):
     """
     Samples as the outcome model places them.
@@ -47,11 +63,17 @@ class Comparison(NamedTuple):
     :param speaks: Whether the segment holds situations similar enough to be compared, shape (n, segments)
     :param differs_now: Whether the outcome differs from that in the present, shape (n, 1, n_outcomes)
     :param differed: Whether the outcome differs from that in the segment, shape (n, segments, n_outcomes)
+    :param noisy: Which outcomes are noisy, shape (n_outcomes,)
+    :param means_now: These outcomes in similar situations of the present, with samples = 1
+    :param means: Those in the segments
     """
 
     speaks: np.ndarray
     differs_now: np.ndarray
     differed: np.ndarray
+    noisy: np.ndarray
+    means_now: Means
+    means: Means
 
     @property
     def silent(self) -> np.ndarray:
@@ -62,8 +84,11 @@ class Comparison(NamedTuple):
 
     @property
     def confirmations(self) -> np.ndarray:
-        """Number of transitions with the same outcome in the present and in each segment, shape (segments,)."""
-        same = ~self.differed.any(axis=2) & ~self.differs_now.any(axis=2)
+        """
+        Number of transitions with the same outcomes, but for noisy ones, in the present and in each segment, shape
+        (segments,).
+        """
+        same = ~(self.differed | self.differs_now)[:, :, ~self.noisy].any(axis=2)
         return np.asarray((self.speaks & same).sum(axis=0))
 
 
@@ -105,18 +130,23 @@ class Neighbours:
         for array, values in zip(self._samples, (places, (places**2).sum(axis=1), residuals), strict=True):
             array[index, : len(sample.rows)] = values
 
-    def compare(self, new: Transitions) -> Comparison:
+    def compare(self, new: Transitions, noisy: np.ndarray) -> Comparison:
         """
         Look up the most similar situations in the present and in each segment, and compare their outcomes.
 
         :param new: n new transitions
+        :param noisy: Which outcomes are noisy, shape (n_outcomes,)
         """
         places, residuals = self.model(new)
-        in_present = self._find_most_similar(places, residuals, self._present)
-        in_segments = self._find_most_similar(places, residuals, self._samples)
+        squares_now, squares = (self._squared_distances(places, stored) for stored in (self._present, self._samples))
+        means_now = self._average(squares_now, residuals, self._present, noisy)
+        means = self._average(squares, residuals, self._samples, noisy)
+        in_present = self._find_most_similar(squares_now, residuals, self._present)
+        in_segments = self._find_most_similar(squares, residuals, self._samples)
         tolerance = self.settings.tolerance
         differs_now, differed = in_present.differences > tolerance, in_segments.differences > tolerance
-        return Comparison(self._speaks(in_present.distances, in_segments.distances), differs_now, differed)
+        speaks = self._speaks(in_present.distances, in_segments.distances)
+        return Comparison(speaks, differs_now, differed, noisy, means_now, means)
 
     def _speaks(self, present: np.ndarray, stored: np.ndarray) -> np.ndarray:
         """
@@ -127,16 +157,51 @@ class Neighbours:
         farthest = self.settings.max_distance_ratio * present + self.settings.distance_margin
         return (stored <= farthest) & np.isfinite(present) & np.isfinite(stored)
 
-    def _find_most_similar(self, places: np.ndarray, residuals: np.ndarray, stored: Placed) -> Similar:
+    @staticmethod
+    def _squared_distances(places: np.ndarray, stored: Placed) -> np.ndarray:
         """
         :param places: Shape (n, d)
-        :param residuals: Shape (n, k)
-        :param stored: The samples to search
+        :param stored: Samples
+        :return: Squared distances, shape (n, samples, points)
         """
         n, (n_samples, n_points, d) = len(places), stored.places.shape
         squares = multiply(-2 * places, stored.places.reshape(-1, d).T).reshape(n, n_samples, n_points)
         squares += stored.squares
         squares += (places**2).sum(axis=1)[:, None, None]
+        return squares
+
+    def _average(self, squares: np.ndarray, residuals: np.ndarray, stored: Placed, noisy: np.ndarray) -> Means:
+        """
+        :param squares: Squared distances, shape (n, samples, points)
+        :param residuals: Shape (n, k)
+        :param stored: The samples
+        :param noisy: Which outcomes are noisy, shape (k,)
+        """
+        n, n_samples, n_points = squares.shape
+        size = min(self.settings.mean_neighbours, n_points)
+        if size == 0 or not noisy.any():
+            nothing = np.zeros((n, n_samples, np.count_nonzero(noisy)))
+            return Means(nothing, nothing, np.zeros((n, n_samples), dtype=np.int64), np.zeros((n, n_samples)))
+        nearest = np.argpartition(squares, size - 1, axis=2)[:, :, :size]
+        squares = np.take_along_axis(squares, nearest, axis=2)
+        is_same_group = squares < self.settings.group_distance**2
+        counts = is_same_group.sum(axis=2)
+        shares = is_same_group / np.maximum(counts, 1)[:, :, None]
+        outcomes = stored.residuals[np.arange(n_samples)[None, :, None], nearest][..., noisy]
+        outcomes -= residuals[:, None, None, noisy]
+        means = (shares[..., None] * outcomes).sum(axis=2)
+        # Unbiased: noise must not be underestimated where there are few neighbours
+        unbiased = counts / np.maximum(counts - 1, 1)
+        variances = (shares[..., None] * (outcomes - means[:, :, None]) ** 2).sum(axis=2) * unbiased[:, :, None]
+        return Means(means, variances, counts, (shares * np.sqrt(np.maximum(squares, 0))).sum(axis=2))
+
+    def _find_most_similar(self, squares: np.ndarray, residuals: np.ndarray, stored: Placed) -> Similar:
+        """
+        :param squares: Squared distances, shape (n, samples, points); changed in place
+        :param residuals: Shape (n, k)
+        :param stored: The samples to search
+        """
+        n, n_samples, n_points = squares.shape
         item, sample = np.arange(n)[:, None], np.arange(n_samples)[None]
         smallest = np.full((n, n_samples, residuals.shape[1]), np.inf)
         distance = np.zeros((n, n_samples))

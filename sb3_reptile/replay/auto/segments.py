@@ -18,13 +18,23 @@ ARRAY_NAMES = {
 }
 
 
+def with_means(cusum: np.ndarray, sample: Transitions) -> np.ndarray:
+    """
+    :param cusum: Cumulative sums of a segment; former versions saved only those of single outcomes
+    :param sample: Its sample
+    :return: The cumulative sums of single outcomes and of means, shape (2 * n_outcomes,)
+    """
+    return np.pad(cusum, (0, 2 * sample.outcomes.shape[1] - len(cusum)))
+
+
 class Segment:
     """
     A run of rows.
 
     :param start: Number of its first row
     :param regime: Number of its regime
-    :param cusum: Cumulative sums of the evidence against it, in nats, one for each number of the outcome
+    :param cusum: Cumulative sums of the evidence against it, in nats, two for each number of the outcome: first those
+        of single outcomes, then those of means
     :param sample: Some of its transitions
     """
 
@@ -42,6 +52,7 @@ class Segment:
         # Pickles from before there were settings have the names that folders have
         attributes = {name: attribute for attribute, name in ARRAY_NAMES.items()}
         self.__dict__.update({attributes.get(name, name): value for name, value in state.items()})
+        self.cusum = with_means(self.cusum, self.sample)
 
 
 class Segments(list[Segment]):
@@ -72,7 +83,7 @@ class Segments(list[Segment]):
 
     @property
     def cusum(self) -> np.ndarray:
-        """Cumulative sums of all segments, shape (segments, n_outcomes)."""
+        """Cumulative sums of all segments, shape (segments, 2 * n_outcomes)."""
         return np.array([segment.cusum for segment in self])
 
     def witnesses(self, regime: int) -> list[int]:
@@ -87,7 +98,7 @@ class Segments(list[Segment]):
         """
         Move the cumulative sums of silent segments towards the mean of their neighbours in the same regime.
 
-        :param cusum: Cumulative sums, shape (segments, n_outcomes); changed in place
+        :param cusum: Cumulative sums, shape (segments, 2 * n_outcomes); changed in place
         :param silent: Which segments are silent, shape (segments,)
         """
         regimes = np.array([segment.regime for segment in self])
@@ -104,7 +115,7 @@ class Segments(list[Segment]):
 
     def update(self, cusum: np.ndarray, confirmations: np.ndarray, rows_seen: int) -> None:
         """
-        :param cusum: New cumulative sums, shape (segments, n_outcomes)
+        :param cusum: New cumulative sums, shape (segments, 2 * n_outcomes)
         :param confirmations: Number of new confirmations, shape (segments,)
         :param rows_seen: Number of rows seen so far
         """
@@ -217,6 +228,6 @@ class Segments(list[Segment]):
         for cusum, sample, start, regime, agreed_at, confirmations in zip(
             arrays[ARRAY_NAMES["cusum"]].copy(), samples, *numbers, strict=True
         ):
-            segment = Segment(int(start), int(regime), cusum, sample)
+            segment = Segment(int(start), int(regime), with_means(cusum, sample), sample)
             segment.agreed_at, segment.confirmations = int(agreed_at), int(confirmations)
             self.append(segment)

@@ -46,6 +46,7 @@ class Settings:
     :param max_distance_ratio: A segment is silent if its neighbours are further away than this times the distance of
         the present's neighbours, plus ``distance_margin`` (no unit)
     :param distance_margin: See ``max_distance_ratio`` (standard deviations)
+    :param mean_neighbours: Nearest neighbours over which noisy outcomes are averaged (transitions)
     :param tolerance: Outcomes differ if they are further apart than this (share of the spread of outcomes)
 
     *Evidence*
@@ -56,6 +57,13 @@ class Settings:
     :param min_false_alarm_rate: Lower limit of the estimate where it is used (probability)
     :param max_false_alarm_rate: Upper limit of the estimate where it is used (probability)
     :param false_alarm_step: Weight of the newest comparison in the running estimate (share, per chunk)
+    :param noisy_above: An outcome is noisy, and compared with means of similar situations, too, if the estimate is
+        above this (probability)
+    :param noisy_from: Not before the estimate rests on this
+    :param mean_evidence: Share of the log-likelihood ratio of means that counts, as successive transitions are compared
+        with the same neighbours (share)
+    :param allowance: Subtracted from the evidence of means, so that small differences count for a segment (nats)
+    :param outlier: A noisy outcome further from a mean than this counts as this far (standard errors)
     :param silent_step: Share of the distance to their neighbours' cusum that silent segments move (share, per chunk)
     :param doubt: Cusum above which the consistency of a segment falls (nats)
     :param bound: Upper limit of the cusum (nats)
@@ -96,13 +104,19 @@ class Settings:
     neighbours: int = 3
     max_distance_ratio: float = 1.3
     distance_margin: float = 0.05
+    mean_neighbours: int = 12
     tolerance: float = 0.3
 
     contradiction_rate: float = 0.5
-    initial_false_alarm_rate: float = 0.1
+    initial_false_alarm_rate: float = 0.3
     min_false_alarm_rate: float = 0.03
     max_false_alarm_rate: float = 0.3
     false_alarm_step: float = 0.02
+    noisy_above: float = 0.15
+    noisy_from: int = 2_048
+    mean_evidence: float = 0.5
+    allowance: float = 0.1
+    outlier: float = 3.0
     silent_step: float = 0.01
     doubt: float = 8.0
     bound: float = 16.0

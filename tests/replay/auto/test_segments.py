@@ -14,7 +14,7 @@ def transitions(rows):
 def make_segments(starts, rows_seen=1_000, **settings):
     ends = [*starts[1:], rows_seen]
     segments = [
-        Segment(start, 0, np.full(3, float(i)), transitions(range(start, end, 10)))
+        Segment(start, 0, np.full(6, float(i)), transitions(range(start, end, 10)))
         for i, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
     return Segments(segments, np.random.default_rng(0), Settings(**settings))
@@ -31,7 +31,7 @@ def test_a_split_divides_the_sample_and_begins_a_regime():
     assert segments[1].sample.rows.max() == 440
     assert segments[2].sample.rows.min() == 450
     # The old part has at least the evidence of the segment before it, the new regime begins with none
-    np.testing.assert_array_equal(segments.cusum, [[4] * 3, [4] * 3, [0] * 3, [0] * 3])
+    np.testing.assert_array_equal(segments.cusum, [[4] * 6, [4] * 6, [0] * 6, [0] * 6])
     assert all(segment.confirmations == 0 for segment in segments)
     assert segments[2].agreed_at == 450
 
@@ -44,7 +44,7 @@ def test_short_neighbours_that_are_old_and_equally_consistent_are_joined():
     assert segments.starts.tolist() == [0, 400, 500, 900]
     joined = segments[1]
     np.testing.assert_array_equal(joined.sample.rows, np.arange(400, 500, 10))
-    assert (joined.confirmations, joined.agreed_at, joined.cusum.tolist()) == (7, 450, [2, 2, 2])
+    assert (joined.confirmations, joined.agreed_at, joined.cusum.tolist()) == (7, 450, [2] * 6)
 
 
 def test_joined_samples_stay_within_their_size():
@@ -100,7 +100,7 @@ def test_an_opened_segment_continues_the_regime_with_an_empty_sample():
     new = segments[-1]
     assert (new.start, new.regime, len(new.sample.rows), new.sample.outcomes.shape[1]) == (1_000, 2, 0, 3)
     new.cusum += 1
-    assert segments[-2].cusum.tolist() == [1, 1, 1]
+    assert segments[-2].cusum.tolist() == [1] * 6
 
 
 def test_arrays_restore_the_segments():
