@@ -18,7 +18,8 @@ else:
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.*"), ROOT / "CITATION.cff"]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 PINS = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -100,6 +101,19 @@ def test_the_workflows_run_commands_that_exist():
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
         for name in re.findall(r"tests/[\w/.]+", text):
             assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_what_make_test_leaves_out_has_its_own_command_and_job():
+    makefile, jobs, page = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", ".github/workflows/ci.yml", "CONTRIBUTING.md")
+    )
+    (selected,) = re.findall(r'^test:.*\n.* -m "(.*)"$', makefile, re.MULTILINE)
+    markers = [marker.split(":")[0] for marker in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
+    assert selected == " and ".join(f"not {marker}" for marker in markers)
+    for marker in markers:
+        assert re.search(rf"^test-{marker}:.*\n.*pytest.* (-m {marker}|tests/{marker})$", makefile, re.MULTILINE)
+        assert f"run: make test-{marker}\n" in jobs
+        assert f"| `make test-{marker}` |" in page
 
 
 def test_the_demo_writes_its_picture_and_records(tmp_path):
