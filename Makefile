@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
-# Several processes with one thread each: the networks are too small for more threads
+# Several processes with one thread each: the networks are too small for more threads. Tests that use two must not keep
+# a processor busy while one waits for the other
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not ray and not sbx"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not ray and not sbx"
 
-# Long tests of what other tests show in short
+# Long tests; faster ones show the same behaviour
 test-slow: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
