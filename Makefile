@@ -5,14 +5,19 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-ray test-sbx lint types docs docs-links format package clean
+.PHONY: demo test test-slow test-ray test-sbx lint types docs docs-links format package clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
-# Several processes with one thread each: the networks are too small for more threads
+# Several processes with one thread each: the networks are too small for more threads. Tests that use two must not keep
+# a processor busy while one waits for the other
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not ray and not sbx"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not ray and not sbx"
+
+# Long tests; faster ones show the same behaviour
+test-slow: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 # SBX's algorithms, which need JAX and Python >= 3.11
 test-sbx: $(VENV)/installed-sbx

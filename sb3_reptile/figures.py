@@ -1,10 +1,14 @@
 """Figures of a replay buffer on matplotlib axes. Callers create the axes and save the figures."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_reptile.replay import Change, DecayedSampling
+# Colours are wanted by programs that do without PyTorch, too
+if TYPE_CHECKING:
+    from sb3_reptile.replay import Change, DecayedSampling
 
 __all__ = ["draw_consistency", "draw_probability_by_age", "draw_stored_and_replayed"]
 

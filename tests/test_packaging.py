@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import sb3_reptile
+from tests.processes import run_python
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +19,8 @@ else:
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.*"), ROOT / "CITATION.cff"]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 PINS = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -102,9 +104,22 @@ def test_the_workflows_run_commands_that_exist():
             assert (ROOT / name).exists(), f"{path.name}: {name}"
 
 
+def test_what_make_test_leaves_out_has_its_own_command_and_job():
+    files = ("Makefile", ".github/workflows/ci.yml", "CONTRIBUTING.md")
+    makefile, jobs, page = ((ROOT / name).read_text(encoding="utf-8") for name in files)
+    (selected,) = re.findall(r'^test:.*\n.* -m "(.*)"$', makefile, re.MULTILINE)
+    markers = [marker.split(":")[0] for marker in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
+    assert selected == " and ".join(f"not {marker}" for marker in markers)
+    for marker in markers:
+        assert re.search(rf"^test-{marker}:.*\n.*pytest.* (-m {marker}|tests/{marker})$", makefile, re.MULTILINE)
+        assert f"run: make test-{marker}\n" in jobs
+        assert f"| `make test-{marker}` |" in page
+
+
 def test_the_demo_writes_its_picture_and_records(tmp_path):
-    command = [sys.executable, "examples/demo.py", "--steps", "2000", "--seeds", "1", "--output", tmp_path]
-    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    command = [ROOT / "examples" / "demo.py", "--steps", "2000", "--seeds", "1", "--output", tmp_path]
+    result = run_python(*command, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
     assert "ReptileDQN  before the swap" in result.stdout
     assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     header, *records = (tmp_path / "learning_curves.csv").read_text(encoding="utf-8").splitlines()
@@ -118,8 +133,8 @@ def test_the_demo_writes_its_picture_and_records(tmp_path):
 def test_the_resumable_example_goes_on_where_it_was(tmp_path):
     outputs = []
     for steps in (2_100, 2_500):
-        command = [sys.executable, "examples/resumable.py", "--steps", str(steps), "--path", tmp_path / "checkpoints"]
-        outputs.append(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+        command = [ROOT / "examples" / "resumable.py", "--steps", str(steps), "--path", tmp_path / "checkpoints"]
+        outputs.append(run_python(*command, cwd=ROOT).stdout)
     assert outputs == ["2100 steps are done\n", "continues from step 2100\n2500 steps are done\n"]
 
 
@@ -132,8 +147,8 @@ BOTH = [f"{role}/{file}" for role in ("predator", "prey") for file in ("model.zi
 )
 def test_the_examples_with_several_agents_keep_what_they_learnt_and_film_it(example, steps, files, tmp_path):
     pytest.importorskip("mpe2", reason="needs the extra multi-agent")
-    command = [sys.executable, f"examples/{example}.py", "--steps", str(steps), "--log", tmp_path / "log"]
-    result = subprocess.run([*command, "--gif", tmp_path / "film.gif"], cwd=ROOT, capture_output=True, text=True)
+    command = [ROOT / "examples" / f"{example}.py", "--steps", str(steps), "--log", tmp_path / "log"]
+    result = run_python(*command, "--gif", tmp_path / "film.gif", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "return per episode" in result.stdout
     assert sorted(str(path.relative_to(tmp_path / "log")) for path in (tmp_path / "log").rglob("*.*")) == files

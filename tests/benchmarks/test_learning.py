@@ -31,6 +31,8 @@ sys.path.insert(0, {str(BENCHMARKS)!r})
 package = sys.modules["sb3_reptile"] = types.ModuleType("sb3_reptile")
 package.__path__ = [{str(Path(sb3_reptile.__file__).parent)!r}]
 import learning, methods
+# It would take seconds of each of the many processes
+assert "torch" not in sys.modules
 
 for method in (methods.fifo(10), methods.exponential(10)):
     learning.METHODS[method.name] = method

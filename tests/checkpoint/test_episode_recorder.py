@@ -1,14 +1,12 @@
 """The episode recorder: another copy of an environment repeats what it recorded."""
 
-import subprocess
-import sys
-
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from sb3_reptile.checkpoint import EpisodeRecorder
 from sb3_reptile.envs import DriftingPhysics
+from tests.processes import run_python
 
 
 def test_an_episode_longer_than_max_steps_is_not_recorded():
@@ -43,10 +41,12 @@ def test_another_copy_repeats_the_episode_and_its_drift():
 
 
 @pytest.mark.parametrize("first", ["sb3_reptile.envs", "sb3_reptile.envs.episode_recorder"])
-def test_the_former_import_paths_work(first):
+def test_the_former_import_paths_work(first, tmp_path):
     code = (
         f"import sys, {first} as former; "
         "from sb3_reptile.checkpoint.episode_recorder import EpisodeRecorder; "
         "assert former.EpisodeRecorder is EpisodeRecorder; assert not hasattr(former, 'Recorder')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    (tmp_path / "script.py").write_text(code)
+    result = run_python(tmp_path / "script.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr

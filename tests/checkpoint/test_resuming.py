@@ -61,6 +61,7 @@ def run_killed_training(what, folder):
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_no_kill_loses_more_than_save_freq_steps(tmp_path):
     output = run_killed_training("kills", tmp_path)
@@ -70,6 +71,7 @@ def test_no_kill_loses_more_than_save_freq_steps(tmp_path):
     assert int(re.search(r"(\d+) steps", output)[1]) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_ten_thousand_steps_a_kill_and_ten_thousand_more_are_twenty_thousand(tmp_path):
     assert run_killed_training("exact", tmp_path) == "the same\n"

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 import sb3_reptile
 from sb3_reptile.zoo.__main__ import main
-from tests.zoo.commands import run
+from tests.zoo.commands import ROOT, run
 
 
 def test_training_is_plotted_and_gathered(logs, tmp_path):
@@ -102,9 +102,11 @@ def test_for_a_task_without_an_extra_the_error_is_that_of_the_rl_zoo(here, tmp_p
 def test_a_missing_rl_zoo_is_named_with_its_extra():
     # `None` makes the import fail as if it were not installed
     hide = "import runpy, sys; sys.modules['rl_zoo3'] = None; sys.argv = ['zoo', 'train']; "
-    output = run("-c", hide + "runpy.run_module('sb3_reptile.zoo', run_name='__main__')", code=2)
-    assert "pip install 'sb3-reptile[zoo]'" in output
-    assert "Traceback" not in output
+    code = hide + "runpy.run_module('sb3_reptile.zoo', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "pip install 'sb3-reptile[zoo]'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 HERE = ["train", "--env", "CartPole-v1", "-n", "40", "--eval-freq", "-1"]
