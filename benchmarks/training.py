@@ -156,7 +156,7 @@ TASKS = {
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
         methods=(
             *MAIN_METHODS,
-            *(method for method in METHODS if method.startswith("ReptileDQN")),
+            *(name for name in METHODS if name.startswith("ReptileDQN") and name not in MAIN_METHODS),
             "SB3 DQN, fused Adam",
         ),
         threads=(1,),
