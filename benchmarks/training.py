@@ -15,7 +15,6 @@ import csv
 import json
 import math
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -29,6 +28,8 @@ from typing import Any
 
 from tasks import CARTPOLE
 from tqdm import tqdm
+
+from sb3_reptile.evaluation.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -342,7 +343,7 @@ def start_child(task: str, threads: int, methods: list[str], rounds: int) -> Ite
 
 def environment() -> str:
     versions = [f"{package} {installed_version(package)}" for package in PACKAGES if installed_version(package)]
-    return f"{cpu_model()}; {', '.join(versions)}"
+    return f"{processor()}; {', '.join(versions)}"
 
 
 def installed_version(package: str) -> str:
@@ -350,15 +351,6 @@ def installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def run(path: Path, names: Sequence[str], quick: bool, kept: Sequence[Record]) -> None:
@@ -409,7 +401,7 @@ def section(task: str, threads: str, records: list[Record]) -> list[str]:
     lines = [
         f"## {task}, {threads} thread{'' if threads == '1' else 's'}",
         "",
-        f"{about[:1].upper()}{about[1:]}Turns of {records[0]['steps']} steps.",
+        f"{about[:1].upper()}{about[1:]}Turns of {records[0]['steps']} steps. {records[0]['environment']}.",
         "",
         "| method | steps/s | updates/s | ratio (95 % interval) | rounds | logging of replay |",
         "|---|---:|---:|---:|---:|---:|",
@@ -453,8 +445,6 @@ def markdown(records: list[Record]) -> str:
         "",
         "SBX's DQN does not clip gradients, and draws the batches of all updates between two rollouts at once. It",
         "updates within `jax.lax.scan`, where XLA's convolutions are slow on CPUs.",
-        "",
-        f"{records[0]['environment']}.",
         "",
     ]
     if SBX not in distinct(records, "method"):
