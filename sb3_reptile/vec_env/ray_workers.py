@@ -73,6 +73,7 @@ class Workers:
     :param ray: The module ``ray``
     :param env_fns: Functions that make the environments
     :param envs_per_worker: Number of environments of each worker, of the last one at most
+    :param threads_per_worker: Number of threads of each worker
     :param options: Options of the actors
     :param max_restarts: Number of times that each worker is started again
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
@@ -84,6 +85,7 @@ class Workers:
         ray: Any,
         env_fns: Sequence[Callable[[], Any]],
         envs_per_worker: int,
+        threads_per_worker: int,
         options: Mapping[str, Any],
         max_restarts: int,
         backoff: float,
@@ -108,7 +110,7 @@ class Workers:
         #: Called before the error that says that too many were lost
         self.before_failure: list[Callable[[], None]] = []
         self._failure: WorkersLostError | None = None
-        self.n_envs, self._per_worker = len(env_fns), envs_per_worker
+        self.n_envs, self._per_worker, self._n_threads = len(env_fns), envs_per_worker, threads_per_worker
         self.all: list[Worker] = []
         for start in range(0, len(env_fns), envs_per_worker):
             indices = range(start, min(start + envs_per_worker, len(env_fns)))
@@ -249,7 +251,7 @@ class Workers:
 
     def _start(self, worker: Worker) -> Any:
         worker.actor = self._actor_class.remote()
-        return worker.actor.build.remote(worker.env_fns, worker.restarts > 0)
+        return worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0)
 
     def _started(self, worker: Worker, ref: Any) -> bytes:
         try:

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -101,6 +102,32 @@ class Everything(gym.Env):
         if number is None:
             raise ValueError("number must be a number")
         return self.steps + number + other
+
+
+class InThreads(Numbered):
+    """Remembers the threads that it is used in; two of them step at the same time, or not at all."""
+
+    meeting = threading.Barrier(2)
+    broken = None
+
+    def __init__(self):
+        super().__init__()
+        self.threads = [threading.get_ident()]
+
+    def thread(self):
+        return threading.get_ident()
+
+    def reset(self, *, seed=None, options=None):
+        self.threads.append(threading.get_ident())
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.threads.append(threading.get_ident())
+        self.meeting.wait(timeout=10)
+        if self.broken is not None:
+            raise ValueError(f"the environment {self.broken} is broken")
+        obs, _, *others = super().step(action)
+        return obs, 1.0, *others
 
 
 SPACES = {

@@ -17,7 +17,7 @@ from sb3_reptile.callbacks import WorkerLog
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env import RayVecEnv, WorkersLostError
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
-from tests.vec_env.environments import SPACES, Everything, Numbered
+from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered
 
 
 def assert_same(ours, theirs):
@@ -38,11 +38,11 @@ def assert_same(ours, theirs):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("envs_per_worker", [1, 2, 8])
+@pytest.mark.parametrize(("envs_per_worker", "threads"), [(1, 1), (2, 1), (8, 1), (2, 2), (8, 2), (8, 8)])
 @pytest.mark.parametrize("space", SPACES)
-def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worker):
+def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worker, threads):
     fns = [partial(Everything, SPACES[space]) for _ in range(3)]
-    ours, theirs = RayVecEnv(fns, envs_per_worker), DummyVecEnv(fns)
+    ours, theirs = RayVecEnv(fns, envs_per_worker, threads_per_worker=threads), DummyVecEnv(fns)
     assert len(fake_ray.started) == -(-3 // envs_per_worker)
     assert ours.metadata == theirs.metadata
     rng = np.random.default_rng(0)
@@ -61,9 +61,11 @@ def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worke
     assert_same(ours.render(), theirs.render())
 
 
-def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray):
+@pytest.mark.parametrize(("envs_per_worker", "threads"), [(2, 1), (5, 3)])
+def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray, envs_per_worker, threads):
     fns = [partial(Everything, SPACES["box"]) for _ in range(5)]
-    ours, theirs = RayVecEnv(fns, 2), DummyVecEnv([lambda fn=fn: Monitor(fn()) for fn in fns])
+    ours = RayVecEnv(fns, envs_per_worker, threads_per_worker=threads)
+    theirs = DummyVecEnv([lambda fn=fn: Monitor(fn()) for fn in fns])
     for env in (ours, theirs):
         env.set_attr("mark", np.arange(2), [0, 3])
         env.set_attr("mark", "x", [-1, 1])
@@ -85,6 +87,23 @@ def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray):
     assert not ours.has_attr("lock")
 
 
+def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thread(fake_ray):
+    env = RayVecEnv([InThreads] * 4, envs_per_worker=4, threads_per_worker=2)
+    env.reset()
+    # The first of each thread meet in their step, and then the second
+    assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+    in_step, in_call = env.get_attr("threads"), env.env_method("thread")
+    assert [set(of_env) for of_env in in_step] == [{thread} for thread in in_call]
+    assert in_call[0] == in_call[1] != in_call[2] == in_call[3]
+    # The first exception, after all threads have finished
+    env.set_attr("broken", 1, [1])
+    env.set_attr("broken", 3, [3])
+    with pytest.raises(ValueError, match="the environment 1 is broken"):
+        env.step(np.zeros(4, int))
+    env.set_attr("broken", None)
+    assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+
+
 def test_exceptions_are_those_of_the_environment(fake_ray):
     env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
     env.reset()
@@ -100,6 +119,8 @@ def test_exceptions_are_those_of_the_environment(fake_ray):
         (dict(env_fns=[]), "env_fns must be functions"),
         (dict(env_fns=[gym.make("CartPole-v1")]), "env_fns must be functions"),
         (dict(envs_per_worker=0), "envs_per_worker must be a whole number >= 1, got 0"),
+        (dict(threads_per_worker=0), "threads_per_worker must be a whole number >= 1, got 0"),
+        (dict(envs_per_worker=2, threads_per_worker=3), "at most envs_per_worker=2, got 3"),
         (dict(max_restarts=-1), "max_restarts must be a whole number >= 0, got -1"),
         (dict(backoff=float("nan")), "backoff must be a number of seconds"),
         (dict(resources={"GPU": -1}), "resources must be numbers >= 0 by name"),
