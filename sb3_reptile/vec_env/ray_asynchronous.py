@@ -144,6 +144,7 @@ class AsynchronousRayVecEnv(RayVecEnv):
         super()._reset_workers()
 
     def step_wait(self) -> VecEnvStepReturn:
+        self._check_begun(self._acting[:1])
         # A worker that was started again since is ready too
         ready = [worker for worker in self._acting if worker.fresh is not None]
         if not ready:

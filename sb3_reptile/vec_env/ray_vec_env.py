@@ -165,7 +165,13 @@ class RayVecEnv(RemoteAttributes):
         self._pending[worker.indices.start] = ref
 
     def step_wait(self) -> VecEnvStepReturn:
+        self._check_begun(self.workers.all)
         return self._receive(self.workers.all)
+
+    def _check_begun(self, workers: Sequence[Worker]) -> None:
+        self._check_open()
+        if not workers or not all(worker.indices.start in self._pending for worker in workers):
+            raise ValueError("step_wait() returns what step_async() has begun: call step_async() before")
 
     def _receive(self, workers: Sequence[Worker]) -> VecEnvStepReturn:
         """Wait for the steps of workers; start those again that are lost."""

@@ -202,13 +202,57 @@ def test_beyond_max_restarts_the_model_is_saved_before_the_error(fake_ray, tmp_p
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu")
     fake_ray.dying = {fake_ray.n_calls + 20, fake_ray.n_calls + 30, fake_ray.n_calls + 31, fake_ray.n_calls + 40}
     saving = CheckpointCallback(1_000_000, str(tmp_path))
-    with pytest.raises(WorkersLostError, match=r"environment . was lost and started again 1 times, max_restarts=1"):
+    with pytest.raises(WorkersLostError, match=r"environment . was lost and started again 1 times, .*The actor died"):
         model.learn(1_000, callback=[saving, WorkerLog()])
     (saved,) = tmp_path.glob("*.zip")
     assert PPO.load(saved, device="cpu").num_timesteps == model.num_timesteps > 0
     with pytest.raises(WorkersLostError):
         env.step([0, 0])
     env.close()
+
+
+def test_what_the_cluster_lacks_is_said_at_once(fake_ray):
+    with pytest.warns(UserWarning, match=r"the cluster has 64 CPU, 0 robot, and the workers need 66 CPU, 1.5 robot"):
+        RayVecEnv([Numbered] * 3, resources={"CPU": 22, "robot": 0.5, "simulator": 0.25})
+
+
+def test_a_worker_that_dies_while_it_makes_its_environments_is_named(fake_ray):
+    fake_ray.dying = {2}
+    with pytest.raises(WorkersLostError, match=r"the worker of environments 2 to 3 died while it made them"):
+        RayVecEnv([Numbered] * 4, envs_per_worker=2)
+    assert fake_ray.killed == 2
+
+
+def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
+    env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
+    env.reset()
+    with pytest.raises(ValueError, match=r"call step_async\(\) before"):
+        env.step_wait()
+    env.step_async(np.zeros((2, 3)))
+    env.step_wait()
+    with pytest.raises(ValueError, match=r"call step_async\(\) before"):
+        env.step_wait()
+    with pytest.raises(ValueError, match="actions must be those of 2 environments, got 3"):
+        env.step(np.zeros((3, 3)))
+    env.step_async(np.zeros((2, 3)))
+    closing = [worker.actor.instance for worker in env.workers.all]
+    env.close()
+    env.close()
+    assert fake_ray.killed == len(closing) == 2
+    actions = np.zeros((2, 3))
+    for call in (
+        env.reset,
+        env.step_wait,
+        env.get_images,
+        lambda: env.step(actions),
+        lambda: env.get_attr("steps"),
+        lambda: env.set_attr("steps", 1),
+        lambda: env.has_attr("steps"),
+        lambda: env.env_method("add", 1),
+        lambda: env.env_is_wrapped(Monitor),
+    ):
+        with pytest.raises(ValueError, match="have been closed"):
+            call()
 
 
 def test_monitor_files_of_a_lost_worker_are_continued(fake_ray, tmp_path):
