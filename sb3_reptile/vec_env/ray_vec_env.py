@@ -15,6 +15,7 @@ from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env.ray_attributes import RemoteAttributes
 from sb3_reptile.vec_env.ray_cluster import connect, disconnect, import_ray
+from sb3_reptile.vec_env.ray_worker import unpack
 from sb3_reptile.vec_env.ray_workers import Worker, Workers, actor_options
 
 
@@ -161,7 +162,7 @@ class RayVecEnv(RemoteAttributes):
 
     def _send(self, worker: Worker, actions: Any) -> None:
         # Of a worker that was started again since, the episode that the actions belong to is lost
-        ref = None if worker.fresh is not None else self.workers.submit(worker, "step", actions)
+        ref = None if worker.fresh is not None else self.workers.submit(worker, "step", cloudpickle.dumps(actions))
         self._pending[worker.indices.start] = ref
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -189,8 +190,7 @@ class RayVecEnv(RemoteAttributes):
                 infos += self._lost_infos(worker)
                 continue
             (result,) = results[worker.indices.start]  # type: ignore[misc]
-            worker.obs, rewards[part], dones[part], pickled = result
-            new_infos, resets = cloudpickle.loads(pickled)
+            worker.obs, rewards[part], dones[part], new_infos, resets = unpack(result)
             infos += new_infos
             self._set_reset_infos(worker, resets)
         return self._stack(workers), rewards, dones, infos

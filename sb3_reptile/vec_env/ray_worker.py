@@ -14,9 +14,24 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.vec_env.ray_monitor_files import continued_monitor_files
 
-# Observations by key (None unless the space is Dict or Tuple), and pickled infos
-Reset = tuple[dict[Any, np.ndarray], bytes]
-Step = tuple[dict[Any, np.ndarray], np.ndarray, np.ndarray, bytes]
+# Observations by key (None unless the space is Dict or Tuple)
+Obs = dict[Any, np.ndarray]
+# Observations, rewards, dones, infos, and the reset infos of the environments that are done
+Step = tuple[Obs, np.ndarray, np.ndarray, list[dict[str, Any]], dict[int, dict[str, Any]]]
+
+# Bytes of observations up to which all travels in one pickle, which costs less than arrays in Ray's object store
+SMALL = 32 * 1024
+
+
+def unpack(packed: bytes | tuple[Obs, bytes]) -> Step:
+    """
+    :param packed: What :meth:`EnvWorker.step` returns
+    :return: The step
+    """
+    if isinstance(packed, bytes):
+        return cloudpickle.loads(packed)
+    obs, others = packed
+    return (obs, *cloudpickle.loads(others))
 
 
 class EnvThread:
@@ -84,7 +99,7 @@ class EnvWorker:
             made = [thread.submit(thread.build, fns).result() for thread in self._threads]
         return cloudpickle.dumps(made[0])
 
-    def reset(self, seeds: Sequence[int | None], options: bytes) -> Reset:
+    def reset(self, seeds: Sequence[int | None], options: bytes) -> tuple[Obs, bytes]:
         """
         :param seeds: Seed of each environment
         :param options: Options of each environment, pickled
@@ -95,13 +110,12 @@ class EnvWorker:
         infos = [info for thread in self._threads for info in thread.envs.reset_infos]
         return self._obs(), cloudpickle.dumps(infos)
 
-    def step(self, actions: Any) -> Step:
+    def step(self, pickled_actions: bytes) -> bytes | tuple[Obs, bytes]:
         """
-        :param actions: Actions, shape (n, ...)
-        :return: Observations, rewards, dones; infos and the reset infos of the environments that are done, pickled
+        :param pickled_actions: Actions, shape (n, ...), pickled: environments may write into them
+        :return: The step for :func:`unpack`, in which large observations are separate
         """
-        # Environments may write into their action
-        actions = np.array(actions) if isinstance(actions, np.ndarray) else actions
+        actions = cloudpickle.loads(pickled_actions)
         futures = [
             thread.submit(thread.envs.step, actions[thread.part.start : thread.part.stop]) for thread in self._threads
         ]
@@ -111,10 +125,13 @@ class EnvWorker:
             for thread, of_thread in zip(self._threads, dones, strict=True)
             for index in np.flatnonzero(of_thread)
         }
-        pickled = cloudpickle.dumps(([info for of_thread in infos for info in of_thread], resets))
-        return self._obs(), np.concatenate(rewards), np.concatenate(dones), pickled
+        obs = self._obs()
+        others = (np.concatenate(rewards), np.concatenate(dones), [info for part in infos for info in part], resets)
+        if sum(array.nbytes for array in obs.values()) <= SMALL:
+            return cloudpickle.dumps((obs, *others))
+        return obs, cloudpickle.dumps(others)
 
-    def _obs(self) -> dict[Any, np.ndarray]:
+    def _obs(self) -> Obs:
         if len(self._threads) == 1:
             return dict(self._threads[0].envs.buf_obs)
         all_obs = [thread.envs.buf_obs for thread in self._threads]
@@ -150,7 +167,5 @@ class EnvWorker:
 
 
 def _results(futures: Sequence[Future[Any]]) -> list[Any]:
-    """Results of all threads, after all of them have finished; the first exception, if any."""
-    for future in futures:
-        future.exception()
+    """Results of all threads, or the first exception; another thread finishes its call before its next one."""
     return [future.result() for future in futures]

@@ -29,6 +29,13 @@ class Numbered(gym.Env):
 
     def __init__(self, length=20, kills=None, seconds=0.0):
         self.length, self.kills, self.seconds = length, kills, seconds
+        #: Attributes that were set since, in this order
+        self.was_set = []
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name in ("gain", "length", "order") and "was_set" in vars(self):
+            self.was_set.append(name)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -97,6 +104,9 @@ class Everything(gym.Env):
 
     def render(self):
         return np.full((8, 8, 3), self.steps, np.uint8)
+
+    def close(self):
+        self.is_closed = True
 
     def add(self, number, other=0):
         if number is None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_reptile import DecayedReplayBuffer
 from sb3_reptile.callbacks import WorkerLog
 from sb3_reptile.replay.episodes import LOST
-from sb3_reptile.vec_env import RayVecEnv, WorkersLostError
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_workers
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
 from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered
 
@@ -95,7 +95,7 @@ def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thre
     in_step, in_call = env.get_attr("threads"), env.env_method("thread")
     assert [set(of_env) for of_env in in_step] == [{thread} for thread in in_call]
     assert in_call[0] == in_call[1] != in_call[2] == in_call[3]
-    # The first exception, after all threads have finished
+    # The first exception; the others are not left in their step
     env.set_attr("broken", 1, [1])
     env.set_attr("broken", 3, [3])
     with pytest.raises(ValueError, match="the environment 1 is broken"):
@@ -148,9 +148,11 @@ def test_resources_are_those_of_the_actors(fake_ray):
 def test_a_lost_worker_is_seeded_and_set_up_again_and_its_step_is_truncated(fake_ray):
     env = RayVecEnv([Numbered] * 4, envs_per_worker=2, backoff=0)
     env.seed(7)
+    env.set_attr("order", "first")
     env.set_attr("gain", 2.0, [2])
     env.set_attr("gain", 3.0, [2])
     env.set_attr("length", 30)
+    env.set_attr("order", "again")  # set again after what was set since
     first = env.reset()
     before = env.step(np.zeros(4, int))[0]
     fake_ray.dying = {fake_ray.n_calls + 2}  # the step of the second worker
@@ -167,6 +169,7 @@ def test_a_lost_worker_is_seeded_and_set_up_again_and_its_step_is_truncated(fake
     assert [info["seed"] for info in env.reset_infos] == [7, 8, 7 + 2 + 4, 7 + 3 + 4]
     assert env.get_attr("gain") == [1, 1, 3, 1]
     assert env.get_attr("length") == [30] * 4
+    assert env.get_attr("was_set")[2:] == [["gain", "length", "order"], ["length", "order"]]
     assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 2}
     _, rewards, dones, infos = env.step(np.zeros(4, int))
     assert rewards.tolist() == [3, 3, 3, 1]
@@ -193,6 +196,18 @@ def test_a_worker_that_is_lost_outside_of_a_step_is_started_again(fake_ray, call
         assert infos[1][LOST]
     assert env.workers.n_restarts == (2 if call == "restart" else 1)
     assert env.step([0, 0])[2].tolist() == [False, False]
+
+
+def test_pauses_before_restarts_are_doubled_up_to_a_minute(fake_ray, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(ray_workers.time, "sleep", pauses.append)
+    env = RayVecEnv([Numbered], max_restarts=9, backoff=0.5)
+    env.reset()
+    for _ in range(9):
+        fake_ray.dying = {fake_ray.n_calls + 1}
+        env.get_attr("gain")
+        env.step([0])
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_beyond_max_restarts_the_model_is_saved_before_the_error(fake_ray, tmp_path):
@@ -235,10 +250,11 @@ def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
     with pytest.raises(ValueError, match="actions must be those of 2 environments, got 3"):
         env.step(np.zeros((3, 3)))
     env.step_async(np.zeros((2, 3)))
-    closing = [worker.actor.instance for worker in env.workers.all]
+    closing = [worker.actor.instance._threads[0].envs.envs[0] for worker in env.workers.all]
     env.close()
     env.close()
-    assert fake_ray.killed == len(closing) == 2
+    assert [one.is_closed for one in closing] == [True, True]
+    assert fake_ray.killed == 2
     actions = np.zeros((2, 3))
     for call in (
         env.reset,
