@@ -1,7 +1,7 @@
 """
 How long environments take to step in RayVecEnv, SubprocVecEnv and DummyVecEnv, and what asynchronous workers gain.
 
-    python benchmarks/vec_env.py               measure, about eight minutes; appends to results/vec_env.csv
+    python benchmarks/vec_env.py               measure, six minutes or more; appends to results/vec_env.csv
     python benchmarks/vec_env.py --report      make results/vec_env.md from the records
 
 An environment waits for the duration of its step, as one does whose simulator is another process, or computes for this
@@ -236,12 +236,13 @@ def milliseconds_per_step(rates: Rates, of: Measured) -> float:
 def report() -> str:
     records = read()
     rates = per_second(records)
+    numbers = " ".join(str(n) for n in sorted({of.n_envs for of in rates if not is_straggler(of)}))
     loads = sorted({float(record["load"]) for record in records})
     lines = [
         "# How long environments take to step",
         "",
-        "`python benchmarks/vec_env.py` measures it, and `--report` makes this page. The records are in the CSV file",
-        "of the same name.",
+        f"`python benchmarks/vec_env.py --n-envs {numbers}` measures it, and `--report` makes this",
+        "page. The records are in the CSV file of the same name.",
         "",
         f"Machine: {records[-1]['machine']}; {os.cpu_count()} processors. Load average before the program began:",
         f"{' and '.join(f'{load:g}' for load in loads)}, from other programs.",

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LOCAL = "local"
-# Characters of what Ray says about a connection that fails
+# Length of the reason in the error of a connection that fails
 MAX_REASON = 300
 
 
