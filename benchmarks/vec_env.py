@@ -1,22 +1,23 @@
 """
 How long environments take to step in RayVecEnv, SubprocVecEnv and DummyVecEnv, and what asynchronous workers gain.
 
-    python benchmarks/vec_env.py               measure, about ten minutes; appends to results/vec_env.csv
+    python benchmarks/vec_env.py               measure, six minutes or more; appends to results/vec_env.csv
     python benchmarks/vec_env.py --report      make results/vec_env.md from the records
 
-An environment sleeps for the duration of its step, as one does that waits for a simulator in another process; without a
-duration it returns at once, so that the overhead remains. The vectorized environments take turns within a round, and
-every round begins with another one, because the speed of a machine changes while others use it.
+An environment waits for the duration of its step, as one does whose simulator is another process, or computes for this
+time; without a duration it returns at once, so that the overhead remains. The vectorized environments take turns within
+a round, and every round begins with another one, because the speed of a machine changes while others use it.
 """
 
 import argparse
 import csv
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -29,30 +30,54 @@ from sb3_reptile.evaluation.records import now
 from sb3_reptile.vec_env import Asynchronous, RayVecEnv
 
 RESULTS = Path(__file__).parent / "results" / "vec_env.csv"
-FIELDS = ["round", "vec_env", "envs_per_worker", "n_envs", "milliseconds", "steps", "seconds", "machine", "finished"]
+FIELDS = [
+    "round",
+    "vec_env",
+    "envs_per_worker",
+    "threads_per_worker",
+    "n_envs",
+    "does",
+    "milliseconds",
+    "steps",
+    "seconds",
+    "load",
+    "machine",
+    "finished",
+]
 DURATIONS = (0.0, 1.0, 10.0)
 N_ENVS = (1, 4, 8, 16)
-ENVS_PER_WORKER = (1, 4, 8)
+# Environments and threads of a worker
+RAY = ((1, 1), (4, 1), (4, 4), (8, 1), (8, 8))
 ROUNDS = 3
 # Seconds of a turn
-TURN = 1.0
+TURN = 0.6
+# Of environments that compute: milliseconds of a step
+COMPUTING = 10.0
 # Workers share the processors, as the processes of SubprocVecEnv do
 SHARED = {"CPU": 0}
 # The straggler: this number of environments of 10 ms, one of which takes 100 ms
 STRAGGLERS, STRAGGLER_FACTOR = 8, 10
-STRAGGLER_STEPS = 400
+# Steps of a turn, which should last some seconds
+STRAGGLER_STEPS = {"synchronous": 400, "asynchronous": 1_600}
+# Processes that ran or waited for a processor, on average over a minute, before this program began
+LOAD = f"{os.getloadavg()[0]:.1f}"
 
 Record = dict[str, Any]
 
 
-class Sleeping(gym.Env):
-    """An environment whose step takes a certain time."""
+class Working(gym.Env):
+    """
+    An environment whose step takes a certain time.
+
+    :param milliseconds: Duration of a step
+    :param does: What it does meanwhile: "waits", or "computes" and needs a processor
+    """
 
     observation_space = gym.spaces.Box(-1, 1, (8,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, milliseconds: float = 0.0) -> None:
-        self.seconds = milliseconds / 1000
+    def __init__(self, milliseconds: float = 0.0, does: str = "waits") -> None:
+        self.seconds, self.does = milliseconds / 1000, does
         self.obs = np.zeros(8, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -61,20 +86,39 @@ class Sleeping(gym.Env):
         return self.obs, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self.seconds:
+        if self.does == "computes":
+            end = time.thread_time() + self.seconds
+            while time.thread_time() < end:
+                pass
+        elif self.seconds:
             time.sleep(self.seconds)
         self.n += 1
         return self.obs, 1.0, False, self.n == 200, {}
 
 
-def vec_envs(n_envs: int) -> Iterator[tuple[str, int, Callable[[], VecEnv]]]:
-    """What is compared: name, environments per worker, and how it is made."""
-    fns: list[Callable[[], gym.Env]] = [Sleeping] * n_envs
-    yield "Dummy", n_envs, lambda: DummyVecEnv(fns)
-    yield "Subproc", 1, lambda: SubprocVecEnv(fns)
-    for per_worker in ENVS_PER_WORKER:
+class Measured(NamedTuple):
+    """What a speed is the speed of."""
+
+    vec_env: str
+    envs_per_worker: int
+    threads_per_worker: int
+    n_envs: int
+    does: str = "waits"
+    milliseconds: float = 0.0
+
+
+def vec_envs(n_envs: int) -> Iterator[tuple[Measured, Callable[[], VecEnv]]]:
+    """What is compared, and how it is made."""
+    fns: list[Callable[[], gym.Env]] = [Working] * n_envs
+    yield Measured("Dummy", n_envs, 1, n_envs), lambda: DummyVecEnv(fns)
+    yield Measured("Subproc", 1, 1, n_envs), lambda: SubprocVecEnv(fns)
+    for per_worker, threads in RAY:
         if per_worker <= n_envs:
-            yield "Ray", per_worker, lambda per_worker=per_worker: RayVecEnv(fns, per_worker, SHARED)
+            kwargs = dict(envs_per_worker=per_worker, threads_per_worker=threads, resources=SHARED)
+            yield (
+                Measured("Ray", per_worker, threads, n_envs),
+                lambda kwargs=kwargs: RayVecEnv(fns, **kwargs),  # type: ignore[misc]
+            )
 
 
 def turn(env: VecEnv, seconds: float) -> tuple[int, float]:
@@ -92,44 +136,34 @@ def machine() -> str:
     return f"{processor_name()}, {th.get_num_threads()} thread; " + ", ".join(f"{k} {v}" for k, v in versions.items())
 
 
-def append(record: Record) -> None:
+def append(number: int, measured: Measured, steps: int, seconds: float) -> None:
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if is_new:
             writer.writeheader()
+        record = {"round": number, **measured._asdict(), "steps": steps, "seconds": f"{seconds:.4f}", "load": LOAD}
         writer.writerow({**record, "machine": machine(), "finished": now()})
 
 
 def measure_steps(rounds: int, n_envs: Sequence[int], durations: Sequence[float]) -> None:
     for n in n_envs:
-        made = [(name, per_worker, make()) for name, per_worker, make in vec_envs(n)]
-        for milliseconds in durations:
-            for _, _, env in made:
+        made = [(measured, make()) for measured, make in vec_envs(n)]
+        for does, milliseconds in [*(("waits", duration) for duration in durations), ("computes", COMPUTING)]:
+            # Threads do not help those that compute
+            turns = [(of, env) for of, env in made if does == "waits" or of.threads_per_worker == 1]
+            for _, env in turns:
                 env.set_attr("seconds", milliseconds / 1000)
+                env.set_attr("does", does)
                 env.reset()
                 turn(env, 0.2)
             for number in range(rounds):
-                first = number % len(made)
-                for name, per_worker, env in made[first:] + made[:first]:
+                first = number % len(turns)
+                for measured, env in turns[first:] + turns[:first]:
                     steps, seconds = turn(env, TURN)
-                    append(record_of(number, name, per_worker, n, milliseconds, steps * n, seconds))
-        for _, _, env in made:
+                    append(number, measured._replace(does=does, milliseconds=milliseconds), steps * n, seconds)
+        for _, env in made:
             env.close()
-
-
-def record_of(
-    number: int, vec_env: str, per_worker: int, n_envs: int, milliseconds: float, steps: int, seconds: float
-) -> Record:
-    return {
-        "round": number,
-        "vec_env": vec_env,
-        "envs_per_worker": per_worker,
-        "n_envs": n_envs,
-        "milliseconds": milliseconds,
-        "steps": steps,
-        "seconds": f"{seconds:.4f}",
-    }
 
 
 class AsynchronousDQN(Asynchronous, DQN):
@@ -139,26 +173,29 @@ class AsynchronousDQN(Asynchronous, DQN):
 def measure_straggler(rounds: int) -> None:
     """DQN with one slow environment among fast ones, synchronous and asynchronous."""
     durations = [10.0 * STRAGGLER_FACTOR, *[10.0] * (STRAGGLERS - 1)]
-    made_fns = [partial(Sleeping, milliseconds) for milliseconds in durations]
+    made_fns = [partial(Working, milliseconds) for milliseconds in durations]
     models = {
         name: AsynchronousDQN(
             "MlpPolicy", RayVecEnv(made_fns, resources=SHARED, **kwargs), learning_starts=50, device="cpu", seed=0
         )
-        for name, kwargs in {"straggler, synchronous": {}, "straggler, asynchronous": {"asynchronous": True}}.items()
+        for name, kwargs in {"synchronous": {}, "asynchronous": {"asynchronous": True}}.items()
     }
     for model in models.values():
         model.learn(100)
     for number in range(rounds):
         for name, model in models.items():
             start, before = time.perf_counter(), model.num_timesteps
-            model.learn(STRAGGLER_STEPS, reset_num_timesteps=False)
+            model.learn(STRAGGLER_STEPS[name], reset_num_timesteps=False)
             seconds = time.perf_counter() - start
-            append(record_of(number, name, 1, STRAGGLERS, 10.0, model.num_timesteps - before, seconds))
+            measured = Measured(f"straggler, {name}", 1, 1, STRAGGLERS, milliseconds=10.0)
+            append(number, measured, model.num_timesteps - before, seconds)
     for model in models.values():
         model.env.close()
 
 
 # ---- Tables
+
+Rates = dict[Measured, dict[str, float]]
 
 
 def read() -> list[Record]:
@@ -166,18 +203,18 @@ def read() -> list[Record]:
         return list(csv.DictReader(file))
 
 
-def per_second(records: list[Record]) -> dict[tuple[str, int, int, float], dict[str, float]]:
+def per_second(records: list[Record]) -> Rates:
     """Environment steps per second by what was measured and round."""
-    rates: dict[tuple[str, int, int, float], dict[str, float]] = {}
+    rates: Rates = {}
     for record in records:
-        key = (
-            record["vec_env"],
-            int(record["envs_per_worker"]),
-            int(record["n_envs"]),
-            float(record["milliseconds"]),
-        )
-        rates.setdefault(key, {})[record["round"]] = int(record["steps"]) / float(record["seconds"])
+        of = Measured(*(kind(record[name]) for name, kind in KINDS.items()))
+        rates.setdefault(of, {})[record["round"]] = int(record["steps"]) / float(record["seconds"])
     return rates
+
+
+KINDS: dict[str, Callable[[str], Any]] = dict(
+    zip(Measured._fields, (str, int, int, int, str, float), strict=True),
+)
 
 
 def ratio(ours: dict[str, float], theirs: dict[str, float]) -> str:
@@ -185,46 +222,69 @@ def ratio(ours: dict[str, float], theirs: dict[str, float]) -> str:
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
+def label(of: Measured) -> str:
+    if of.vec_env != "Ray":
+        return of.vec_env
+    threads = f", threads_per_worker={of.threads_per_worker}" if of.threads_per_worker > 1 else ""
+    return f"Ray, envs_per_worker={of.envs_per_worker}{threads}"
+
+
+def milliseconds_per_step(rates: Rates, of: Measured) -> float:
+    return 1000 * of.n_envs / statistics.median(rates[of].values())
+
+
 def report() -> str:
     records = read()
     rates = per_second(records)
-    durations = sorted({key[3] for key in rates if not key[0].startswith("straggler")})
+    numbers = " ".join(str(n) for n in sorted({of.n_envs for of in rates if not is_straggler(of)}))
+    loads = sorted({float(record["load"]) for record in records})
     lines = [
         "# How long environments take to step",
         "",
-        "`python benchmarks/vec_env.py` measures it, and `--report` makes this page. The records are in the CSV file",
-        "of the same name.",
+        f"`python benchmarks/vec_env.py --n-envs {numbers}` measures it, and `--report` makes this",
+        "page. The records are in the CSV file of the same name.",
         "",
-        f"Machine: {records[-1]['machine']}.",
+        f"Machine: {records[-1]['machine']}; {os.cpu_count()} processors. Load average before the program began:",
+        f"{' and '.join(f'{load:g}' for load in loads)}, from other programs.",
         "",
-        "An environment sleeps for the duration of its step. Speeds are environment steps per second of `env.step()`,",
-        "medians over the rounds; ratios are to SubprocVecEnv in the same round: median, smallest and largest. More is",
-        "faster.",
+        "An environment waits (sleeps) or computes for the duration of its step. Speeds are environment steps per",
+        "second of `env.step()`, medians over the rounds; ratios are to SubprocVecEnv in the same round: median,",
+        "smallest and largest. More is faster. The overhead is the time of a step less that of the environments",
+        "of a worker, which wait one after another, or at the same time in threads.",
         "",
     ]
-    for milliseconds in durations:
-        name = "no time" if milliseconds == 0 else f"{milliseconds:g} ms"
-        lines += [f"## Environments that take {name}", "", "| environments | vec env | steps/s | ratio to Subproc |"]
-        lines += ["|---:|---|---:|---:|"]
-        measured = [key for key in rates if key[3] == milliseconds and "straggler" not in key[0]]
-        for key in sorted(measured, key=lambda key: key[2]):
-            vec_env, per_worker, n_envs, _ = key
-            label = vec_env if vec_env != "Ray" else f"Ray, envs_per_worker={per_worker}"
-            speed = statistics.median(rates[key].values())
-            reference = rates["Subproc", 1, n_envs, milliseconds]
-            lines.append(f"| {n_envs} | {label} | {speed:,.0f} | {ratio(rates[key], reference)} |")
+    groups = sorted({(of.does, of.milliseconds) for of in rates if not is_straggler(of)}, key=lambda group: group[::-1])
+    for does, milliseconds in groups:
+        what = (
+            f"{'compute' if does == 'computes' else 'wait'} for {milliseconds:g} ms" if milliseconds else "take no time"
+        )
+        lines += [f"## Environments that {what}", ""]
+        lines += ["| environments | vec env | steps/s | ratio to Subproc | overhead |", "|---:|---|---:|---:|---:|"]
+        measured = [of for of in rates if (of.does, of.milliseconds) == (does, milliseconds) and not is_straggler(of)]
+        for of in sorted(measured, key=lambda of: of.n_envs):
+            reference = of._replace(vec_env="Subproc", envs_per_worker=1, threads_per_worker=1)
+            in_turn = -(-of.envs_per_worker // of.threads_per_worker)
+            overhead = f"{milliseconds_per_step(rates, of) - in_turn * milliseconds:.2f} ms" if does == "waits" else ""
+            speed = f"{statistics.median(rates[of].values()):,.0f}"
+            of_subproc = ratio(rates[of], rates[reference])
+            lines.append(f"| {of.n_envs} | {label(of)} | {speed} | {of_subproc} | {overhead} |")
         lines.append("")
-    return "\n".join([*lines, *overhead(rates), *straggler(rates)])
+    return "\n".join([*lines, *projection(rates), *straggler(rates)])
 
 
-def overhead(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list[str]:
+def is_straggler(of: Measured) -> bool:
+    return of.vec_env.startswith("straggler")
+
+
+def projection(rates: Rates) -> list[str]:
     """Time of a step of environments that take none: a constant and a time per worker, fitted by least squares."""
-    n_workers, milliseconds = [], []
-    for (vec_env, per_worker, n_envs, duration), speeds in rates.items():
-        if vec_env == "Ray" and duration == 0 and per_worker == 1:
-            n_workers.append(n_envs)
-            milliseconds.append(1000 * n_envs / statistics.median(speeds.values()))
-    slope, constant = np.polyfit(n_workers, milliseconds, 1)
+    one_each = [of for of in rates if of.vec_env == "Ray" and of.milliseconds == 0 and of.envs_per_worker == 1]
+    if not one_each:
+        return []
+    slope, constant = np.polyfit(
+        [of.n_envs for of in one_each], [milliseconds_per_step(rates, of) for of in one_each], 1
+    )
+    constant = max(constant, 0.0)
     lines = [
         "## Overhead",
         "",
@@ -234,31 +294,35 @@ def overhead(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list
         "",
         "## Projection to 1,000 environments",
         "",
-        "From these figures, for workers on other machines, each with a processor: time of a step =",
-        f"{constant:.2f} ms + {slope:.2f} ms x workers + duration x environments per worker.",
+        "From these figures, for workers on other machines, each with the processors that it needs:",
         "",
-        "| duration of a step | environments per worker | workers | ms per step | steps/s | time spent stepping |",
-        "|---:|---:|---:|---:|---:|---:|",
+        f"    time of a step = {constant:.2f} ms + {slope:.2f} ms x workers + duration x environments in turn",
+        "",
+        "Environments in turn: `envs_per_worker` divided by `threads_per_worker`. With threads, environments wait.",
+        "",
+        "| duration | environments of a worker | threads | workers | time of a step | steps/s | share of stepping |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for duration in (1.0, 10.0, 100.0):
-        for per_worker in (1, 8, 32):
+        for per_worker, threads in ((1, 1), (8, 1), (8, 8), (50, 50)):
             workers = -(-1_000 // per_worker)
-            total = max(constant, 0) + slope * workers + duration * per_worker
-            share = duration * per_worker / total
+            in_turn = duration * per_worker / threads
+            total = constant + slope * workers + in_turn
             lines.append(
-                f"| {duration:g} ms | {per_worker} | {workers} | {total:,.0f} | {1e6 / total:,.0f} "
-                f"| {100 * share:.0f} % |"
+                f"| {duration:g} ms | {per_worker} | {threads} | {workers} | {total:,.0f} ms | {1e6 / total:,.0f} "
+                f"| {100 * in_turn / total:.0f} % |"
             )
     return [
         *lines,
         "",
-        "The last column is the share of the time in which the workers step. This is a projection, not a measurement.",
+        "The last column is the share of the time in which environments step. This is a projection, not a measurement:",
+        "the network adds to it, and workers that do not share the processors of the learner take less of its time.",
         "",
     ]
 
 
-def straggler(rates: dict[tuple[str, int, int, float], dict[str, float]]) -> list[str]:
-    keys = {key[0].partition(", ")[2]: key for key in rates if key[0].startswith("straggler")}
+def straggler(rates: Rates) -> list[str]:
+    keys = {of.vec_env.partition(", ")[2]: of for of in rates if is_straggler(of)}
     if not keys:
         return []
     asynchronous, synchronous = rates[keys["asynchronous"]], rates[keys["synchronous"]]

@@ -76,6 +76,12 @@ def assert_numbers_are_from(part, of):
         ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results.md"),
         ("docs/explanation/cost.md", "## Training", "## SAC and TD3", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "## SAC and TD3", "## Sampling", "benchmarks/results/training.md"),
+        (
+            "docs/how_to/run_on_a_cluster.md",
+            "| duration | environments | |",
+            "* **It pays**",
+            "benchmarks/results/vec_env.md",
+        ),
         ("docs/how_to/transfer.md", "| start |", "The pretrained", "benchmarks/results/transfer.md"),
     ],
 )

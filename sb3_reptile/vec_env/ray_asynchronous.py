@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.vec_env.ray_vec_env import RayVecEnv
-from sb3_reptile.vec_env.ray_workers import Worker
+from sb3_reptile.vec_env.ray_workers import Worker, Workers
 
 # Updates after which Ape-X replaces the policy of an actor (https://arxiv.org/abs/1803.00933, appendix C)
 MAX_DELAY = 400
@@ -80,8 +80,8 @@ class AsynchronousRayVecEnv(RayVecEnv):
     def _n_at_once(self) -> int:
         return len(self.workers.all[0].indices)
 
-    def _make(self, *args: Any) -> None:
-        super()._make(*args)
+    def _make(self, workers: Workers) -> None:
+        super()._make(workers)
         self.reset_infos = [{} for _ in range(self.workers.n_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -144,6 +144,7 @@ class AsynchronousRayVecEnv(RayVecEnv):
         super()._reset_workers()
 
     def step_wait(self) -> VecEnvStepReturn:
+        self._check_begun(self._acting[:1])
         # A worker that was started again since is ready too
         ready = [worker for worker in self._acting if worker.fresh is not None]
         if not ready:

@@ -33,12 +33,11 @@ class RemoteAttributes(VecEnv):
                 stacklevel=2,
             )
             return [None] * self.num_envs
-        images = self._call_workers(self.workers.all, "get_images")
-        return [image for of_worker in images for image in of_worker]
+        return [image for images in self._call_threads("get_images") for image in images]
 
     def has_attr(self, attr_name: str) -> bool:
         """Check if an attribute exists for a vectorized environment (see base class)."""
-        return all(self._call_workers(self.workers.all, "has_attr", attr_name))
+        return all(self._call_threads("has_attr", attr_name))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return attribute from vectorized environment (see base class)."""
@@ -79,13 +78,13 @@ class RemoteAttributes(VecEnv):
             calls.append((wanted[in_worker[0]][0], "call", (method, arguments)))
         results: list[Any] = [None] * len(wanted)
         for in_worker, pickled in zip(places.values(), self.workers.call_all(calls), strict=True):
-            for place, result in zip(in_worker, cloudpickle.loads(pickled) or [None] * len(in_worker), strict=True):
+            for place, result in zip(in_worker, cloudpickle.loads(pickled), strict=True):
                 results[place] = result
         return results
 
-    def _call_workers(self, workers: Sequence[Worker], method: str, *args: Any) -> list[Any]:
-        """Call a method of ``VecEnv`` for all environments of workers."""
+    def _call_threads(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of ``VecEnv`` for all environments; what it returns for those of each thread."""
         self._check_open()
         arguments = cloudpickle.dumps((args, {}))
-        pickled = self.workers.call_all([(worker, "call", (method, arguments)) for worker in workers])
-        return [cloudpickle.loads(result) for result in pickled]
+        pickled = self.workers.call_all([(worker, "call", (method, arguments)) for worker in self.workers.all])
+        return [result for of_worker in pickled for result in cloudpickle.loads(of_worker)]

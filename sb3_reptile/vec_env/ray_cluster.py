@@ -12,6 +12,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LOCAL = "local"
+# Length of the reason in the error of a connection that fails
+MAX_REASON = 300
 
 
 def import_ray() -> Any:
@@ -84,10 +86,11 @@ def _init(ray: Any, address: str) -> None:
         _knock(address)
         ray.init(**settings)
     except Exception as error:  # a Ray that does not start in time raises no narrower one
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
         raise ConnectionError(
             f"cannot connect to a Ray cluster at {address!r} ({reason}): start one with `ray start --head`, use "
-            "HOST:PORT or ray://HOST:10001, or leave the address out for a Ray on this machine"
+            "HOST:PORT or ray://HOST:10001, or leave the address out for a Ray on this machine; a cluster that checks "
+            "a token needs RAY_AUTH_MODE=token and the file ~/.ray/auth_token of its first machine"
         ) from error
 
 

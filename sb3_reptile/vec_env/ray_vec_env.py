@@ -15,6 +15,7 @@ from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env.ray_attributes import RemoteAttributes
 from sb3_reptile.vec_env.ray_cluster import connect, disconnect, import_ray
+from sb3_reptile.vec_env.ray_worker import unpack
 from sb3_reptile.vec_env.ray_workers import Worker, Workers, actor_options
 
 
@@ -24,9 +25,9 @@ class RayVecEnv(RemoteAttributes):
 
         env = make_vec_env("CartPole-v1", n_envs=16, vec_env_cls=RayVecEnv, vec_env_kwargs=dict(envs_per_worker=4))
 
-    A worker is an actor. It makes its environments, steps them one after another, and returns one array for all of
-    them; the workers run in parallel. Rewards, observations and infos are those of ``DummyVecEnv``. Environment
-    ``index`` has the seed ``seed + index``, in every worker.
+    A worker is an actor. It makes its environments, steps them one after another or in threads, and returns one array
+    for all of them; the workers run in parallel. Rewards, observations and infos are those of ``DummyVecEnv``.
+    Environment ``index`` has the seed ``seed + index``, in every worker.
 
     **Lost workers.** If an actor or its node dies, the worker is started again where Ray finds room, after a pause.
     Attributes that were set with ``set_attr`` are set again, and each environment is reset with the seed ``seed + index
@@ -50,6 +51,9 @@ class RayVecEnv(RemoteAttributes):
     :param asynchronous: Do not wait for the slowest environments; see
         :class:`~sb3_reptile.vec_env.ray_asynchronous.AsynchronousRayVecEnv`
     :param max_delay: With ``asynchronous``: the number of updates that the policy in use by a worker may be old
+    :param threads_per_worker: Number of threads of each worker, which share its environments; for environments that
+        wait for something else, such as a simulator. Each environment is made and stepped in one thread, and draws from
+        its own generator, so that results do not depend on it; the environments must be safe in threads
     :raises ImportError: if Ray is not installed
     :raises ConnectionError: if there is no cluster at this address
     :raises WorkersLostError: if the workers do not start; later, if one is lost more often than ``max_restarts``
@@ -74,9 +78,10 @@ class RayVecEnv(RemoteAttributes):
         start_timeout: float = 300.0,
         asynchronous: bool = False,
         max_delay: int | None = None,
+        threads_per_worker: int = 1,
     ) -> None:
         env_fns = list(env_fns)
-        _check_arguments(env_fns, envs_per_worker, max_restarts, backoff, start_timeout)
+        _check_arguments(env_fns, envs_per_worker, threads_per_worker, max_restarts, backoff, start_timeout)
         if max_delay is not None and not asynchronous:
             raise ValueError(f"max_delay needs asynchronous=True, got max_delay={max_delay!r} without it")
         actor_options(resources)  # an error before anything starts
@@ -85,22 +90,25 @@ class RayVecEnv(RemoteAttributes):
         try:
             # On one machine they share the processors, as those of SubprocVecEnv do
             options = actor_options(resources, num_cpus=0 if is_local else 1)
-            self._make(env_fns, envs_per_worker, options, max_restarts, backoff, start_timeout)
+            self._make(
+                Workers(
+                    import_ray(),
+                    env_fns,
+                    envs_per_worker,
+                    threads_per_worker,
+                    options,
+                    max_restarts,
+                    backoff,
+                    start_timeout,
+                )
+            )
         except BaseException:
             self.close()
             raise
 
-    def _make(
-        self,
-        env_fns: Sequence[Callable[[], gym.Env]],
-        envs_per_worker: int,
-        options: Mapping[str, Any],
-        max_restarts: int,
-        backoff: float,
-        start_timeout: float,
-    ) -> None:
-        self.workers = Workers(import_ray(), env_fns, envs_per_worker, options, max_restarts, backoff, start_timeout)
-        observation_space, action_space, metadata = cloudpickle.loads(self.workers.start()[0])
+    def _make(self, workers: Workers) -> None:
+        self.workers = workers
+        observation_space, action_space, metadata = cloudpickle.loads(workers.start()[0])
         self._keys, self._shapes, self._dtypes = obs_space_info(observation_space)
         #: Number of transitions that were under way when their worker was lost
         self.n_lost = 0
@@ -154,11 +162,17 @@ class RayVecEnv(RemoteAttributes):
 
     def _send(self, worker: Worker, actions: Any) -> None:
         # Of a worker that was started again since, the episode that the actions belong to is lost
-        ref = None if worker.fresh is not None else self.workers.submit(worker, "step", actions)
+        ref = None if worker.fresh is not None else self.workers.submit(worker, "step", cloudpickle.dumps(actions))
         self._pending[worker.indices.start] = ref
 
     def step_wait(self) -> VecEnvStepReturn:
+        self._check_begun(self.workers.all)
         return self._receive(self.workers.all)
+
+    def _check_begun(self, workers: Sequence[Worker]) -> None:
+        self._check_open()
+        if not workers or not all(worker.indices.start in self._pending for worker in workers):
+            raise ValueError("step_wait() returns what step_async() has begun: call step_async() before")
 
     def _receive(self, workers: Sequence[Worker]) -> VecEnvStepReturn:
         """Wait for the steps of workers; start those again that are lost."""
@@ -176,8 +190,7 @@ class RayVecEnv(RemoteAttributes):
                 infos += self._lost_infos(worker)
                 continue
             (result,) = results[worker.indices.start]  # type: ignore[misc]
-            worker.obs, rewards[part], dones[part], pickled = result
-            new_infos, resets = cloudpickle.loads(pickled)
+            worker.obs, rewards[part], dones[part], new_infos, resets = unpack(result)
             infos += new_infos
             self._set_reset_infos(worker, resets)
         return self._stack(workers), rewards, dones, infos
@@ -220,12 +233,22 @@ class RayVecEnv(RemoteAttributes):
 
 
 def _check_arguments(
-    env_fns: Sequence[Any], envs_per_worker: int, max_restarts: int, backoff: float, start_timeout: float
+    env_fns: Sequence[Any],
+    envs_per_worker: int,
+    threads_per_worker: int,
+    max_restarts: int,
+    backoff: float,
+    start_timeout: float,
 ) -> None:
     if not env_fns or not all(callable(fn) for fn in env_fns):
         raise ValueError(f"env_fns must be functions that make environments, at least one, got {env_fns!r}")
-    for name, number, least in (("envs_per_worker", envs_per_worker, 1), ("max_restarts", max_restarts, 0)):
-        check_whole_number(name, number, least)
+    check_whole_number("envs_per_worker", envs_per_worker, 1)
+    check_whole_number("threads_per_worker", threads_per_worker, 1)
+    check_whole_number("max_restarts", max_restarts, 0)
+    if threads_per_worker > envs_per_worker:
+        raise ValueError(
+            f"threads_per_worker must be at most envs_per_worker={envs_per_worker}, got {threads_per_worker}"
+        )
     for name, seconds in (("backoff", backoff), ("start_timeout", start_timeout)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
             raise ValueError(f"{name} must be a number of seconds >= 0, got {seconds!r}")

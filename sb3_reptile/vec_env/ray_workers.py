@@ -12,6 +12,8 @@ import cloudpickle
 
 from sb3_reptile.vec_env.ray_worker import EnvWorker
 
+# Options of an actor by resource; Ray has a dictionary for the others
+OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 # Seconds of the longest pause before a worker is started again
 LONGEST_PAUSE = 60.0
 # Seconds after which a warning says what a worker that does not start is waiting for
@@ -37,9 +39,8 @@ def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> d
     for name, amount in resources.items():
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= 0:
             raise ValueError(f"resources must be numbers >= 0 by name, as in {{'CPU': 1}}, got {name!r}: {amount!r}")
-    names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
-    others = {name: amount for name, amount in resources.items() if name not in names}
-    return {names[name]: amount for name, amount in resources.items() if name in names} | {"resources": others}
+    others = {name: amount for name, amount in resources.items() if name not in OPTIONS}
+    return {OPTIONS[name]: amount for name, amount in resources.items() if name in OPTIONS} | {"resources": others}
 
 
 @dataclass(eq=False)
@@ -73,6 +74,7 @@ class Workers:
     :param ray: The module ``ray``
     :param env_fns: Functions that make the environments
     :param envs_per_worker: Number of environments of each worker, of the last one at most
+    :param threads_per_worker: Number of threads of each worker
     :param options: Options of the actors
     :param max_restarts: Number of times that each worker is started again
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
@@ -84,6 +86,7 @@ class Workers:
         ray: Any,
         env_fns: Sequence[Callable[[], Any]],
         envs_per_worker: int,
+        threads_per_worker: int,
         options: Mapping[str, Any],
         max_restarts: int,
         backoff: float,
@@ -108,7 +111,9 @@ class Workers:
         #: Called before the error that says that too many were lost
         self.before_failure: list[Callable[[], None]] = []
         self._failure: WorkersLostError | None = None
-        self.n_envs, self._per_worker = len(env_fns), envs_per_worker
+        #: What Ray said about the last worker that was lost
+        self._last_loss: _LostError | None = None
+        self.n_envs, self._per_worker, self._n_threads = len(env_fns), envs_per_worker, threads_per_worker
         self.all: list[Worker] = []
         for start in range(0, len(env_fns), envs_per_worker):
             indices = range(start, min(start + envs_per_worker, len(env_fns)))
@@ -122,11 +127,15 @@ class Workers:
         :return: What each returns: its spaces and metadata, pickled
         :raises WorkersLostError: if one does not start in time, or dies
         """
+        self._warn_of_missing()
         refs = [self._start(worker) for worker in self.all]
-        try:
-            return [self._started(worker, ref) for worker, ref in zip(self.all, refs, strict=True)]
-        except _LostError as error:
-            raise WorkersLostError(f"a worker died while it made its environments: {error}") from error
+        built = []
+        for worker, ref in zip(self.all, refs, strict=True):
+            try:
+                built.append(self._started(worker, ref))
+            except _LostError as error:
+                raise WorkersLostError(f"{self._name(worker)} died while it made them: {error}") from error
+        return built
 
     def find(self, index: int) -> tuple[Worker, int]:
         """
@@ -184,7 +193,8 @@ class Workers:
         for ref in refs:
             try:
                 results.append((self._get(ref),))
-            except _LostError:
+            except _LostError as error:
+                self._last_loss = error
                 results.append(None)
             except Exception as error:
                 raised = raised or error
@@ -202,19 +212,18 @@ class Workers:
         ready, _ = self._ray.wait(list(refs), num_returns=n, timeout=timeout, fetch_local=False)
         return list(ready)
 
-    def restart(self, workers: Sequence[Worker], cause: BaseException | None = None) -> None:
+    def restart(self, workers: Sequence[Worker]) -> None:
         """
         Start workers again, with the attributes that were set before and other seeds, and reset their environments.
 
         :param workers: The workers that were lost
-        :param cause: What said so
         :raises WorkersLostError: if one was lost too often, after the functions in ``before_failure`` were called
         """
         while workers:
             for worker in workers:
                 self._ray.kill(worker.actor)
                 if worker.restarts >= self.max_restarts:
-                    self._give_up(worker, cause)
+                    self._give_up(worker, self._last_loss)
                 worker.restarts += 1
                 self.n_restarts += 1
             exponent = max(worker.restarts for worker in workers) - 1
@@ -231,7 +240,7 @@ class Workers:
                     options = cloudpickle.dumps([{} for _ in worker.indices])
                     worker.fresh = self._get(worker.actor.reset.remote(seeds, options))
                 except _LostError as error:
-                    cause = error
+                    self._last_loss = error
                     lost_again.append(worker)
                 except WorkersLostError as error:
                     self._give_up(worker, error)
@@ -249,7 +258,7 @@ class Workers:
 
     def _start(self, worker: Worker) -> Any:
         worker.actor = self._actor_class.remote()
-        return worker.actor.build.remote(worker.env_fns, worker.restarts > 0)
+        return worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0)
 
     def _started(self, worker: Worker, ref: Any) -> bytes:
         try:
@@ -265,9 +274,27 @@ class Workers:
                 "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
             ) from None
 
+    def _warn_of_missing(self) -> None:
+        """Say at once what all workers together need and the cluster does not have; nodes may still be added."""
+        wanted, has = self._wanted(), self._ray.cluster_resources()
+        all_need = {name: amount * len(self.all) for name, amount in wanted.items()}
+        missing = [name for name, amount in all_need.items() if amount > has.get(name, 0)]
+        if missing:
+            warnings.warn(
+                f"the cluster has {', '.join(f'{has.get(name, 0):g} {name}' for name in missing)}, and the workers "
+                f"need {', '.join(f'{all_need[name]:g} {name}' for name in missing)}: those that find no room wait for "
+                f"it, at most start_timeout={self.start_timeout:g} s; use fewer workers (envs_per_worker), ask for "
+                "less (resources), or add nodes",
+                stacklevel=2,
+            )
+
+    def _wanted(self) -> dict[str, float]:
+        """What a worker needs, by Ray's names of resources."""
+        named = {name: self._options[option] for name, option in OPTIONS.items() if option in self._options}
+        return named | self._options["resources"]
+
     def _needs(self) -> str:
-        wanted = {"CPU": self._options["num_cpus"], **self._options["resources"]}
-        free = self._ray.available_resources()
+        wanted, free = self._wanted(), self._ray.available_resources()
         return (
             f"it needs {wanted}, {len(self.all)} workers do, and the cluster has "
             f"{ {name: free.get(name, 0) for name in wanted} } free"

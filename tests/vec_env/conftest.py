@@ -58,6 +58,9 @@ class FakeRay:
     def available_resources(self):
         return {"CPU": 1.0}
 
+    def cluster_resources(self):
+        return {"CPU": 64.0, "GPU": 1.0, "simulator": 1.0}
+
 
 class Ref:
     def __init__(self, value=None, error=None):

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +29,13 @@ class Numbered(gym.Env):
 
     def __init__(self, length=20, kills=None, seconds=0.0):
         self.length, self.kills, self.seconds = length, kills, seconds
+        #: Attributes that were set since, in this order
+        self.was_set = []
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name in ("gain", "length", "order") and "was_set" in vars(self):
+            self.was_set.append(name)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -97,10 +105,39 @@ class Everything(gym.Env):
     def render(self):
         return np.full((8, 8, 3), self.steps, np.uint8)
 
+    def close(self):
+        self.is_closed = True
+
     def add(self, number, other=0):
         if number is None:
             raise ValueError("number must be a number")
         return self.steps + number + other
+
+
+class InThreads(Numbered):
+    """Remembers the threads that it is used in; two of them step at the same time, or not at all."""
+
+    meeting = threading.Barrier(2)
+    broken = None
+
+    def __init__(self):
+        super().__init__()
+        self.threads = [threading.get_ident()]
+
+    def thread(self):
+        return threading.get_ident()
+
+    def reset(self, *, seed=None, options=None):
+        self.threads.append(threading.get_ident())
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.threads.append(threading.get_ident())
+        self.meeting.wait(timeout=10)
+        if self.broken is not None:
+            raise ValueError(f"the environment {self.broken} is broken")
+        obs, _, *others = super().step(action)
+        return obs, 1.0, *others
 
 
 SPACES = {

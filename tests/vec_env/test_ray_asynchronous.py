@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.vec_env import Asynchronous, RayVecEnv
+from sb3_reptile.vec_env.ray_worker import unpack
 from tests.conftest import assert_same_parameters, small
 from tests.vec_env.environments import Numbered
 
@@ -30,7 +31,7 @@ def slow_first(fake_ray, every):
         return wait([ref for ref in refs if not is_of_first(ref)] + first)
 
     def is_of_first(ref):
-        return ref.error is None and (ref.value[0][None][:, 0] >= 1_000).all()
+        return ref.error is None and (unpack(ref.value)[0][None][:, 0] >= 1_000).all()
 
     fake_ray.wait = of_others
 

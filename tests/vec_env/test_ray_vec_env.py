@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_reptile import DecayedReplayBuffer
 from sb3_reptile.callbacks import WorkerLog
 from sb3_reptile.replay.episodes import LOST
-from sb3_reptile.vec_env import RayVecEnv, WorkersLostError
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_workers
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
-from tests.vec_env.environments import SPACES, Everything, Numbered
+from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered
 
 
 def assert_same(ours, theirs):
@@ -38,11 +38,11 @@ def assert_same(ours, theirs):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("envs_per_worker", [1, 2, 8])
+@pytest.mark.parametrize(("envs_per_worker", "threads"), [(1, 1), (2, 1), (8, 1), (2, 2), (8, 2), (8, 8)])
 @pytest.mark.parametrize("space", SPACES)
-def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worker):
+def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worker, threads):
     fns = [partial(Everything, SPACES[space]) for _ in range(3)]
-    ours, theirs = RayVecEnv(fns, envs_per_worker), DummyVecEnv(fns)
+    ours, theirs = RayVecEnv(fns, envs_per_worker, threads_per_worker=threads), DummyVecEnv(fns)
     assert len(fake_ray.started) == -(-3 // envs_per_worker)
     assert ours.metadata == theirs.metadata
     rng = np.random.default_rng(0)
@@ -61,9 +61,11 @@ def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worke
     assert_same(ours.render(), theirs.render())
 
 
-def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray):
+@pytest.mark.parametrize(("envs_per_worker", "threads"), [(2, 1), (5, 3)])
+def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray, envs_per_worker, threads):
     fns = [partial(Everything, SPACES["box"]) for _ in range(5)]
-    ours, theirs = RayVecEnv(fns, 2), DummyVecEnv([lambda fn=fn: Monitor(fn()) for fn in fns])
+    ours = RayVecEnv(fns, envs_per_worker, threads_per_worker=threads)
+    theirs = DummyVecEnv([lambda fn=fn: Monitor(fn()) for fn in fns])
     for env in (ours, theirs):
         env.set_attr("mark", np.arange(2), [0, 3])
         env.set_attr("mark", "x", [-1, 1])
@@ -85,6 +87,23 @@ def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray):
     assert not ours.has_attr("lock")
 
 
+def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thread(fake_ray):
+    env = RayVecEnv([InThreads] * 4, envs_per_worker=4, threads_per_worker=2)
+    env.reset()
+    # The first of each thread meet in their step, and then the second
+    assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+    in_step, in_call = env.get_attr("threads"), env.env_method("thread")
+    assert [set(of_env) for of_env in in_step] == [{thread} for thread in in_call]
+    assert in_call[0] == in_call[1] != in_call[2] == in_call[3]
+    # The first exception; the others are not left in their step
+    env.set_attr("broken", 1, [1])
+    env.set_attr("broken", 3, [3])
+    with pytest.raises(ValueError, match="the environment 1 is broken"):
+        env.step(np.zeros(4, int))
+    env.set_attr("broken", None)
+    assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+
+
 def test_exceptions_are_those_of_the_environment(fake_ray):
     env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
     env.reset()
@@ -100,6 +119,8 @@ def test_exceptions_are_those_of_the_environment(fake_ray):
         (dict(env_fns=[]), "env_fns must be functions"),
         (dict(env_fns=[gym.make("CartPole-v1")]), "env_fns must be functions"),
         (dict(envs_per_worker=0), "envs_per_worker must be a whole number >= 1, got 0"),
+        (dict(threads_per_worker=0), "threads_per_worker must be a whole number >= 1, got 0"),
+        (dict(envs_per_worker=2, threads_per_worker=3), "at most envs_per_worker=2, got 3"),
         (dict(max_restarts=-1), "max_restarts must be a whole number >= 0, got -1"),
         (dict(backoff=float("nan")), "backoff must be a number of seconds"),
         (dict(resources={"GPU": -1}), "resources must be numbers >= 0 by name"),
@@ -127,9 +148,11 @@ def test_resources_are_those_of_the_actors(fake_ray):
 def test_a_lost_worker_is_seeded_and_set_up_again_and_its_step_is_truncated(fake_ray):
     env = RayVecEnv([Numbered] * 4, envs_per_worker=2, backoff=0)
     env.seed(7)
+    env.set_attr("order", "first")
     env.set_attr("gain", 2.0, [2])
     env.set_attr("gain", 3.0, [2])
     env.set_attr("length", 30)
+    env.set_attr("order", "again")  # set again after what was set since
     first = env.reset()
     before = env.step(np.zeros(4, int))[0]
     fake_ray.dying = {fake_ray.n_calls + 2}  # the step of the second worker
@@ -146,6 +169,7 @@ def test_a_lost_worker_is_seeded_and_set_up_again_and_its_step_is_truncated(fake
     assert [info["seed"] for info in env.reset_infos] == [7, 8, 7 + 2 + 4, 7 + 3 + 4]
     assert env.get_attr("gain") == [1, 1, 3, 1]
     assert env.get_attr("length") == [30] * 4
+    assert env.get_attr("was_set")[2:] == [["gain", "length", "order"], ["length", "order"]]
     assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 2}
     _, rewards, dones, infos = env.step(np.zeros(4, int))
     assert rewards.tolist() == [3, 3, 3, 1]
@@ -174,6 +198,18 @@ def test_a_worker_that_is_lost_outside_of_a_step_is_started_again(fake_ray, call
     assert env.step([0, 0])[2].tolist() == [False, False]
 
 
+def test_pauses_before_restarts_are_doubled_up_to_a_minute(fake_ray, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(ray_workers.time, "sleep", pauses.append)
+    env = RayVecEnv([Numbered], max_restarts=9, backoff=0.5)
+    env.reset()
+    for _ in range(9):
+        fake_ray.dying = {fake_ray.n_calls + 1}
+        env.get_attr("gain")
+        env.step([0])
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
 def test_beyond_max_restarts_the_model_is_saved_before_the_error(fake_ray, tmp_path):
     from stable_baselines3.common.callbacks import CheckpointCallback
 
@@ -181,13 +217,58 @@ def test_beyond_max_restarts_the_model_is_saved_before_the_error(fake_ray, tmp_p
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu")
     fake_ray.dying = {fake_ray.n_calls + 20, fake_ray.n_calls + 30, fake_ray.n_calls + 31, fake_ray.n_calls + 40}
     saving = CheckpointCallback(1_000_000, str(tmp_path))
-    with pytest.raises(WorkersLostError, match=r"environment . was lost and started again 1 times, max_restarts=1"):
+    with pytest.raises(WorkersLostError, match=r"environment . was lost and started again 1 times, .*The actor died"):
         model.learn(1_000, callback=[saving, WorkerLog()])
     (saved,) = tmp_path.glob("*.zip")
     assert PPO.load(saved, device="cpu").num_timesteps == model.num_timesteps > 0
     with pytest.raises(WorkersLostError):
         env.step([0, 0])
     env.close()
+
+
+def test_what_the_cluster_lacks_is_said_at_once(fake_ray):
+    with pytest.warns(UserWarning, match=r"the cluster has 64 CPU, 0 robot, and the workers need 66 CPU, 1.5 robot"):
+        RayVecEnv([Numbered] * 3, resources={"CPU": 22, "robot": 0.5, "simulator": 0.25})
+
+
+def test_a_worker_that_dies_while_it_makes_its_environments_is_named(fake_ray):
+    fake_ray.dying = {2}
+    with pytest.raises(WorkersLostError, match=r"the worker of environments 2 to 3 died while it made them"):
+        RayVecEnv([Numbered] * 4, envs_per_worker=2)
+    assert fake_ray.killed == 2
+
+
+def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
+    env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
+    env.reset()
+    with pytest.raises(ValueError, match=r"call step_async\(\) before"):
+        env.step_wait()
+    env.step_async(np.zeros((2, 3)))
+    env.step_wait()
+    with pytest.raises(ValueError, match=r"call step_async\(\) before"):
+        env.step_wait()
+    with pytest.raises(ValueError, match="actions must be those of 2 environments, got 3"):
+        env.step(np.zeros((3, 3)))
+    env.step_async(np.zeros((2, 3)))
+    closing = [worker.actor.instance._threads[0].envs.envs[0] for worker in env.workers.all]
+    env.close()
+    env.close()
+    assert [one.is_closed for one in closing] == [True, True]
+    assert fake_ray.killed == 2
+    actions = np.zeros((2, 3))
+    for call in (
+        env.reset,
+        env.step_wait,
+        env.get_images,
+        lambda: env.step(actions),
+        lambda: env.get_attr("steps"),
+        lambda: env.set_attr("steps", 1),
+        lambda: env.has_attr("steps"),
+        lambda: env.env_method("add", 1),
+        lambda: env.env_is_wrapped(Monitor),
+    ):
+        with pytest.raises(ValueError, match="have been closed"):
+            call()
 
 
 def test_monitor_files_of_a_lost_worker_are_continued(fake_ray, tmp_path):
