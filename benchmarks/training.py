@@ -449,7 +449,8 @@ def markdown(records: list[Record]) -> str:
     ]
     if SBX not in distinct(records, "method"):
         lines += ["sbx-rl was not installed (`pip install '.[bench]'`).", ""]
-    for task in distinct(records, "task"):
+    present = distinct(records, "task")
+    for task in sorted(present, key=lambda task: list(TASKS).index(task) if task in TASKS else len(TASKS)):
         of_task = [record for record in records if record["task"] == task]
         for threads in distinct(of_task, "threads"):
             lines += section(task, threads, [record for record in of_task if record["threads"] == threads])
