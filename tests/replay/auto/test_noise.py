@@ -76,7 +76,8 @@ def test_means_and_noise_are_those_of_similar_situations():
     means, variances, counts, reaches = comparison.means
     assert means.shape == variances.shape == (40, 2, 1)
     assert (counts == SETTINGS.mean_neighbours).all()
-    assert (0 < reaches).all() and (reaches < 0.5).all()
+    assert (reaches > 0).all()
+    assert (reaches < 0.5).all()
     # Residuals are in units of the spread, and the new outcomes are at 0
     variances, means = variances[:, :, 0] * model.spread[0] ** 2, means[:, :, 0] * model.spread[0]
     quiet, loud = slice(0, 15), slice(25, 40)
@@ -110,7 +111,7 @@ def test_without_noisy_outcomes_nothing_is_averaged():
 
 
 def compare(then=0.0, now=0.0, variance=1.0, count=12, reach=1.0, speaks=True, noisy=True):
-    """One transition and one segment, besides the one that is still growing: differences from the two means."""
+    """One transition, one segment and the one that is still growing: differences from the two means."""
 
     def means(*differences):
         shape = (1, len(differences))
@@ -151,7 +152,7 @@ def test_what_is_not_similar_or_not_noisy_is_no_evidence_of_means():
 
 def test_noise_is_at_least_the_tolerance():
     smallest = SETTINGS.tolerance**2
-    assert evidence_of_means(1.0, 0.0, variance=1e-9) == pytest.approx(evidence_of_means(1.0, 0.0, variance=smallest))
+    assert evidence_of_means(0.3, 0.0, variance=1e-9) == pytest.approx(evidence_of_means(0.3, 0.0, variance=smallest))
 
 
 def test_noise_is_learned_from_segments_in_good_standing():
