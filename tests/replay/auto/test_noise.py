@@ -56,6 +56,14 @@ def test_a_change_that_single_outcomes_hide_is_noticed_by_means(seed):
     assert by_means < by_single_outcomes / 2
 
 
+@pytest.mark.parametrize(("noisy_from", "is_used"), [(1_000, True), (1_600, False)])
+def test_means_are_compared_once_the_noise_is_known(noisy_from, is_used):
+    consistency = Consistency(spaces.Box(-1, 1, (2,)), spaces.Discrete(5), 1, Settings(noisy_from=noisy_from))
+    observe(consistency, *shop(1_568))
+    n_outcomes = len(consistency.false_alarm_rate)
+    assert consistency.segments.cusum[:, n_outcomes:].any() == is_used
+
+
 def transitions(features, outcomes):
     n = len(features)
     return Transitions(np.arange(n), features[:, None], np.zeros(n, np.int64), np.stack([outcomes, 0 * outcomes], 1))
