@@ -32,6 +32,12 @@ class Numbered(gym.Env):
         #: Attributes that were set since, in this order
         self.was_set = []
 
+    def node_id(self):
+        """Identifier of the node of Ray's cluster on which it runs."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
         if name in ("gain", "length", "order") and "was_set" in vars(self):

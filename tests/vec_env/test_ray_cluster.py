@@ -117,8 +117,10 @@ def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
 
 
 def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
-    lost = cluster.worker_nodes_[0]
     env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=1)
+    # Ray may have placed all workers on the other node
+    (node_id,) = env.env_method("node_id", indices=0)
+    (lost,) = (node for node in cluster.worker_nodes_ if node.node_id == node_id)
     buffer_of = dict(replay_buffer_class=DecayedHerReplayBuffer, replay_buffer_kwargs=dict(copy_info_dict=True))
     model = ReptileDQN("MultiInputPolicy", env, **small(learning_starts=100, **buffer_of))
     model.learn(800, callback=Lose(60, lambda: cluster.remove_node(lost, allow_graceful=False)))
