@@ -22,14 +22,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tasks import CARTPOLE
 from tqdm import tqdm
 
-from sb3_reptile.evaluation.machine import processor
+from sb3_reptile.evaluation.machine import installed_versions, processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -342,20 +341,13 @@ def start_child(task: str, threads: int, methods: list[str], rounds: int) -> Ite
 
 
 def environment() -> str:
-    versions = [f"{package} {installed_version(package)}" for package in PACKAGES if installed_version(package)]
+    versions = [f"{package} {version}" for package, version in installed_versions(PACKAGES).items()]
     return f"{processor()}; {', '.join(versions)}"
-
-
-def installed_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def run(path: Path, names: Sequence[str], quick: bool, kept: Sequence[Record]) -> None:
     """Measure the tasks, and write each record when it is there, after those that are kept."""
-    with_sbx = bool(installed_version("sbx_rl"))
+    with_sbx = bool(installed_versions(["sbx_rl"]))
     if not with_sbx:
         print("sbx-rl is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
     plan = []

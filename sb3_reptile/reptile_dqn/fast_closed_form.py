@@ -25,8 +25,8 @@ Linear = Callable[[th.Tensor, th.Tensor, th.Tensor | None, str, list[Any], str],
 @cache
 def onednn_linear() -> Linear | None:
     """
-    oneDNN's linear layer. On processors with AVX-512 it takes 0.6 times as long as MKL's ``addmm``, on those without it
-    1.6 times. PyTorch has it for compiled networks; it is not public, so that it is tried once.
+    oneDNN's linear layer. It is faster than MKL's ``addmm`` on processors with AVX-512, and slower on those without.
+    PyTorch has it for compiled networks; it is not public, so that it is tried once.
 
     :return: A function ``(x, W, b, "none" or "relu", [], "")`` that returns ``x W^T + b``; None if there is none, or if
         it is slower
