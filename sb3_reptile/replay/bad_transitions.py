@@ -1,7 +1,7 @@
 """What a buffer does with rewards and observations that are not finite."""
 
-import math
 import warnings
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from gymnasium import spaces
 from sb3_reptile.replay.checks import OnBadTransition
 
 # Up to this number of values, Python's sum is faster than a pass by NumPy; it is finite only if all of them are
-FEW = 32
+FEW = 16
 
 
 def all_finite(values: Any, dtype: np.dtype) -> bool:
@@ -19,10 +19,11 @@ def all_finite(values: Any, dtype: np.dtype) -> bool:
     :param dtype: The type of floats that they are stored as
     :return: Whether all of them are finite then
     """
-    array = values if type(values) is np.ndarray and values.dtype is dtype else _as(values, dtype)
-    if array.size <= FEW and math.isfinite(sum(array.reshape(-1).tolist())):
+    if type(values) is not np.ndarray or values.dtype is not dtype:
+        values = _as(values, dtype)
+    if values.size <= FEW and isfinite(sum(values.ravel().tolist())):
         return True
-    return b"\0" not in np.isfinite(array).tobytes()
+    return b"\0" not in np.isfinite(values).tobytes()
 
 
 def first_bad(values: Any, dtype: np.dtype, n_envs: int) -> tuple[int, float]:
@@ -67,6 +68,8 @@ class BadTransitions:
         by_key = observation_space.spaces.items() if is_dict else [(None, observation_space)]  # type: ignore[attr-defined]
         # The observations that may not be finite, by key
         self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
+        # The type of observations that are one array of floats
+        self._only = self._floats[0][1] if self._floats and not is_dict else None
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         """
@@ -79,10 +82,12 @@ class BadTransitions:
             return True
         if not all_finite(reward, self.reward_dtype):
             return False
+        if self._only is not None:
+            return all_finite(next_obs, self._only) and (obs is None or all_finite(obs, self._only))
         for key, dtype in self._floats:
-            if obs is not None and not all_finite(obs if key is None else obs[key], dtype):
-                return False
             if not all_finite(next_obs if key is None else next_obs[key], dtype):
+                return False
+            if obs is not None and not all_finite(obs if key is None else obs[key], dtype):
                 return False
         return True
 

@@ -25,8 +25,18 @@ def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
 
 @cache
 def _is_stored_by_sb3(buffer_class: type[DecayedSampling]) -> bool:
-    """Whether SB3's ``ReplayBuffer`` stores the rows of such a buffer, not a class with its own ``add()``."""
-    return super(DecayedSampling, buffer_class).add is ReplayBuffer.add
+    """Whether SB3's own classes store the rows of such a buffer, not a class with its own ``add()``."""
+    return super(DecayedSampling, buffer_class).add in (ReplayBuffer.add, DictReplayBuffer.add)
+
+
+def _write(stored: Any, row: int, given: Any) -> None:
+    """Write observations, or each of a dict of them, into a row."""
+    if isinstance(stored, dict):
+        for key, values in stored.items():
+            _write(values, row, given[key])
+    else:
+        # Observations of a Discrete space are given as (n_envs,), which cannot be broadcast to (n_envs, 1)
+        stored[row] = given.reshape(stored.shape[1:]) if getattr(given, "ndim", 0) == 1 else given
 
 
 class _SB3Storage(MultiStepSampling):
@@ -36,22 +46,24 @@ class _SB3Storage(MultiStepSampling):
     """
 
     def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
-        if not _is_stored_by_sb3(type(self)) or isinstance(self.observation_space, spaces.Discrete):
+        if not _is_stored_by_sb3(type(self)):
             super()._store(obs, next_obs, action, reward, done, infos)
             return
         # What SB3 writes, without the copies that it makes first
         row, following = self.pos, (self.pos + 1) % self.buffer_size
-        self.observations[row] = obs
+        _write(self.observations, row, obs)
         if self.optimize_memory_usage:
-            self.observations[following] = next_obs
+            _write(self.observations, following, next_obs)
         else:
-            self.next_observations[row] = next_obs
+            _write(self.next_observations, row, next_obs)
         self.actions[row] = action.reshape((self.n_envs, self.action_dim))
         self.rewards[row] = reward
         self.dones[row] = done
         if self.handle_timeout_termination:
-            truncated = [info.get("TimeLimit.truncated", False) for info in infos]
-            self.timeouts[row] = truncated if any(truncated) else 0  # a number is written faster than a list
+            self.timeouts[row] = 0.0
+            for env, info in enumerate(infos):
+                if info.get("TimeLimit.truncated"):
+                    self.timeouts[row, env] = 1.0
         self.pos = following
         if following == 0:
             self.full = True

@@ -256,13 +256,16 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         """
         if self._scratch is not None:
             self._scratch.check_owner()
-        if np.size(action) != self.n_envs * self.action_dim:
+        if action.size != self.n_envs * self.action_dim:
             raise ValueError(
                 f"the replay buffer was made for {self.n_envs} environments with actions of {self.action_dim} numbers, "
                 f"got actions of shape {np.shape(action)}: use a buffer made for these environments"
             )
         differing = differs_from_newest(self, obs)
-        is_lost = any(LOST in info for info in infos)
+        is_lost = False
+        for info in infos:  # faster than any()
+            if LOST in info:
+                is_lost = True
         if is_lost or not self._bad_transitions.accepts(None if differing is None else obs, next_obs, reward):
             if not is_lost:
                 self._bad_transitions.refuse(obs, next_obs, reward, self.distribution.rows_added, type(self).__name__)

@@ -41,8 +41,12 @@ def differs_from_newest(buffer: ReplayBuffer, obs: Any) -> np.ndarray | None:
     row = buffer.pos if buffer.optimize_memory_usage else buffer.pos - 1
     if not isinstance(stored, dict):
         return _differing(stored[row], obs, buffer.n_envs)
-    differing = [envs for key in stored if (envs := _differing(stored[key][row], obs[key], buffer.n_envs)) is not None]
-    return np.any(differing, axis=0) if differing else None
+    differing = None
+    for key, values in stored.items():
+        envs = _differing(values[row], obs[key], buffer.n_envs)
+        if envs is not None:
+            differing = envs if differing is None else differing | envs
+    return differing
 
 
 def end_what_is_not_continued(buffer: ReplayBuffer, differing: np.ndarray) -> None:
@@ -63,6 +67,8 @@ def end_what_is_not_continued(buffer: ReplayBuffer, differing: np.ndarray) -> No
 
 def _differing(stored: Any, given: Any, n_envs: int) -> np.ndarray | None:
     """In which environments two rows of observations differ; None if their bytes are equal."""
+    if type(given) is np.ndarray and given.dtype is getattr(stored, "dtype", None) and given.tobytes() == stored.tobytes():
+        return None  # as within an episode; what follows is rarer
     if not isinstance(given, np.ndarray):
         given = np.asarray(given)
     if not isinstance(stored, np.ndarray) or stored.dtype.hasobject or stored.size != given.size:
