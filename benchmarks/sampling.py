@@ -325,7 +325,7 @@ def index_drawing(capacity: int) -> Cell:
     def make(settings: dict[str, Any]) -> Contender:
         buffer = DecayedReplayBuffer(capacity, INDICES.space, spaces.Discrete(2), device="cpu", **settings)
         buffer.distribution.rows_added = capacity
-        return Contender(buffer.distribution.draw)
+        return Contender(partial(buffer.distribution._draw, capacity))
 
     contenders = {"np.random.randint": lambda: Contender(partial(np.random.randint, 0, capacity))}
     for name, settings in decays(capacity).items():
