@@ -107,8 +107,11 @@ FROM_PONG = (
 )
 EVALUATED = 20
 
-# Hashes of records contain the former paths of these classes
-RECORDED_AS = {"__import__('sb3_reptile.networks').networks.": "__import__('sb3_reptile.envs').envs."}
+# Hashes of records contain the former paths of these classes, and the former default, which command() names
+RECORDED_AS = {
+    "__import__('sb3_reptile.networks').networks.": "__import__('sb3_reptile.envs').envs.",
+    '"half_life": "auto"': '"half_life": null',
+}
 
 # Sections of tasks that do not change: their figure shows differences, not curves
 WITHOUT_DRIFT = {"control"}
@@ -249,10 +252,28 @@ def is_of_the_zoo(name: str) -> bool:
     return APPLICATIONS[name].command[: len(ZOO)] == ZOO
 
 
+def zoo_entry(run: Run) -> tuple[str, dict[str, Any]]:
+    """The algorithm of a run of the RL Zoo, and the entry of ``zoo_configs`` that it trains with."""
+    algo, env = (APPLICATIONS[run.application].command[index] for index in (len(ZOO) + 1, len(ZOO) + 3))
+    entries = yaml.safe_load((ROOT / "zoo_configs" / f"{algo}.yml").read_text(encoding="utf-8"))
+    return algo, entries.get(env, entries["default"])
+
+
 def command(run: Run, folder: str) -> list[str]:
     """The command that trains it, run in the root of the repository."""
+    own = APPLICATIONS[run.application].methods[run.method]
+    if is_of_the_zoo(run.application):
+        algo, entry = zoo_entry(run)
+        # The records have one-step returns and the default decay, which were ReptileDQN's defaults
+        recorded = [] if "n_steps" in entry else ["n_steps:1"]
+        recorded += ["half_life:None"] if entry.get("half_life") == "auto" else []
+        if algo == "reptile_dqn" and recorded:
+            own = ("-params", *recorded, *own[1:])
+    return _command(run, folder, own)
+
+
+def _command(run: Run, folder: str, own: tuple[str, ...]) -> list[str]:
     application = APPLICATIONS[run.application]
-    own = application.methods[run.method]
     if is_of_the_zoo(run.application):
         where = ["--seed", str(run.seed), "-f", folder, "--eval-freq", "-1", "--verbose", "0", "--num-threads", "1"]
         return [*application.command, *where, *own]
@@ -261,11 +282,9 @@ def command(run: Run, folder: str) -> list[str]:
 
 def set_up(run: Run) -> str:
     """Hash of a run's configuration, eight digits; records with another hash are ignored."""
-    what: list[Any] = [command(run, "FOLDER")]
+    what: list[Any] = [_command(run, "FOLDER", APPLICATIONS[run.application].methods[run.method])]
     if is_of_the_zoo(run.application):
-        algo, env = (what[0][what[0].index(name) + 1] for name in ("--algo", "--env"))
-        entries = yaml.safe_load((ROOT / "zoo_configs" / f"{algo}.yml").read_text(encoding="utf-8"))
-        what.append(entries.get(env, entries["default"]))
+        what.append(zoo_entry(run)[1])
     text = json.dumps(what, sort_keys=True)
     for present, recorded in RECORDED_AS.items():
         text = text.replace(present, recorded)

@@ -204,6 +204,9 @@ def build(run: Run) -> Any:
 
         algorithm = WatkinsDQN
     if task.algorithm == "DQN":
+        if algorithm is not DQN:
+            # A method names what differs from one-step returns and the default decay
+            settings = {"half_life": None, "n_steps": 1, **settings}
         settings |= learner
     else:
         algorithm = {"SAC": SAC, "TD3": TD3}[task.algorithm]

@@ -231,7 +231,7 @@ def pretrain(run: Run, family: Family) -> Any:
     if run.start == "scratch":
         return None
     if run.start == "joint":
-        settings = {**family.settings, **family.joint}
+        settings = {"n_steps": 1, **family.settings, **family.joint}
         env = JointTasks(family.make_tasks(), seed=run.seed)
         model = ReptileDQN("MlpPolicy", env, seed=run.seed, device="cpu", **settings)
         model.set_logger(Logger(None, []))
@@ -243,7 +243,7 @@ def pretrain(run: Run, family: Family) -> Any:
         inner_timesteps=family.inner_timesteps,
         meta_batch_size=family.meta_batch_size,
         meta_step_size=LinearSchedule(1.0, 0.0, 1.0),
-        algorithm_kwargs=family.settings,
+        algorithm_kwargs={"n_steps": 1, **family.settings},
         seed=run.seed,
         device="cpu",
     )
@@ -262,7 +262,7 @@ def curves_of(run: Run, family: Family) -> list[list[float]]:
     curves = []
     for number in range(family.n_held_out):
         env, eval_env = (held_out(np.random.default_rng([HELD_OUT, run.seed, number])) for _ in range(2))
-        settings = {**family.settings, **family.adaptation}
+        settings = {"n_steps": 1, **family.settings, **family.adaptation}
         seed = 1_000 * (run.seed + 1) + number
         model = ReptileDQN("MlpPolicy", env, seed=seed, device="cpu", **settings)
         model.set_logger(Logger(None, []))

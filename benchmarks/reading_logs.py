@@ -50,6 +50,7 @@ def train(name: str) -> list[dict[str, str]]:
     :return: What it logs
     """
     kwargs, swap = RUNS[name]
+    kwargs = {"half_life": None, "n_steps": 1, **kwargs}
     env = gym.make("CartPole-v1")
     if swap is not None:
         env = PermutedActions(env, period=swap)

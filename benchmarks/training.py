@@ -38,6 +38,8 @@ WITH_SBX = ("DQN", "SAC", "TD3", "TQC", "CrossQ")
 EXACT = "ReptileDQN"
 FAST = 'ReptileDQN, learner="fast"'
 EAGER = 'ReptileDQN, learner="eager"'
+# What SB3's DQN does apart from decay; a method names what is different
+ONE_STEP: dict[str, Any] = {"n_steps": 1, "half_life": None}
 PRIORITIES: dict[str, Any] = {"priority": "td_error"}
 FUSED: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
 # What users of other algorithms of SB3 can do
@@ -63,6 +65,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'ReptileDQN, double Q, learner="fast"': {"double_q": True, "learner": "fast"},
     "ReptileDQN, 10-step returns": {"n_steps": 10},
     'ReptileDQN, half_life="auto"': {"half_life": "auto"},
+    "ReptileDQN, its own defaults": {"n_steps": None, "half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
     **{
         f"SB3 {algorithm}{name}": kwargs
@@ -260,7 +263,8 @@ def make_model(task: Task, method: str) -> Any:
     elif library == "SB3":
         algorithm = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
 
-    settings = {**task.settings, **METHODS[method]}
+    one_step = ONE_STEP if algorithm is sb3_reptile.ReptileDQN else {}
+    settings = {**task.settings, **one_step, **METHODS[method]}
     settings["policy_kwargs"] = {**task.settings.get("policy_kwargs", {}), **METHODS[method].get("policy_kwargs", {})}
     if "replay_buffer_class" in settings:
         settings["replay_buffer_class"] = getattr(sb3_reptile, settings["replay_buffer_class"])

@@ -183,7 +183,7 @@ def train(run: Run, sources: Path, steps: int = STEPS) -> Record:
         return True
 
     cpu_start = time.process_time()
-    model = ReptileDQN("MlpPolicy", Motors(), seed=run.seed, device="cpu", **settings)
+    model = ReptileDQN("MlpPolicy", Motors(), seed=run.seed, device="cpu", n_steps=1, **{"half_life": None, **settings})
     model.learn(steps, callback=ConvertCallback(keep), log_interval=None)
     curve = learning_curve(episodes, steps)
     return {

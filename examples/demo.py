@@ -10,8 +10,9 @@ import argparse
 import csv
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from sb3_reptile.evaluation.plotting import style_of
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-METHODS: dict[str, type[DQN]] = {"ReptileDQN": ReptileDQN, "DQN": DQN}
+# The same learner, so that they differ by what they replay: one-step returns
+METHODS: dict[str, Callable[..., DQN]] = {"ReptileDQN": partial(ReptileDQN, n_steps=1, half_life=None), "DQN": DQN}
 STYLES = {"ReptileDQN": style_of("default"), "DQN": style_of("uniform")}
 LABELS = {"ReptileDQN": "ReptileDQN (decayed replay)", "DQN": "DQN (uniform replay)"}
 

@@ -63,6 +63,7 @@ def train(
             exploration_final_eps=0.1,
             policy_kwargs=dict(net_arch=[64, 64]),
             half_life=half_lives[role],
+            n_steps=1,
             seed=2 * seed + number,
             device="cpu",
         )

@@ -46,6 +46,7 @@ def train(steps: int, seed: int, half_life: float | None, log: Path | None) -> R
         exploration_fraction=0.3,
         policy_kwargs=dict(net_arch=[128, 128]),
         half_life=half_life,
+        n_steps=1,
         seed=seed,
         device="cpu",
     )

@@ -62,7 +62,14 @@ def cartpole(n_envs=1, normalize=False):
 
 
 def small(**kwargs):
-    return {"learning_starts": 50, "buffer_size": 2_000, "train_freq": 4, "seed": 0, "device": "cpu"} | kwargs
+    return {
+        "learning_starts": 50,
+        "buffer_size": 2_000,
+        "train_freq": 4,
+        "n_steps": 1,
+        "seed": 0,
+        "device": "cpu",
+    } | kwargs
 
 
 def assert_same_parameters(ours, theirs):

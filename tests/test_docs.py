@@ -72,7 +72,8 @@ def assert_numbers_are_from(part, of):
     [
         ("README.md", "![Scores", "## Who needs it", "docs/explanation/results.md"),
         ("docs/how_to/choosing.md", "## When not", "## Set the other", "docs/explanation/results.md"),
-        ("docs/explanation/choice.md", "", "", "docs/explanation/results.md"),
+        ("docs/explanation/choice.md", "## The defaults of", "## The default decay", "benchmarks/results/learners.md"),
+        ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results.md"),
         ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results.md"),
         ("docs/explanation/cost.md", "## Training", "## SAC and TD3", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "## SAC and TD3", "## Sampling", "benchmarks/results/training.md"),

@@ -67,7 +67,8 @@ def end_what_is_not_continued(buffer: ReplayBuffer, differing: np.ndarray) -> No
 
 def _differing(stored: Any, given: Any, n_envs: int) -> np.ndarray | None:
     """In which environments two rows of observations differ; None if their bytes are equal."""
-    if type(given) is np.ndarray and given.dtype is getattr(stored, "dtype", None) and given.tobytes() == stored.tobytes():
+    is_stored_so = type(given) is np.ndarray and given.dtype is getattr(stored, "dtype", None)
+    if is_stored_so and given.tobytes() == stored.tobytes():
         return None  # as within an episode; what follows is rarer
     if not isinstance(given, np.ndarray):
         given = np.asarray(given)

@@ -87,7 +87,7 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     :param present: The buffer that the model made by its options. It is emptied if it takes over the transitions.
     :param path: Where the buffer was loaded from
     :return: The loaded buffer, with the model's n-step returns; or the model's, with the transitions of the loaded one
-        if that is of another kind
+        if that is of another kind, or only one of them has ``half_life="auto"``
     :raises ValueError: if the loaded buffer does not fit the model
     """
     check_fits(loaded, present.observation_space, present.action_space, present.n_envs, f"the replay buffer in {path}")
@@ -95,15 +95,20 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
         return loaded
     is_of_kind = isinstance(loaded, HerReplayBuffer) == isinstance(present, HerReplayBuffer)
     has_returns = isinstance(loaded, MultiStepSampling) or getattr(present, "n_steps", 1) == 1
-    if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns:
+    was_auto, is_auto = (getattr(buffer, "consistency", None) is not None for buffer in (loaded, present))
+    if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and was_auto == is_auto:
         if isinstance(loaded, MultiStepSampling) and isinstance(present, MultiStepSampling):
             loaded.n_steps, loaded.gamma = present.n_steps, present.gamma
         return loaded
     present.reset()
     n_taken = take_transitions(loaded, present)
+    names = [
+        f"{type(buffer).__name__}{' with half_life=auto' if auto and was_auto != is_auto else ''}"
+        for buffer, auto in ((loaded, was_auto), (present, is_auto))
+    ]
     warnings.warn(
-        f"{path} holds a {type(loaded).__name__}: its {n_taken:,} newest transitions were taken over into the "
-        f"model's {type(present).__name__}, in their order. Ages count from the newest; initial weights and "
+        f"{path} holds a {names[0]}: its {n_taken:,} newest transitions were taken over into the "
+        f"model's {names[1]}, in their order. Ages count from the newest; initial weights and "
         "priorities are those of new transitions",
         stacklevel=3,
     )

@@ -12,6 +12,24 @@ from sb3_reptile.replay.multi_step import MultiStepSampling
 if TYPE_CHECKING:
     from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
 
+# Returns where none are asked for (docs/explanation/multi_step.md)
+N_STEPS, Q_LAMBDA = 10, 0.7
+
+
+def returns_of(model: "ReptileDQN", buffer_class: type[ReplayBuffer]) -> tuple[int, float]:
+    """
+    :param model: A model, whose ``n_steps`` and ``q_lambda`` may be None
+    :param buffer_class: Its ``replay_buffer_class``
+    :return: Its ``n_steps`` and ``q_lambda``. Files from before λ-returns have the first only: it means uncorrected
+        returns, as in SB3.
+    """
+    n_steps, q_lambda = model.n_steps, model.q_lambda
+    if n_steps is None and "n_steps" in model.replay_buffer_kwargs:
+        n_steps = model.replay_buffer_kwargs["n_steps"]
+    if n_steps is None and issubclass(buffer_class, MultiStepSampling):
+        return N_STEPS, Q_LAMBDA if q_lambda is None else q_lambda
+    return n_steps or 1, 1.0 if q_lambda is None else q_lambda
+
 
 def replay_options(model: "ReptileDQN") -> dict[str, Any]:
     """

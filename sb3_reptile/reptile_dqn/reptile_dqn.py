@@ -19,7 +19,7 @@ from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
 from sb3_reptile.replay.taking_over import fitted
-from sb3_reptile.reptile_dqn.buffer_options import replay_options
+from sb3_reptile.reptile_dqn.buffer_options import replay_options, returns_of
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
@@ -49,8 +49,9 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     environment.
 
     Its loop is: interact, store, draw, weight by age, update the policy network, hand it to the agent. The arguments up
-    to ``half_life`` are those of SB3's ``DQN``. With ``half_life=float("inf")`` and otherwise defaults it is SB3's
-    ``DQN``, bit for bit. By default a transition is drawn with a probability that falls as ``(1 + age / 100) ** -1.5``.
+    to ``half_life`` are those of SB3's ``DQN``. By default it replays what still holds, the newest most often, and
+    learns from λ-returns of 10 steps. With ``n_steps=1, half_life=float("inf")`` and otherwise defaults it is SB3's
+    ``DQN``, bit for bit.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -74,7 +75,8 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
     :param n_steps: When n_step > 1, uses n-step return when updating the Q-value network, with any decayed replay
-        buffer but the one for hindsight
+        buffer but the one for hindsight. ``None`` is 10 steps mixed with ``q_lambda=0.7``, or 1 where the replay buffer
+        has no n-step returns.
     :param target_update_interval: update the target network every ``target_update_interval``
         environment steps.
     :param exploration_fraction: fraction of entire training period over which the exploration rate is reduced
@@ -93,8 +95,9 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param half_life: For exponential decay, the age at which a transition is half as likely to be replayed as the
         newest, in transitions (all environments counted); ``inf`` replays uniformly; ``"auto"`` replays what still
-        holds, see :class:`~sb3_reptile.replay.Consistency`; ``None`` leaves it to the buffer's ``decay``, with which a
-        number cannot be combined
+        holds, see :class:`~sb3_reptile.replay.Consistency`, and weights it by the buffer's ``decay``; ``None`` replays
+        by that decay alone, with which a number cannot be combined. The decay is ``(1 + age / 100) ** -1.5`` unless
+        ``replay_buffer_kwargs`` have another one.
     :param weighting: Where decay acts: in the draws (``"sampling"``), or in the loss of uniform draws (``"loss"``). The
         expected gradient is the same, the variance of ``"loss"`` higher.
     :param priority: ``"td_error"`` replays transitions with large TD errors more often (prioritized experience replay,
@@ -120,8 +123,8 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         and why.
     :param q_lambda: Mixes the returns of 1 to ``n_steps`` steps: the λ of Peng's Q(λ)
         (https://arxiv.org/abs/2103.00107), in [0, 1]. 1 uses the return of ``n_steps`` steps alone, as SB3 does; less
-        relies more on the target network and less on how the actions after the first one were chosen. It needs
-        ``n_steps > 1``.
+        relies more on the target network and less on how the actions after the first one were chosen, and needs
+        ``n_steps > 1``. ``None`` is 1 if ``n_steps`` is given, and else 0.7.
     :raises TypeError: if ``half_life``, ``alpha`` or ``beta`` is not a number
     :raises ValueError: if an argument has a value that is not allowed
     """
@@ -144,7 +147,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 1,
+        n_steps: int | None = None,
         target_update_interval: int = 10000,
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
@@ -158,7 +161,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        half_life: float | Literal["auto"] | None = None,
+        half_life: float | Literal["auto"] | None = "auto",
         weighting: Weighting = "sampling",
         priority: Literal["td_error"] | None = None,
         alpha: float = 0.6,
@@ -168,7 +171,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         pretrained: Pretrained | None = None,
         transfer: TransferOptions | Transfer | None = None,
         learner: Literal["auto", "eager", "fast"] = "auto",
-        q_lambda: float = 1.0,
+        q_lambda: float | None = None,
     ) -> None:
         self.half_life = half_life
         self.weighting = weighting
@@ -180,8 +183,9 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         self.pretrained = pretrained
         self.transfer = make_transfer(transfer, pretrained is not None)
         self.learner = learner
-        self.q_lambda = q_lambda
-        self.n_steps = n_steps
+        # What is None is decided when the replay buffer's class is known
+        self.q_lambda: float = q_lambda  # type: ignore[assignment]
+        self.n_steps: int = n_steps  # type: ignore[assignment]
         self._lambda_returns: LambdaReturns | None = None
         self._last_batch: tuple[Any, th.Tensor] | None = None
         self._check_options()  # before anything is built
@@ -200,7 +204,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
                 replay_buffer_class=replay_buffer_class,
                 replay_buffer_kwargs=replay_buffer_kwargs,
                 optimize_memory_usage=optimize_memory_usage,
-                n_steps=n_steps,
+                n_steps=n_steps,  # type: ignore[arg-type]
                 target_update_interval=target_update_interval,
                 exploration_fraction=exploration_fraction,
                 exploration_initial_eps=exploration_initial_eps,
@@ -225,8 +229,10 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             check_choice(name, getattr(self, name), allowed)
         for name in ("alpha",) if callable(self.beta) else ("alpha", "beta"):
             check_fraction(name, getattr(self, name), "0 switches it off")
-        check_fraction("q_lambda", self.q_lambda, "1 uses n-step returns as they are")
-        check_n_steps(self.n_steps)
+        if self.q_lambda is not None:
+            check_fraction("q_lambda", self.q_lambda, "1 uses n-step returns as they are")
+        if self.n_steps is not None:
+            check_n_steps(self.n_steps)
         check_weighting(self.weighting, self.priority is not None)
 
     def _setup_model(self) -> None:
@@ -242,6 +248,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
+        self.n_steps, self.q_lambda = returns_of(self, self.replay_buffer_class)
         # The model's options reach the buffer through its kwargs
         self.replay_buffer_kwargs = {**replay_options(self), **kwargs}
         # SB3 gives n_steps to its own class only, and warns that any other ignores it; here it is among the kwargs

@@ -147,3 +147,9 @@ def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path,
     task = TASKS["cartpole-actions"]
     assert float(less) == pytest.approx(100 / (task.reference_return - task.random_return), abs=0.015)
     assert page[start + 3 :] == []
+
+
+def test_the_page_of_learners_is_that_of_the_records():
+    learners = importlib.import_module("learner_report")
+    assert learners.report(learners.all_records()) == learners.PAGE.read_text(encoding="utf-8")
+    assert "| auto | 404 | 383 | 152 | 3.2 | -408 |" in learners.PAGE.read_text(encoding="utf-8")

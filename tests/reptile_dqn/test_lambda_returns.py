@@ -164,7 +164,7 @@ def test_it_is_saved_and_loaded(tmp_path):
 
 def test_it_needs_several_steps():
     with pytest.raises(ValueError, match=r"q_lambda=0.5 mixes returns .* n_steps=1: set n_steps > 1"):
-        ReptileDQN("MlpPolicy", "CartPole-v1", q_lambda=0.5)
+        ReptileDQN("MlpPolicy", "CartPole-v1", q_lambda=0.5, n_steps=1)
     kwargs = dict(replay_buffer_class=DecayedReplayBuffer, replay_buffer_kwargs=dict(n_steps=3))
     ReptileDQN("MlpPolicy", "CartPole-v1", q_lambda=0.5, **kwargs)
 

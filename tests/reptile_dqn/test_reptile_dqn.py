@@ -25,7 +25,7 @@ from sb3_reptile import (
 )
 from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.envs import DiscreteActions
-from sb3_reptile.replay.decay import Exponential, PowerLaw, make_decay
+from sb3_reptile.replay.decay import DEFAULT_DECAY, Exponential, PowerLaw, make_decay
 from tests.conftest import INF, Written, assert_same_parameters, cartpole, small
 
 
@@ -34,9 +34,9 @@ def differ(ours, theirs):
     return any(not th.equal(value, theirs[key]) for key, value in ours.get_parameters()["policy"].items())
 
 
-def test_half_life_inf_is_bitwise_dqn():
+def test_one_step_and_half_life_inf_is_bitwise_dqn():
     reference = DQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu").learn(5_000)
-    ours = ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu", half_life=INF).learn(5_000)
+    ours = ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu", half_life=INF, n_steps=1).learn(5_000)
     assert_same_parameters(ours, reference)
     plugged_in = DQN(
         "MlpPolicy",
@@ -47,8 +47,9 @@ def test_half_life_inf_is_bitwise_dqn():
         replay_buffer_kwargs=dict(half_life=INF),
     ).learn(5_000)
     assert_same_parameters(plugged_in, reference)
-    # The comparison can fail: with a decay the parameters end elsewhere
-    assert differ(ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu").learn(5_000), reference)
+    # The comparison can fail: with a decay, or with λ-returns, the parameters end elsewhere
+    for kwargs in (dict(half_life=None, n_steps=1), dict(half_life=INF)):
+        assert differ(ReptileDQN("MlpPolicy", "CartPole-v1", seed=1, device="cpu", **kwargs).learn(5_000), reference)
 
 
 @pytest.mark.parametrize("n_envs", [1, 8])
@@ -97,11 +98,11 @@ def test_arguments_are_those_of_dqn_and_then_ours():
     ours, theirs = (inspect.signature(model_class.__init__).parameters for model_class in (ReptileDQN, DQN))
     assert list(ours)[: len(theirs)] == list(theirs)
     for name, parameter in theirs.items():
-        assert ours[name].default == parameter.default
+        assert ours[name].default == (None if name == "n_steps" else parameter.default)
         assert ours[name].kind == parameter.kind
     added = {name: ours[name].default for name in list(ours)[len(theirs) :]}
     assert added == dict(
-        half_life=None,
+        half_life="auto",
         weighting="sampling",
         priority=None,
         alpha=0.6,
@@ -111,8 +112,58 @@ def test_arguments_are_those_of_dqn_and_then_ours():
         pretrained=None,
         transfer=None,
         learner="auto",
-        q_lambda=1.0,
+        q_lambda=None,
     )
+
+
+@pytest.mark.parametrize(
+    ("policy", "env"), [("MlpPolicy", "CartPole-v1"), ("MultiInputPolicy", SimpleMultiObsEnv)], ids=["Box", "Dict"]
+)
+@pytest.mark.parametrize("n_envs", [1, 8])
+def test_by_default_what_still_holds_is_learned_from_by_mixed_returns_of_ten_steps(policy, env, n_envs, tmp_path):
+    vec_env = make_vec_env(env, n_envs=n_envs, seed=0)
+    model = ReptileDQN(policy, vec_env, learning_starts=50, seed=0, device="cpu", buffer_size=2_000).learn(200)
+    assert (model.half_life, model.n_steps, model.q_lambda) == ("auto", 10, 0.7)
+    assert model.replay_buffer.n_steps == 10
+    assert model.replay_buffer.consistency is not None
+    assert model.replay_buffer.decay == DEFAULT_DECAY
+    spelled = dict(half_life="auto", n_steps=10, q_lambda=0.7, replay_buffer_kwargs=dict(decay=DEFAULT_DECAY))
+    vec_env.seed(0)
+    same = ReptileDQN(policy, vec_env, learning_starts=50, seed=0, device="cpu", buffer_size=2_000, **spelled)
+    assert_same_parameters(same.learn(200), model)
+    model.save(tmp_path / "model")
+    loaded = ReptileDQN.load(tmp_path / "model")
+    assert (loaded.half_life, loaded.n_steps, loaded.q_lambda) == ("auto", 10, 0.7)
+
+
+def test_steps_that_are_given_are_those_of_sb3_unless_they_are_mixed():
+    for n_steps in (1, 3):
+        model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=n_steps))
+        assert (model.n_steps, model.q_lambda) == (n_steps, 1)
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=None, replay_buffer_kwargs=dict(n_steps=3)))
+    assert (model.n_steps, model.q_lambda) == (3, 1)
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=None), q_lambda=0.5)
+    assert (model.n_steps, model.q_lambda) == (10, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:`half_life=auto` is ignored")
+def test_where_the_buffer_has_no_multi_step_returns_one_step_is_the_default():
+    model = ReptileDQN(
+        "MlpPolicy", "CartPole-v1", learning_starts=50, replay_buffer_class=ReplayBuffer, device="cpu"
+    ).learn(100)
+    assert (model.n_steps, model.q_lambda) == (1, 1)
+
+
+@pytest.mark.parametrize("given", [dict(n_steps=3), dict(q_lambda=0.5)], ids=str)
+def test_files_from_before_these_defaults_keep_what_they_had(given, tmp_path):
+    """DQN's files, and those of ReptileDQN that have no λ."""
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=3, half_life=None))
+    del model.q_lambda
+    model.save(tmp_path / "model")
+    loaded = ReptileDQN.load(tmp_path / "model")
+    assert (loaded.n_steps, loaded.q_lambda, loaded.half_life) == (3, 1, None)
+    assert loaded.replay_buffer.consistency is None
+    assert ReptileDQN.load(tmp_path / "model", **given).q_lambda == given.get("q_lambda", 1)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +205,7 @@ class SB3NStep(DecayedSampling, NStepReplayBuffer):
 
 
 @pytest.mark.parametrize("buffer_class", [MyNStepReplayBuffer, DecayedNStepReplayBuffer, SB3NStep, NStepReplayBuffer])
-@pytest.mark.filterwarnings("ignore:`half_life=None` is ignored")
+@pytest.mark.filterwarnings("ignore:`half_life=auto` is ignored")
 def test_gamma_and_n_steps_reach_any_buffer_with_n_step_returns(buffer_class, tmp_path):
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=5, gamma=0.9, replay_buffer_class=buffer_class))
     assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (5, 0.9)
@@ -236,7 +287,8 @@ def test_a_scheduled_half_life_does_not_stand_beside_a_decay(tmp_path):
 
 @pytest.mark.parametrize("decay", ["power_law", {"exponential": {"half_life": 30}}])
 def test_another_decay_overrides_the_half_life(decay, tmp_path):
-    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_kwargs=dict(decay=decay))).learn(200)
+    kwargs = small(half_life=None, replay_buffer_kwargs=dict(decay=decay))
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **kwargs).learn(200)
     assert model.replay_buffer.decay == make_decay(decay)
     model.save_replay_buffer(tmp_path / "buffer")
     other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=50))
@@ -244,9 +296,25 @@ def test_another_decay_overrides_the_half_life(decay, tmp_path):
     assert other.replay_buffer.decay == (PowerLaw() if decay == "power_law" else Exponential(50))
 
 
+@pytest.mark.parametrize(("saved", "present"), [(None, "auto"), ("auto", None), ("auto", 50)])
+def test_a_loaded_buffer_becomes_one_that_detects_changes_or_stops_to_be_one(saved, present, tmp_path):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=saved)).learn(200)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=present))
+    auto = f"ReplayBuffer with half_life=auto{':' if saved == 'auto' else ', in their order'}"
+    with pytest.warns(UserWarning, match=f"{auto}.*200 newest transitions|200 newest transitions.*{auto}"):
+        other.load_replay_buffer(tmp_path / "buffer")
+    assert (other.replay_buffer.consistency is not None) == (present == "auto")
+    assert other.replay_buffer.size() == 200
+    assert np.array_equal(other.replay_buffer.rewards[:200], model.replay_buffer.rewards[:200])
+    if present == 50:
+        assert other.replay_buffer.half_life == 50
+    other.learn(100)
+
+
 @pytest.mark.parametrize("buffer_class", [ReplayBuffer, NStepReplayBuffer])
 def test_a_buffer_that_does_not_decay_is_used_with_a_warning(buffer_class):
-    with pytest.warns(UserWarning, match=f"half_life=None.* is ignored because `{buffer_class.__name__}` does not"):
+    with pytest.warns(UserWarning, match=f"half_life=auto.* is ignored because `{buffer_class.__name__}` does not"):
         model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_class=buffer_class))
     model.learn(100, log_interval=1)
     assert type(model.replay_buffer) is buffer_class
@@ -486,7 +554,7 @@ def test_a_model_of_dqn_decays_when_it_is_loaded(tmp_path, kwargs):
 def test_hindsight_replay_of_dqn_decays_when_it_is_loaded(tmp_path):
     env = BitFlippingEnv(n_bits=4, continuous=False)
     DQN("MultiInputPolicy", env, **small(replay_buffer_class=HerReplayBuffer)).save(tmp_path / "model")
-    with pytest.warns(UserWarning, match="DecayedHerReplayBuffer, half_life=None"):
+    with pytest.warns(UserWarning, match="DecayedHerReplayBuffer, half_life=auto"):
         model = ReptileDQN.load(tmp_path / "model", env=env)
     assert type(model.replay_buffer) is DecayedHerReplayBuffer
 
