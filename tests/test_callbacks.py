@@ -24,7 +24,7 @@ from sb3_reptile.callbacks import (
     ReplayLog,
 )
 from sb3_reptile.figures import draw_consistency
-from sb3_reptile.replay import Change
+from sb3_reptile.replay import Change, Exponential
 from tests.conftest import assert_same_parameters, cartpole, small
 
 DECAYED = dict(replay_buffer_class=DecayedReplayBuffer)
@@ -47,7 +47,8 @@ class Watch(BaseCallback):
 @pytest.mark.parametrize("model_class", [ReptileDQN, DQN])
 def test_the_half_life_follows_its_schedule(model_class, half_life):
     watch = Watch()
-    model = model_class("MlpPolicy", "CartPole-v1", **small(train_freq=1, **DECAYED))
+    of_reptile = dict(half_life=None) if model_class is ReptileDQN else {}
+    model = model_class("MlpPolicy", "CartPole-v1", **small(train_freq=1, **DECAYED, **of_reptile))
     model.learn(400, callback=[HalfLifeSchedule(half_life), watch])
     assert watch.seen[0][1] == 100
     assert watch.seen[-1][1] == 1_000
@@ -55,6 +56,13 @@ def test_the_half_life_follows_its_schedule(model_class, half_life):
         assert seen == pytest.approx(min(1_000, 100 + 900 * (1 - progress) / 0.5))
     if model_class is ReptileDQN:
         assert model.half_life == 1_000
+
+
+def test_the_half_life_within_a_regime_follows_too():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small())
+    model.learn(100, callback=HalfLifeSchedule(lambda progress: 100.0))
+    assert (model.half_life, model.replay_buffer.decay) == ("auto", Exponential(100))
+    assert model.replay_buffer.consistency is not None
 
 
 def test_the_half_life_of_other_algorithms_follows_too():
@@ -244,9 +252,9 @@ def test_a_model_saved_while_exploration_is_raised_can_be_loaded(tmp_path):
     ("callback", "model", "complaint"),
     [
         (ReExplore(), lambda: SAC("MlpPolicy", "Pendulum-v1", **AUTO), "SAC has none"),
-        (ReExplore(), lambda: ReptileDQN("MlpPolicy", "CartPole-v1"), "half_life='auto'"),
+        (ReExplore(), lambda: ReptileDQN("MlpPolicy", "CartPole-v1", half_life=None), "half_life='auto'"),
         (OnChange(print), lambda: DQN("MlpPolicy", "CartPole-v1"), "decayed replay buffer"),
-        (ConsistencyHistory(), lambda: ReptileDQN("MlpPolicy", "CartPole-v1"), "half_life='auto'"),
+        (ConsistencyHistory(), lambda: ReptileDQN("MlpPolicy", "CartPole-v1", half_life=None), "half_life='auto'"),
         (ReplayLog(), lambda: DQN("MlpPolicy", "CartPole-v1"), "decayed replay buffer"),
     ],
     ids=["no exploration rate", "not auto", "no decay", "no consistency", "nothing to log"],

@@ -19,7 +19,11 @@ TASKS, METHODS, Run = learning.TASKS, learning.METHODS, learning.Run
 SMALL = dict(learning_starts=20, batch_size=40, buffer_size=500, device="cpu", seed=3)
 ALGORITHMS = {
     "DQN": (DQN, "CartPole-v1", dict(train_freq=10, gradient_steps=5, target_update_interval=20)),
-    "ReptileDQN": (ReptileDQN, "CartPole-v1", dict(train_freq=10, gradient_steps=5, target_update_interval=20)),
+    "ReptileDQN": (
+        ReptileDQN,
+        "CartPole-v1",
+        dict(train_freq=10, gradient_steps=5, target_update_interval=20, n_steps=1),
+    ),
     "SAC": (SAC, "Pendulum-v1", dict(train_freq=10, gradient_steps=3)),
     "TD3": (TD3, "Pendulum-v1", dict(train_freq=10, gradient_steps=3)),
 }

@@ -56,7 +56,7 @@ def test_user_defined_classes_must_be_given(tmp_path):
 
 def test_a_half_life_that_changes_goes_on_changing(tmp_path):
     schedule = {"start": 50, "end": 500, "end_fraction": 1.0}
-    _, folder = resumable(tmp_path, callback=[HalfLifeSchedule(schedule)], priority="td_error")
+    _, folder = resumable(tmp_path, callback=[HalfLifeSchedule(schedule)], priority="td_error", half_life=None)
     model = resume(folder, cartpole())
     assert model.half_life == model.replay_buffer.half_life == pytest.approx(50 + 450 * 40 / 120)
 

@@ -59,7 +59,8 @@ def test_every_algorithm_is_made_with_every_method_and_keeps_its_own_options(nam
         if isinstance(buffer, DecayedReplayBuffer):
             assert buffer.distribution.uniform_fraction == 0
             assert not buffer.distribution.prioritized
-        assert getattr(buffer, "n_steps", 1) == (3 if name in ("n-step", "reptile_dqn") else 1)
+        n_steps = {"n-step": 3, "reptile_dqn": 3, "reptile_dqn, options of the buffer": 10}.get(name, 1)
+        assert getattr(buffer, "n_steps", 1) == n_steps
     assert buffers["fifo"].buffer_size == 50
     assert {buffers[method].buffer_size for method in ("uniform", "default", "auto")} == {500}
     for of_uniform in (buffers["uniform"], buffers["fifo"]):

@@ -21,7 +21,7 @@ from tests.zoo.commands import FAST, ROOT, run, saved_model
 def test_reptile_dqn_trains_and_enjoys_with_no_config_named(tmp_path):
     output = run(
         *("-m", "sb3_reptile.zoo", "train", "--algo", "reptile_dqn", "--env", "CartPole-v1"),
-        *("-f", tmp_path, "-params", "half_life:321", *FAST),
+        *("-f", tmp_path, "-params", "half_life:321", *FAST, "--log-interval", "1"),
     )
     assert "reptile_dqn.yml" in output
     assert "replay/" in output
@@ -40,7 +40,7 @@ def test_the_rl_zoos_own_dqn_file_works_unchanged(tmp_path):
         *("-conf", theirs, "-f", tmp_path, *FAST),
     )
     assert f"Loading hyperparameters from: {theirs}" in output
-    assert saved_model(tmp_path, "reptile_dqn").half_life is None
+    assert saved_model(tmp_path, "reptile_dqn").half_life == "auto"
 
 
 def test_our_dqn_file_works_with_reptile_dqn_too(here, tmp_path):

@@ -26,7 +26,7 @@ def test_unmodified_rl_zoo_uses_reptile_dqn_as_dqn_on_request(tmp_path):
     output = run("-m", "rl_zoo3.train", *where, *FAST)
     assert f"Loading hyperparameters from: {Path(rl_zoo3.__file__).parent}" in output
     assert "mean_age" in output
-    assert saved_model(tmp_path, "dqn").half_life is None
+    assert saved_model(tmp_path, "dqn").half_life == "auto"
     assert "Mean reward" in run("-m", "rl_zoo3.enjoy", *where, "--no-render", "-n", "600")
 
 

@@ -1,0 +1,66 @@
+"""
+The test-suites of SB3 and sb3-contrib with the decayed replay buffers in the place of SB3's.
+
+    git clone --branch v2.9.0 https://github.com/DLR-RM/stable-baselines3
+    python benchmarks/upstream_tests.py stable-baselines3 tests/test_identity.py -x
+
+The first argument is a clone, the others are those of pytest. `--replay half_life=inf` or another option replaces the
+default decay.
+"""
+
+import ast
+import os
+import sys
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class DecayedBuffers:
+    """Plugin of pytest that exchanges the classes of replay buffers before a test imports them."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def pytest_configure(self) -> None:
+        import sb3_contrib  # noqa: F401
+        import stable_baselines3  # noqa: F401
+        from stable_baselines3.common import buffers
+        from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+        import sb3_reptile
+
+        decayed = {
+            buffers.ReplayBuffer: sb3_reptile.DecayedReplayBuffer,
+            buffers.DictReplayBuffer: sb3_reptile.DecayedDictReplayBuffer,
+            buffers.NStepReplayBuffer: sb3_reptile.DecayedNStepReplayBuffer,
+            HerReplayBuffer: sb3_reptile.DecayedHerReplayBuffer,
+        }
+        for ours in decayed.values() if self.options else ():
+            ours.__init__ = partialmethod(ours.__init__, **self.options)  # type: ignore[misc]
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] in ("stable_baselines3", "sb3_contrib"):
+                for attribute, value in list(vars(module).items()):
+                    if isinstance(value, type) and value in decayed:
+                        setattr(module, attribute, decayed[value])
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    clone, arguments, options = Path(sys.argv[1]), sys.argv[2:], {}
+    if "--replay" in arguments:
+        at = arguments.index("--replay")
+        name, _, value = arguments[at + 1].partition("=")
+        options[name] = float("inf") if value == "inf" else ast.literal_eval(value)
+        del arguments[at : at + 2]
+    os.chdir(clone)
+    sys.path.append(str(Path.cwd()))
+    # Warnings that our buffers add are not errors here
+    sys.exit(pytest.main(["-W", "default", *arguments], plugins=[DecayedBuffers(options)]))
+
+
+if __name__ == "__main__":
+    main()
