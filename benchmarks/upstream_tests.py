@@ -19,32 +19,41 @@ import pytest
 
 
 class DecayedBuffers:
-    """Plugin of pytest that exchanges the classes of replay buffers before a test imports them."""
+    """Plugin of pytest that exchanges the classes of replay buffers, in SB3's algorithms and in the tests."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-
-    def pytest_configure(self) -> None:
-        import sb3_contrib  # noqa: F401
-        import stable_baselines3  # noqa: F401
         from stable_baselines3.common import buffers
         from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
         import sb3_reptile
 
-        decayed = {
+        self.decayed = {
             buffers.ReplayBuffer: sb3_reptile.DecayedReplayBuffer,
             buffers.DictReplayBuffer: sb3_reptile.DecayedDictReplayBuffer,
             buffers.NStepReplayBuffer: sb3_reptile.DecayedNStepReplayBuffer,
             HerReplayBuffer: sb3_reptile.DecayedHerReplayBuffer,
         }
-        for ours in decayed.values() if self.options else ():
-            ours.__init__ = partialmethod(ours.__init__, **self.options)  # type: ignore[misc]
+        for ours in self.decayed.values() if options else ():
+            ours.__init__ = partialmethod(ours.__init__, **options)  # type: ignore[misc]
+
+    def pytest_configure(self) -> None:
+        import sb3_contrib  # noqa: F401
+        import stable_baselines3  # noqa: F401
+
         for name, module in list(sys.modules.items()):
-            if name.partition(".")[0] in ("stable_baselines3", "sb3_contrib"):
-                for attribute, value in list(vars(module).items()):
-                    if isinstance(value, type) and value in decayed:
-                        setattr(module, attribute, decayed[value])
+            # Not where the classes are defined: they name each other in super()
+            is_theirs = name.partition(".")[0] in ("stable_baselines3", "sb3_contrib")
+            if is_theirs and not name.endswith(("common.buffers", "her_replay_buffer")):
+                self._exchange(module)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for module in {item.module for item in items if isinstance(item, pytest.Function)}:
+            self._exchange(module)
+
+    def _exchange(self, module: Any) -> None:
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, type) and value in self.decayed:
+                setattr(module, attribute, self.decayed[value])
 
 
 def main() -> None:
