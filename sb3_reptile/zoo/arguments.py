@@ -47,15 +47,42 @@ def add_default_algorithm(command: str) -> list[str]:
     return algorithms
 
 
+def _additional(**settings: Any) -> tuple[argparse.ArgumentParser, argparse._ArgumentGroup]:
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False, **settings)
+    return parser, parser.add_argument_group("arguments that rl_zoo3 does not have")
+
+
+def _parser_of_resuming() -> argparse.ArgumentParser:
+    parser, group = _additional()
+    group.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue from the last checkpoint in this folder of a run"
+    )
+    return parser
+
+
+def _parser_of_ray() -> argparse.ArgumentParser:
+    parser, group = _additional()
+    group.add_argument("--vec-env", metavar="ray", help="environments on a Ray cluster (extra `ray`)")
+    group.add_argument("--ray", metavar="ADDRESS", help="of the Ray cluster (default: a Ray on this machine)")
+    group.add_argument("--vec-env-kwargs", nargs="+", metavar="NAME:VALUE", help="arguments of RayVecEnv")
+    return parser
+
+
+def describe_additional_arguments() -> str:
+    """
+    :return: What ``train --help`` says of the arguments that rl_zoo3 does not have
+    """
+    parents = [_parser_of_resuming(), _parser_of_ray()]
+    return _additional(parents=parents, usage=argparse.SUPPRESS)[0].format_help()
+
+
 def take_resumed_run() -> Path | None:
     """
     Remove ``--resume`` from the command line.
 
     :return: Its value
     """
-    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", type=Path, metavar="RUN")
-    ours, sys.argv[1:] = parser.parse_known_args()
+    ours, sys.argv[1:] = _parser_of_resuming().parse_known_args()
     return ours.resume
 
 
@@ -65,10 +92,7 @@ def take_ray_arguments() -> dict[str, Any] | None:
 
     :return: Arguments of ``RayVecEnv``, None without ``--vec-env ray``
     """
-    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
-    parser.add_argument("--vec-env")
-    parser.add_argument("--ray", metavar="ADDRESS")
-    parser.add_argument("--vec-env-kwargs", nargs="+", metavar="NAME:VALUE")
+    parser = _parser_of_ray()
     ours, others = parser.parse_known_args()
     if ours.vec_env != "ray":
         for option, value in (("--ray", ours.ray), ("--vec-env-kwargs", ours.vec_env_kwargs)):
