@@ -26,6 +26,9 @@ OF_ALGORITHMS = (
     "load_from_hub",
 )
 
+# Commands of rl_zoo3 that have -n, a number of steps
+WITH_STEPS = ("train", "enjoy", "record_video", "record_training", "benchmark", "push_to_hub")
+
 
 def add_default_algorithm(command: str) -> list[str]:
     """
@@ -45,6 +48,23 @@ def add_default_algorithm(command: str) -> list[str]:
         sys.argv[1:1] = [option, ALGO]
         return [ALGO]
     return algorithms
+
+
+def check_steps(command: str) -> None:
+    """
+    End the process with a message if ``-n`` is no number of steps: rl_zoo3 trains as if it were not given, or evaluates
+    nothing.
+
+    :param command: The command
+    """
+    if command not in WITH_STEPS:
+        return
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
+    parser.add_argument("-n", "--n-timesteps")
+    given = parser.parse_known_args()[0].n_timesteps
+    # Other text is an error of rl_zoo3's parser; -1 is its default for training
+    if given is not None and re.fullmatch(r"-?\d+", given) and int(given) < 1 and (command, given) != ("train", "-1"):
+        exit_with_error(f"-n/--n-timesteps must be >= 1, got {given}")
 
 
 def _additional(**settings: Any) -> tuple[argparse.ArgumentParser, argparse._ArgumentGroup]:

@@ -196,6 +196,10 @@ def test_mistakes_give_one_line(arguments, complaint, here, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["train", "-n", "0"], "-n/--n-timesteps must be >= 1, got 0"),
+        (["train", "-n-5"], "-n/--n-timesteps must be >= 1, got -5"),
+        (["enjoy", "--n-timesteps", "0"], "-n/--n-timesteps must be >= 1, got 0"),
+        (["benchmark", "--no-hub", "-n", "-1"], "-n/--n-timesteps must be >= 1, got -1"),
         (["enjoy", "-f", "nowhere"], "The nowhere/reptile_dqn folder was not found"),
         (["record_video", "-f", "nowhere"], "The nowhere/reptile_dqn folder was not found"),
         (["plot_train", "-e", "CartPole-v1", "-f", "nowhere"], "there is no folder nowhere/reptile_dqn"),
