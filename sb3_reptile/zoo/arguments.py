@@ -26,8 +26,10 @@ OF_ALGORITHMS = (
     "load_from_hub",
 )
 
-# Commands of rl_zoo3 that have -n, a number of steps
-WITH_STEPS = ("train", "enjoy", "record_video", "record_training", "benchmark", "push_to_hub")
+# Commands of rl_zoo3 whose numbers and folders are checked first
+CHECKED = ("train", "enjoy", "record_video", "record_training", "benchmark", "push_to_hub")
+NUMBERS = (("-n", "--n-timesteps"), ("--eval-episodes",), ("--n-eval-envs",), ("--n-envs",), ("--n-trials",))
+FOLDERS = (("-tb", "--tensorboard-log"), ("-o", "--output-folder"))
 
 
 def add_default_algorithm(command: str) -> list[str]:
@@ -50,21 +52,35 @@ def add_default_algorithm(command: str) -> list[str]:
     return algorithms
 
 
-def check_steps(command: str) -> None:
+def check_values(command: str) -> None:
     """
-    End the process with a message if ``-n`` is no number of steps: rl_zoo3 trains as if it were not given, or evaluates
-    nothing.
+    End the process with a message for values with which rl_zoo3 does nothing, or fails in the middle.
 
     :param command: The command
     """
-    if command not in WITH_STEPS:
+    if command not in CHECKED:
         return
     parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
-    parser.add_argument("-n", "--n-timesteps")
-    given = parser.parse_known_args()[0].n_timesteps
-    # Other text is an error of rl_zoo3's parser; -1 is its default for training
-    if given is not None and re.fullmatch(r"-?\d+", given) and int(given) < 1 and (command, given) != ("train", "-1"):
-        exit_with_error(f"-n/--n-timesteps must be >= 1, got {given}")
+    for names in NUMBERS:
+        parser.add_argument(*names)
+    for names in FOLDERS:
+        parser.add_argument(*names, type=Path)
+    for name in ("--trial-id", "--study-name", "--storage"):
+        parser.add_argument(name)
+    given = vars(parser.parse_known_args()[0])
+
+    for names in NUMBERS:
+        value = given[names[-1].strip("-").replace("-", "_")]
+        # Other text is an error of rl_zoo3's parser; -1 is its default for the steps of training
+        is_default = (command, names[0], value) == ("train", "-n", "-1")
+        if value is not None and re.fullmatch(r"-?\d+", value) and int(value) < 1 and not is_default:
+            exit_with_error(f"{'/'.join(names)} must be >= 1, got {value}")
+    for names in FOLDERS:
+        folder = given[names[-1].strip("-").replace("-", "_")]
+        if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+            exit_with_error(f"{'/'.join(names)} must be a folder, {folder} is or goes through a file")
+    if given["trial_id"] is not None and (given["study_name"] is None or given["storage"] is None):
+        exit_with_error("--trial-id needs --storage and --study-name, which say where the trial is")
 
 
 def _additional(**settings: Any) -> tuple[argparse.ArgumentParser, argparse._ArgumentGroup]:

@@ -1,5 +1,6 @@
 """The commands of ``sb3-reptile``: one line of a table for each, and how those of the RL Zoo are started."""
 
+import argparse
 import importlib
 import runpy
 import shutil
@@ -90,8 +91,15 @@ def record_training() -> None:
 
 def benchmark() -> None:
     """``rl_zoo3.benchmark``, which evaluates with our ``enjoy``."""
+    from rl_zoo3.utils import get_trained_models
+
     from sb3_reptile.zoo import patches
 
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--log-dir", default="rl-trained-agents")
+    folder = parser.parse_known_args()[0].log_dir
+    if "--no-hub" in sys.argv and not _help_is_wanted() and not get_trained_models(folder):
+        exit_with_error(f"there is no trained agent in {folder} (--log-dir)")
     patches.patch_commands()
     runpy.run_module("rl_zoo3.benchmark", run_name="__main__")
 

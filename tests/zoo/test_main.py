@@ -200,6 +200,12 @@ def test_mistakes_give_one_line(arguments, complaint, here, tmp_path):
         (["train", "-n-5"], "-n/--n-timesteps must be >= 1, got -5"),
         (["enjoy", "--n-timesteps", "0"], "-n/--n-timesteps must be >= 1, got 0"),
         (["benchmark", "--no-hub", "-n", "-1"], "-n/--n-timesteps must be >= 1, got -1"),
+        (["train", "--eval-episodes", "0"], "--eval-episodes must be >= 1, got 0"),
+        (["train", "-optimize", "--n-trials", "0"], "--n-trials must be >= 1, got 0"),
+        (["train", "-tb", "file/runs"], "-tb/--tensorboard-log must be a folder, file/runs is or goes through a file"),
+        (["train", "--trial-id", "1", "--storage", "study.log"], "--trial-id needs --storage and --study-name"),
+        (["record_video", "-o", "file"], "-o/--output-folder must be a folder, file is or goes through a file"),
+        (["benchmark", "--no-hub", "--log-dir", "empty"], "there is no trained agent in empty (--log-dir)"),
         (["enjoy", "-f", "nowhere"], "The nowhere/reptile_dqn folder was not found"),
         (["record_video", "-f", "nowhere"], "The nowhere/reptile_dqn folder was not found"),
         (["plot_train", "-e", "CartPole-v1", "-f", "nowhere"], "there is no folder nowhere/reptile_dqn"),
@@ -218,6 +224,7 @@ def test_mistakes_give_one_line(arguments, complaint, here, tmp_path):
 def test_mistakes_of_other_commands_give_one_line(arguments, complaint, here, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "call", subprocess.call)  # patched by the command
     (tmp_path / "empty" / "reptile_dqn").mkdir(parents=True)
+    (tmp_path / "file").touch()
     output = here(*arguments, code=2, cwd=tmp_path)
     assert output.splitlines()[-1].startswith(f"sb3-reptile: error: {complaint}")
 
