@@ -12,9 +12,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ON_A_CLUSTER = pytest.mark.skip(reason="tests/vec_env/test_ray_cluster.py runs it, on a cluster")
 EXAMPLES = [
-    pytest.param(code, id=f"{page.name}-{number}", marks=ON_A_CLUSTER if "RayVecEnv" in code else [])
+    pytest.param(code, output, id=f"{page.name}-{number}", marks=ON_A_CLUSTER if "RayVecEnv" in code else [])
     for page in PAGES
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    for number, (code, output) in enumerate(
+        re.findall(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", page.read_text(encoding="utf-8"), re.DOTALL)
+    )
 ]
 
 
@@ -31,8 +33,8 @@ def test_what_is_shortened_is_in_the_examples():
     assert all(sum(long in example.values[0] for example in EXAMPLES) == 1 for long in SHORT)
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_the_example_runs_and_prints_what_it_says(code, tmp_path):
+@pytest.mark.parametrize(("code", "output"), EXAMPLES)
+def test_the_example_runs_and_prints_what_it_says(code, output, tmp_path):
     if "sb3_reptile.sbx" in code:
         pytest.importorskip("sbx", reason="needs the extra sbx")
     script = tmp_path / "example.py"
@@ -42,6 +44,8 @@ def test_the_example_runs_and_prints_what_it_says(code, tmp_path):
     assert result.returncode == 0, result.stderr
     promised = re.findall(r"print\(.*\)  # .*: (-?[\d.]+)$", code, re.MULTILINE)
     printed = result.stdout.split("\n")
+    if output:
+        assert result.stdout == output
     for line, number in zip(printed, promised, strict=False):
         decimals = len(number.partition(".")[2])
         assert f"{float(line):.{decimals}f}" == number
@@ -83,7 +87,11 @@ def assert_numbers_are_from(part, of):
             "* **It pays**",
             "benchmarks/results/vec_env.md",
         ),
-        ("docs/how_to/transfer.md", "| start |", "The pretrained", "benchmarks/results/transfer.md"),
+        ("docs/how_to/transfer.md", "Networks that learned", "Freezing layers", "benchmarks/results/transfer.md"),
+        ("docs/how_to/sbx.md", "## Speed", "", "benchmarks/results/training.md"),
+        ("docs/explanation/auto.md", "**Speed**", "", "benchmarks/results/training.md"),
+        ("docs/explanation/cost.md", "| 1,000,000 transitions", "These ratios", "benchmarks/results/sampling.md"),
+        ("docs/explanation/cost.md", "A replay buffer of", "All results:", "benchmarks/results/checkpoint.md"),
     ],
 )
 def test_numbers_are_those_of_the_results(page, begins, ends, of):

@@ -10,6 +10,7 @@ import pytest
 
 from sb3_reptile import storage
 from sb3_reptile.zoo import __main__ as zoo
+from sb3_reptile.zoo.arguments import describe_additional_arguments
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -111,8 +112,17 @@ def test_every_error_and_command_is_in_the_reference():
     commands = read(DOCS / "reference" / "commands.md")
     for name in zoo.COMMANDS:
         assert f"| `{name}` |" in commands
-    for benchmark in re.findall(r"`python (benchmarks/\w+\.py)`", commands):
-        assert (ROOT / benchmark).exists()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in read(path)}
+    assert set(re.findall(r"`python benchmarks/(\w+\.py)`", commands)) == scripts
+    for argument in describe_additional_arguments().split():
+        if argument.startswith("--"):
+            assert f"`{argument} " in commands, argument
+
+
+def test_the_help_of_a_command_is_that_of_the_reference():
+    commands = read(DOCS / "reference" / "commands.md")
+    for name, command in zoo.COMMANDS.items():
+        assert f"| `{name}` | {command.what} |" in commands.replace("`all_plots` saved", "all_plots saved")
 
 
 # What a reader looks for, and the sentence of the linked place that answers it

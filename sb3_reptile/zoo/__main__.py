@@ -56,11 +56,12 @@ def _with_extra(message: str, error: BaseException) -> str:
 
 def _run(command: str) -> None:
     from sb3_reptile.zoo import patches
-    from sb3_reptile.zoo.arguments import add_default_algorithm
+    from sb3_reptile.zoo.arguments import add_default_algorithm, check_values
     from sb3_reptile.zoo.experiment_manager import SBX, ReptileExperimentManager
 
     patches.register()
     patches.patch_arguments()
+    check_values(command)
     ReptileExperimentManager.training_has_begun = False
     if any(name.startswith(SBX) for name in add_default_algorithm(command)):
         patches.register_sbx()

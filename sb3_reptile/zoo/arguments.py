@@ -26,6 +26,11 @@ OF_ALGORITHMS = (
     "load_from_hub",
 )
 
+# Commands of rl_zoo3 whose numbers and folders are checked first
+CHECKED = ("train", "enjoy", "record_video", "record_training", "benchmark", "push_to_hub")
+NUMBERS = (("-n", "--n-timesteps"), ("--eval-episodes",), ("--n-eval-envs",), ("--n-envs",), ("--n-trials",))
+FOLDERS = (("-tb", "--tensorboard-log"), ("-o", "--output-folder"))
+
 
 def add_default_algorithm(command: str) -> list[str]:
     """
@@ -47,15 +52,73 @@ def add_default_algorithm(command: str) -> list[str]:
     return algorithms
 
 
+def check_values(command: str) -> None:
+    """
+    End the process with a message for values with which rl_zoo3 does nothing, or fails in the middle.
+
+    :param command: The command
+    """
+    if command not in CHECKED:
+        return
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
+    for names in NUMBERS:
+        parser.add_argument(*names)
+    for names in FOLDERS:
+        parser.add_argument(*names, type=Path)
+    for name in ("--trial-id", "--study-name", "--storage"):
+        parser.add_argument(name)
+    given = vars(parser.parse_known_args()[0])
+
+    for names in NUMBERS:
+        value = given[names[-1].strip("-").replace("-", "_")]
+        # Other text is an error of rl_zoo3's parser; -1 is its default for the steps of training
+        is_default = (command, names[0], value) == ("train", "-n", "-1")
+        if value is not None and re.fullmatch(r"-?\d+", value) and int(value) < 1 and not is_default:
+            exit_with_error(f"{'/'.join(names)} must be >= 1, got {value}")
+    for names in FOLDERS:
+        folder = given[names[-1].strip("-").replace("-", "_")]
+        if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+            exit_with_error(f"{'/'.join(names)} must be a folder, {folder} is or goes through a file")
+    if given["trial_id"] is not None and (given["study_name"] is None or given["storage"] is None):
+        exit_with_error("--trial-id needs --storage and --study-name, which say where the trial is")
+
+
+def _additional(**settings: Any) -> tuple[argparse.ArgumentParser, argparse._ArgumentGroup]:
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False, **settings)
+    return parser, parser.add_argument_group("arguments that rl_zoo3 does not have")
+
+
+def _parser_of_resuming() -> argparse.ArgumentParser:
+    parser, group = _additional()
+    group.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue from the last checkpoint in this folder of a run"
+    )
+    return parser
+
+
+def _parser_of_ray() -> argparse.ArgumentParser:
+    parser, group = _additional()
+    group.add_argument("--vec-env", metavar="ray", help="environments on a Ray cluster (extra `ray`)")
+    group.add_argument("--ray", metavar="ADDRESS", help="of the Ray cluster (default: a Ray on this machine)")
+    group.add_argument("--vec-env-kwargs", nargs="+", metavar="NAME:VALUE", help="arguments of RayVecEnv")
+    return parser
+
+
+def describe_additional_arguments() -> str:
+    """
+    :return: What ``train --help`` says of the arguments that rl_zoo3 does not have
+    """
+    parents = [_parser_of_resuming(), _parser_of_ray()]
+    return _additional(parents=parents, usage=argparse.SUPPRESS)[0].format_help()
+
+
 def take_resumed_run() -> Path | None:
     """
     Remove ``--resume`` from the command line.
 
     :return: Its value
     """
-    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", type=Path, metavar="RUN")
-    ours, sys.argv[1:] = parser.parse_known_args()
+    ours, sys.argv[1:] = _parser_of_resuming().parse_known_args()
     return ours.resume
 
 
@@ -65,10 +128,7 @@ def take_ray_arguments() -> dict[str, Any] | None:
 
     :return: Arguments of ``RayVecEnv``, None without ``--vec-env ray``
     """
-    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False, allow_abbrev=False)
-    parser.add_argument("--vec-env")
-    parser.add_argument("--ray", metavar="ADDRESS")
-    parser.add_argument("--vec-env-kwargs", nargs="+", metavar="NAME:VALUE")
+    parser = _parser_of_ray()
     ours, others = parser.parse_known_args()
     if ours.vec_env != "ray":
         for option, value in (("--ray", ours.ray), ("--vec-env-kwargs", ours.vec_env_kwargs)):

@@ -1,5 +1,6 @@
 """The commands of ``sb3-reptile``: one line of a table for each, and how those of the RL Zoo are started."""
 
+import argparse
 import importlib
 import runpy
 import shutil
@@ -37,9 +38,9 @@ COMMANDS = {
     "record_training": Command(
         "record videos of the checkpoints of a run, and join them (needs ffmpeg)", f"{__name__}:record_training"
     ),
-    "plot_train": Command("plot the returns during training", "rl_zoo3.plots:plot_train"),
-    "all_plots": Command("gather evaluations: plots and a table", "rl_zoo3.plots:all_plots"),
-    "plot_from_file": Command("plot what all_plots saved", "rl_zoo3.plots:plot_from_file"),
+    "plot_train": Command("plot the returns during training", "sb3_reptile.zoo.plotting:plot_train"),
+    "all_plots": Command("gather evaluations: plots and a table", "sb3_reptile.zoo.plotting:all_plots"),
+    "plot_from_file": Command("plot what all_plots saved", "sb3_reptile.zoo.plotting:plot_from_file"),
     "benchmark": Command("evaluate all trained agents", f"{__name__}:benchmark"),
     "push_to_hub": Command(
         "write a model card, and upload the agent to the Hugging Face hub", f"{__name__}:push_to_hub"
@@ -57,23 +58,31 @@ COMMANDS = {
 }
 
 
+def _help_is_wanted() -> bool:
+    return not {"-h", "--help"}.isdisjoint(sys.argv)
+
+
 def train() -> None:
     """``rl_zoo3.train``, which also takes ``--resume`` and what environments on a Ray cluster need."""
     from rl_zoo3.train import train
 
-    from sb3_reptile.zoo.arguments import take_ray_arguments, take_resumed_run
+    from sb3_reptile.zoo.arguments import describe_additional_arguments, take_ray_arguments, take_resumed_run
     from sb3_reptile.zoo.experiment_manager import ReptileExperimentManager
 
     ReptileExperimentManager.resumed_run = take_resumed_run()
     ReptileExperimentManager.ray_arguments = take_ray_arguments()
-    train()
+    try:
+        train()
+    finally:
+        if _help_is_wanted():
+            print(f"\n{describe_additional_arguments()}", end="")
 
 
 def record_training() -> None:
     """``rl_zoo3.record_training``, recorded by our ``record_video``."""
     from sb3_reptile.zoo import patches
 
-    if "-h" not in sys.argv and "--help" not in sys.argv and shutil.which("ffmpeg") is None:
+    if not _help_is_wanted() and shutil.which("ffmpeg") is None:
         # rl_zoo3 would remove the videos that it could not join
         exit_with_error("record_training joins videos with ffmpeg, which is not installed; record_video does without")
     patches.patch_commands()
@@ -82,8 +91,15 @@ def record_training() -> None:
 
 def benchmark() -> None:
     """``rl_zoo3.benchmark``, which evaluates with our ``enjoy``."""
+    from rl_zoo3.utils import get_trained_models
+
     from sb3_reptile.zoo import patches
 
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--log-dir", default="rl-trained-agents")
+    folder = parser.parse_known_args()[0].log_dir
+    if "--no-hub" in sys.argv and not _help_is_wanted() and not get_trained_models(folder):
+        exit_with_error(f"there is no trained agent in {folder} (--log-dir)")
     patches.patch_commands()
     runpy.run_module("rl_zoo3.benchmark", run_name="__main__")
 

@@ -145,10 +145,12 @@ def _parse() -> argparse.Namespace:
     )
     off_policy = [name for name, algorithm in ALGOS.items() if issubclass(algorithm, OffPolicyAlgorithm)]
     add = parser.add_argument
-    add("--algo", help="RL algorithm (off-policy)", default=ALGO, choices=off_policy)
-    add("--env", help="environment ID", default="CartPole-v1")
-    add("-n", "--n-timesteps", help="overwrite the number of timesteps", default=-1, type=int)
-    add("--seeds", help="number of runs of each method", default=5, type=int)
+    add("--algo", help=f"RL algorithm (off-policy, default: {ALGO})", default=ALGO, choices=off_policy)
+    add("--env", help="environment ID (default: CartPole-v1)", default="CartPole-v1")
+    add(
+        "-n", "--n-timesteps", help="overwrite the number of timesteps of the hyperparameter file", default=-1, type=int
+    )
+    add("--seeds", help="number of runs of each method (default: 5)", default=5, type=int)
     add("-j", "--jobs", help="number of runs at once (default: 2, or the processors of the cluster)", type=int)
     add(
         "--methods",
@@ -159,7 +161,7 @@ def _parse() -> argparse.Namespace:
         "example half_life:300",
     )
     add("--ray", metavar="ADDRESS", help="train on the Ray cluster at this address (extra `ray`)")
-    add("-f", "--log-folder", help="log folder", default="logs")
+    add("-f", "--log-folder", help="log folder (default: logs)", default="logs")
     add("--vec-env", help="VecEnv type", default="dummy", choices=["dummy", "subproc"])
     add("--device", help="PyTorch device (cpu, cuda, ...)", default="auto")
     add("--gym-packages", nargs="+", default=[], help="packages to import that register environments")

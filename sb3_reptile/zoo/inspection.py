@@ -56,12 +56,14 @@ def inspect() -> None:
         help="folder of a run, of checkpoints, of one checkpoint or of a saved replay buffer, or a pickled one (.pkl)",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, help="image file to write (default: replay.png in, or beside, PATH)"
+        "-o", "--output", type=Path, help="image file to write (default: replay.png in, or next to, PATH)"
     )
     args = parser.parse_args()
 
     if not args.path.is_dir() and not args.path.is_file():
         exit_with_error(f"there is no {args.path}")
+    if args.output is not None and (args.output.is_dir() or not args.output.parent.is_dir()):
+        exit_with_error(f"-o must be a file in a folder that exists, got {args.output}")
     saved = _find_buffer(args.path)
     logged = _read(args.path / LOG_FILE)
     if saved is None and "replay/effective_sample_size" not in logged:

@@ -1,5 +1,6 @@
 """The commands of `sb3-reptile`: their arguments, and their errors for what is missing."""
 
+import os
 import runpy
 import shutil
 import subprocess
@@ -30,14 +31,44 @@ def test_training_is_plotted_and_gathered(logs, tmp_path):
     assert (plt.imread(tmp_path / "curves.png") < 0.9).any()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["enjoy", "--env", "CartPole-v1", "-f", "logs", "--no-render", "-n", "60"], "Mean reward: "),
+        # It starts a process for each agent
+        (
+            ["benchmark", "--no-hub", "--log-dir", "logs", "--benchmark-dir", "table", "-n", "60"],
+            "Evaluating reptile_dqn on CartPole-v1",
+        ),
+        (["inspect", "logs/reptile_dqn/CartPole-v1_1"], "Drawn to logs/reptile_dqn/CartPole-v1_1/replay.png"),
+        (["plot_train", "-e", "CartPole-v1", "-f", "logs", "-w", "5"], ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_commands_work_in_an_interpreter_of_their_own(arguments, printed, logs, tmp_path):
+    shutil.copytree(logs, tmp_path / "logs")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-m", "sb3_reptile.zoo", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert printed in result.stdout
+    assert "Traceback" not in result.stderr
+    if arguments[0] == "benchmark":
+        rows = (tmp_path / "table" / "benchmark.md").read_text().splitlines()
+        (cells,) = [[cell.strip() for cell in row.split("|")] for row in rows if "CartPole-v1" in row]
+        assert cells[1] == "reptile_dqn"
+        assert float(cells[3]) > 0
+
+
 HELPED = ["train", "enjoy", "record_video", "record_training", "plot_train", "all_plots", "plot_from_file", "benchmark"]
 
 
 @pytest.mark.parametrize("command", HELPED)
 def test_help_is_rl_zoos_with_ours_among_the_choices(command, here, monkeypatch, capfd):
     ours = here(command, "--help")
-    if command in ("train", "enjoy", "record_video", "record_training", "benchmark"):
-        assert f"usage: sb3-reptile {command}" in ours
+    assert f"usage: sb3-reptile {command}" in ours
+    if command == "train":
+        assert {"--resume", "--ray", "--vec-env-kwargs"} <= set(ours.split())
     if command in ("train", "enjoy", "record_video", "record_training"):
         assert "reptile_dqn" in ours
     monkeypatch.setattr(sys, "argv", ["theirs", "--help"])
@@ -165,15 +196,35 @@ def test_mistakes_give_one_line(arguments, complaint, here, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["train", "-n", "0"], "-n/--n-timesteps must be >= 1, got 0"),
+        (["train", "-n-5"], "-n/--n-timesteps must be >= 1, got -5"),
+        (["enjoy", "--n-timesteps", "0"], "-n/--n-timesteps must be >= 1, got 0"),
+        (["benchmark", "--no-hub", "-n", "-1"], "-n/--n-timesteps must be >= 1, got -1"),
+        (["train", "--eval-episodes", "0"], "--eval-episodes must be >= 1, got 0"),
+        (["train", "-optimize", "--n-trials", "0"], "--n-trials must be >= 1, got 0"),
+        (["train", "-tb", "file/runs"], "-tb/--tensorboard-log must be a folder, file/runs is or goes through a file"),
+        (["train", "--trial-id", "1", "--storage", "study.log"], "--trial-id needs --storage and --study-name"),
+        (["record_video", "-o", "file"], "-o/--output-folder must be a folder, file is or goes through a file"),
+        (["benchmark", "--no-hub", "--log-dir", "empty"], "there is no trained agent in empty (--log-dir)"),
         (["enjoy", "-f", "nowhere"], "The nowhere/reptile_dqn folder was not found"),
         (["record_video", "-f", "nowhere"], "The nowhere/reptile_dqn folder was not found"),
-        (["plot_train", "-e", "CartPole-v1", "-f", "nowhere"], "No such file or directory: nowhere/reptile_dqn"),
+        (["plot_train", "-e", "CartPole-v1", "-f", "nowhere"], "there is no folder nowhere/reptile_dqn"),
+        (["plot_train", "-e", "CartPole-v1", "-f", "empty"], "there is no run of CartPole-v1 in empty/reptile_dqn"),
+        (["plot_train", "-e", "X", "-f", "empty", "-w", "0"], "--episode-window must be >= 1 (episodes), got 0"),
+        (["all_plots", "-f", "empty"], "all_plots needs -e/--env"),
+        (["all_plots", "-e", "CartPole-v1"], "all_plots needs -f/--exp-folders"),
+        (["all_plots", "-e", "X", "-f", "empty"], "there is no evaluations.npz of a run of X in empty/reptile_dqn"),
+        (["plot_from_file"], "plot_from_file needs -i FILE"),
         (["plot_from_file", "-i", "nothing.pkl"], "No such file or directory: nothing.pkl"),
+        (["inspect", "empty", "-o", "nowhere/replay.png"], "-o must be a file in a folder that exists, got nowhere/"),
+        (["inspect", "empty", "-o", "empty"], "-o must be a file in a folder that exists, got empty"),
         (["benchmark", "--no-hub", "--log-dir", "nowhere"], "No such file or directory: nowhere"),
     ],
 )
 def test_mistakes_of_other_commands_give_one_line(arguments, complaint, here, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "call", subprocess.call)  # patched by the command
+    (tmp_path / "empty" / "reptile_dqn").mkdir(parents=True)
+    (tmp_path / "file").touch()
     output = here(*arguments, code=2, cwd=tmp_path)
     assert output.splitlines()[-1].startswith(f"sb3-reptile: error: {complaint}")
 
