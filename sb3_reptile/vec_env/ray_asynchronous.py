@@ -224,7 +224,7 @@ class Asynchronous(OffPolicyAlgorithm):
             f"the wrapper {'/'.join(wrappers)} (wrap each environment instead: wrapper_class)": bool(wrappers),
             "optimize_memory_usage=True": getattr(buffer, "optimize_memory_usage", False),
             "hindsight replay": isinstance(buffer, HerReplayBuffer),
-            "n-step returns": isinstance(buffer, NStepReplayBuffer) or getattr(buffer, "n_steps", 1) > 1,
+            "more than one step in a return (n_steps=1 has one)": isinstance(buffer, NStepReplayBuffer) or getattr(buffer, "n_steps", 1) > 1,
             "OrnsteinUhlenbeckActionNoise": any(isinstance(one, OrnsteinUhlenbeckActionNoise) for one in noises),
         }
         for what, is_used in refused.items():
