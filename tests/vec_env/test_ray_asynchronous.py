@@ -179,7 +179,7 @@ def test_only_algorithms_that_know_what_belongs_together_can_use_them(fake_ray):
 @pytest.mark.parametrize(
     ("settings", "wrap", "message"),
     [
-        (dict(n_steps=3), None, "more than one step in a return (n_steps=1 has one)"),
+        (dict(n_steps=3), None, "n_steps=1 has one"),
         (dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)), None, "memory"),
         ({}, VecNormalize, "VecNormalize.*wrapper_class"),
         ({}, lambda env: VecFrameStack(env, 2), "VecFrameStack"),
