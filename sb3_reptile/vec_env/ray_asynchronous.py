@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -224,7 +223,7 @@ class Asynchronous(OffPolicyAlgorithm):
             f"the wrapper {'/'.join(wrappers)} (wrap each environment instead: wrapper_class)": bool(wrappers),
             "optimize_memory_usage=True": getattr(buffer, "optimize_memory_usage", False),
             "hindsight replay": isinstance(buffer, HerReplayBuffer),
-            "more than one step in a return (n_steps=1 has one)": isinstance(buffer, NStepReplayBuffer) or getattr(buffer, "n_steps", 1) > 1,
+            "more than one step in a return (n_steps=1 has one)": getattr(buffer, "n_steps", 1) > 1,
             "OrnsteinUhlenbeckActionNoise": any(isinstance(one, OrnsteinUhlenbeckActionNoise) for one in noises),
         }
         for what, is_used in refused.items():
