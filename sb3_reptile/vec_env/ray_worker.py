@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -13,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.vec_env.ray_monitor_files import continued_monitor_files
+from sb3_reptile.vec_env.ray_sockets import SocketServer, node_id
 
 # Observations by key (None unless the space is Dict or Tuple)
 Obs = dict[Any, np.ndarray]
@@ -21,6 +23,17 @@ Step = tuple[Obs, np.ndarray, np.ndarray, list[dict[str, Any]], dict[int, dict[s
 
 # Bytes of observations up to which all travels in one pickle, which costs less than arrays in Ray's object store
 SMALL = 32 * 1024
+
+
+def dumps(value: Any) -> bytes:
+    """
+    :param value: What environments have returned
+    :return: The value pickled; by cloudpickle, which takes twice as long, only if it is needed
+    """
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        return cloudpickle.dumps(value)
 
 
 def unpack(packed: bytes | tuple[Obs, bytes]) -> Step:
@@ -32,6 +45,17 @@ def unpack(packed: bytes | tuple[Obs, bytes]) -> Step:
         return cloudpickle.loads(packed)
     obs, others = packed
     return (obs, *cloudpickle.loads(others))
+
+
+class EnvironmentInterruptedError(Exception):
+    """An environment has raised ``KeyboardInterrupt``, which would look to Ray as if the call had been cancelled."""
+
+
+def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except KeyboardInterrupt as error:
+        raise EnvironmentInterruptedError(*error.args) from error
 
 
 class EnvThread:
@@ -54,9 +78,9 @@ class EnvThread:
         :return: Its result
         """
         if self._executor is not None:
-            return self._executor.submit(function, *args, **kwargs)
+            return self._executor.submit(_called, function, *args, **kwargs)
         future: Future[Any] = Future()
-        future.set_result(function(*args, **kwargs))
+        future.set_result(_called(function, *args, **kwargs))
         return future
 
     def build(self, env_fns: Sequence[Callable[[], Any]]) -> tuple[Any, ...]:
@@ -99,6 +123,20 @@ class EnvWorker:
             made = [thread.submit(thread.build, fns).result() for thread in self._threads]
         return cloudpickle.dumps(made[0])
 
+    def listen(self, of_learner: str) -> tuple[str, bytes] | None:
+        """
+        :param of_learner: Node of the learner
+        :return: Path and key of a socket for calls from there, None on another node
+        """
+        if node_id() != of_learner:
+            return None
+        self._server = SocketServer()
+        return self._server.address, self._server.key
+
+    def serve(self) -> None:
+        """Answer calls over the socket until the learner closes the connection."""
+        self._server.serve(self)
+
     def reset(self, seeds: Sequence[int | None], options: bytes) -> tuple[Obs, bytes]:
         """
         :param seeds: Seed of each environment
@@ -128,8 +166,8 @@ class EnvWorker:
         obs = self._obs()
         others = (np.concatenate(rewards), np.concatenate(dones), [info for part in infos for info in part], resets)
         if sum(array.nbytes for array in obs.values()) <= SMALL:
-            return cloudpickle.dumps((obs, *others))
-        return obs, cloudpickle.dumps(others)
+            return dumps((obs, *others))
+        return obs, dumps(others)
 
     def _obs(self) -> Obs:
         if len(self._threads) == 1:

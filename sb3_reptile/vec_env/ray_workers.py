@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle
 
-from sb3_reptile.vec_env.ray_worker import EnvWorker
+from sb3_reptile.vec_env.ray_sockets import Answer, LostError, SocketCaller, node_id
+from sb3_reptile.vec_env.ray_worker import EnvironmentInterruptedError, EnvWorker
 
 # Options of an actor by resource; Ray has a dictionary for the others
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 # Seconds of the longest pause before a worker is started again
 LONGEST_PAUSE = 60.0
-# Seconds after which a warning says what a worker that does not start is waiting for
+# Seconds after which a warning says what a worker that does not start, or does not answer, is doing
 PATIENCE = 60.0
+# Seconds within which environments must be closed
+CLOSING = 10.0
 
 
 class WorkersLostError(RuntimeError):
     """Workers were lost more often than ``max_restarts`` allows, or cannot be started."""
-
-
-class _LostError(Exception):
-    """An actor or its node has died, or cannot be reached."""
 
 
 def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> dict[str, Any]:
@@ -55,6 +57,10 @@ class Worker:
     indices: range
     env_fns: bytes
     actor: Any = None
+    #: Calls it over a socket; None if Ray does
+    caller: SocketCaller | None = None
+    #: Its spaces and metadata, pickled
+    built: bytes = b""
     #: Number of times that it was started again
     restarts: int = 0
     #: Values that attributes were set to, pickled, by environment in this worker
@@ -65,6 +71,20 @@ class Worker:
     obs: dict[Any, Any] = field(default_factory=dict)
     #: What a restart has returned: the observations and pickled infos of a reset, until they are delivered
     fresh: tuple[dict[Any, Any], bytes] | None = None
+
+
+class Call(NamedTuple):
+    """
+    A call that is under way.
+
+    :param worker: The worker
+    :param method: Name of the method
+    :param result: Reference to the result, Ray's or that of a socket
+    """
+
+    worker: Worker
+    method: str
+    result: Any
 
 
 class Workers:
@@ -79,6 +99,8 @@ class Workers:
     :param max_restarts: Number of times that each worker is started again
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
     :param start_timeout: Seconds within which a worker must start
+    :param call_timeout: Seconds within which a call of a worker must return; None: no limit
+    :param use_sockets: Whether to call workers on this machine over sockets, and not by Ray
     """
 
     def __init__(
@@ -91,6 +113,8 @@ class Workers:
         max_restarts: int,
         backoff: float,
         start_timeout: float,
+        call_timeout: float | None,
+        use_sockets: bool,
     ) -> None:
         from ray import exceptions
 
@@ -105,14 +129,17 @@ class Workers:
         self._timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
         self._options = dict(options)
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
-        self.max_restarts, self.backoff, self.start_timeout = max_restarts, backoff, start_timeout
+        self.max_restarts, self.backoff = max_restarts, backoff
+        self.start_timeout, self.call_timeout = start_timeout, call_timeout
+        #: The node of this process, if workers on it are called over sockets
+        self._node = node_id() if use_sockets and hasattr(socket, "AF_UNIX") else None
         #: Number of restarts of all workers
         self.n_restarts = 0
         #: Called before the error that says that too many were lost
         self.before_failure: list[Callable[[], None]] = []
         self._failure: WorkersLostError | None = None
         #: What Ray said about the last worker that was lost
-        self._last_loss: _LostError | None = None
+        self._last_loss: LostError | None = None
         self.n_envs, self._per_worker, self._n_threads = len(env_fns), envs_per_worker, threads_per_worker
         self.all: list[Worker] = []
         for start in range(0, len(env_fns), envs_per_worker):
@@ -120,22 +147,16 @@ class Workers:
             fns = cloudpickle.dumps([env_fns[index] for index in indices])
             self.all.append(Worker(indices, fns, seeds=[None] * len(indices)))
 
-    def start(self) -> list[bytes]:
+    def start(self) -> bytes:
         """
         Start all workers.
 
-        :return: What each returns: its spaces and metadata, pickled
-        :raises WorkersLostError: if one does not start in time, or dies
+        :return: The spaces and metadata of the environments, pickled
+        :raises WorkersLostError: if one does not start in time, or was lost too often
         """
         self._warn_of_missing()
-        refs = [self._start(worker) for worker in self.all]
-        built = []
-        for worker, ref in zip(self.all, refs, strict=True):
-            try:
-                built.append(self._started(worker, ref))
-            except _LostError as error:
-                raise WorkersLostError(f"{self._name(worker)} died while it made them: {error}") from error
-        return built
+        self.restart(self._start(self.all))
+        return self.all[0].built
 
     def find(self, index: int) -> tuple[Worker, int]:
         """
@@ -148,16 +169,18 @@ class Workers:
         worker = self.all[index % self.n_envs // self._per_worker]
         return worker, index % self.n_envs - worker.indices.start
 
-    def submit(self, worker: Worker, method: str, *arguments: Any) -> Any:
+    def submit(self, worker: Worker, method: str, *arguments: Any) -> Call:
         """
         Call a method of a worker without waiting for it.
 
-        :return: Reference to the result
+        :return: The call
         :raises WorkersLostError: if too many workers were lost before
         """
         if self._failure is not None:
             raise self._failure
-        return getattr(worker.actor, method).remote(*arguments)
+        if worker.caller is not None:
+            return Call(worker, method, worker.caller.submit(method, arguments))
+        return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
 
     def call_all(self, calls: Sequence[tuple[Worker, str, tuple[Any, ...]]]) -> list[Any]:
         """
@@ -170,47 +193,72 @@ class Workers:
         results: list[Any] = [None] * len(calls)
         waiting = list(range(len(calls)))
         while waiting:
-            refs = [self.submit(calls[number][0], calls[number][1], *calls[number][2]) for number in waiting]
-            fetched = dict(zip(waiting, self.fetch_all(refs), strict=True))
+            submitted = [self.submit(calls[number][0], calls[number][1], *calls[number][2]) for number in waiting]
+            fetched = dict(zip(waiting, self.fetch_all(submitted), strict=True))
             results = [fetched.get(number, results[number]) for number in range(len(calls))]
             waiting = [number for number in waiting if results[number] is None]
             self.restart(list({id(calls[number][0]): calls[number][0] for number in waiting}.values()))
         return [result for (result,) in results]
 
-    def fetch_all(self, refs: Sequence[Any]) -> list[tuple[Any] | None]:
+    def fetch_all(self, calls: Sequence[Call]) -> list[tuple[Any] | None]:
         """
-        :param refs: What :meth:`submit` returned
-        :return: The results as tuples of one; None where the worker was lost
+        :param calls: What :meth:`submit` returned
+        :return: The results as tuples of one; None where the worker was lost, or did not answer within ``call_timeout``
         :raises Exception: what an environment has raised, the first of them
         """
+        deadline = float("inf") if self.call_timeout is None else time.monotonic() + self.call_timeout
         try:
-            # One call costs much less than one per worker
-            return [(result,) for result in self._ray.get(list(refs))]
-        except (*self._lost, self._task_error):
+            return self._fetch_at_once([call.result for call in calls])
+        except self._timeout_error:
+            self._warn_of_waiting(calls)
+        except (LostError, *self._lost, self._task_error):
             pass
-        results: list[tuple[Any] | None] = []
+        fetched: list[tuple[Any] | None] = []
         raised: Exception | None = None
-        for ref in refs:
+        for call in calls:
+            remaining = None if self.call_timeout is None else max(deadline - time.monotonic(), 0)
             try:
-                results.append((self._get(ref),))
-            except _LostError as error:
+                fetched.append((self._get(call.result, remaining),))
+            except self._timeout_error:
+                self._last_loss = self._hung(call)
+                fetched.append(None)
+            except LostError as error:
                 self._last_loss = error
-                results.append(None)
+                fetched.append(None)
             except Exception as error:
                 raised = raised or error
         if raised is not None:
             raise raised
-        return results
+        return fetched
 
-    def wait(self, refs: Sequence[Any], n: int = 1, timeout: float | None = None) -> list[Any]:
+    def _fetch_at_once(self, results: Sequence[Any]) -> list[tuple[Any] | None]:
+        patience = PATIENCE if self.call_timeout is None else min(PATIENCE, self.call_timeout)
+        deadline = time.monotonic() + patience
+        # One call of Ray costs much less than one per worker
+        of_ray = [result for result in results if not isinstance(result, Answer)]
+        fetched = iter(self._ray.get(of_ray, timeout=patience) if of_ray else ())
+        return [
+            (result.get(deadline - time.monotonic()) if isinstance(result, Answer) else next(fetched),)
+            for result in results
+        ]
+
+    def wait(self, calls: Sequence[Call], n: int = 1) -> list[Call]:
         """
-        :param refs: What :meth:`submit` returned
+        Wait for results of calls by Ray. If fewer than ``n`` are there after ``call_timeout``, the workers that have
+        not returned are started again.
+
+        :param calls: What :meth:`submit` returned
         :param n: Number of results to wait for
-        :param timeout: Seconds after which to wait no longer
-        :return: Those of which the result is there or lost, in the order in which they were given
+        :return: Those of which the result is there or lost, in the order in which they were given; none if the workers
+            were started again
         """
-        ready, _ = self._ray.wait(list(refs), num_returns=n, timeout=timeout, fetch_local=False)
-        return list(ready)
+        by_result = {call.result: call for call in calls}
+        ready, waiting = self._ray.wait(list(by_result), num_returns=n, timeout=self.call_timeout, fetch_local=False)
+        if len(ready) < n:
+            hung = [by_result[result] for result in waiting]
+            self._last_loss = [self._hung(call) for call in hung][-1]
+            self.restart([call.worker for call in hung])
+        return [by_result[result] for result in ready]
 
     def restart(self, workers: Sequence[Worker]) -> None:
         """
@@ -228,37 +276,66 @@ class Workers:
                 self.n_restarts += 1
             exponent = max(worker.restarts for worker in workers) - 1
             time.sleep(min(self.backoff * 2.0**exponent, LONGEST_PAUSE))
-            refs = [self._start(worker) for worker in workers]
-            lost_again = []
-            for worker, ref in zip(workers, refs, strict=True):
-                try:
-                    self._started(worker, ref)
-                    self._get(worker.actor.restore.remote(worker.attributes))
-                    # Seeds that no environment has had, but that the first seed determines
-                    step = self.n_envs * worker.restarts
-                    seeds = [None if seed is None else seed + step for seed in worker.seeds]
-                    options = cloudpickle.dumps([{} for _ in worker.indices])
-                    worker.fresh = self._get(worker.actor.reset.remote(seeds, options))
-                except _LostError as error:
-                    self._last_loss = error
-                    lost_again.append(worker)
-                except WorkersLostError as error:
-                    self._give_up(worker, error)
-            workers = lost_again
+            lost_again = self._start(workers)
+            started = [worker for worker in workers if worker not in lost_again]
+            restoring = [self.submit(worker, "restore", worker.attributes) for worker in started]
+            lost_again += self._lost_of(restoring, self.fetch_all(restoring))
+            # Environments that were lost before their first reset need none yet
+            resetting = [self._reset_again(worker) for worker in started if worker.obs and worker not in lost_again]
+            fetched = self.fetch_all(resetting)
+            for call, result in zip(resetting, fetched, strict=True):
+                call.worker.fresh = result and result[0]
+            workers = lost_again + self._lost_of(resetting, fetched)
+
+    def _reset_again(self, worker: Worker) -> Call:
+        # Seeds that no environment has had, but that the first seed determines
+        step = self.n_envs * worker.restarts
+        seeds = [None if seed is None else seed + step for seed in worker.seeds]
+        return self.submit(worker, "reset", seeds, cloudpickle.dumps([{} for _ in worker.indices]))
+
+    @staticmethod
+    def _lost_of(calls: Sequence[Call], fetched: Sequence[tuple[Any] | None]) -> list[Worker]:
+        return [call.worker for call, result in zip(calls, fetched, strict=True) if result is None]
 
     def stop(self) -> None:
         """Close the environments, and end the actors."""
-        refs = [worker.actor.call.remote("close", cloudpickle.dumps(((), {}))) for worker in self.all if worker.actor]
-        if refs and self._failure is None:
-            # A step that is still under way may take longer than anybody wants to wait
-            self._ray.wait(refs, num_returns=len(refs), timeout=10)
-        for worker in self.all:
-            if worker.actor is not None:
-                self._ray.kill(worker.actor)
+        # A step that is still under way may take longer than anybody wants to wait
+        deadline = time.monotonic() + CLOSING
+        started = [worker for worker in self.all if worker.actor is not None]
+        calls = []
+        for worker in started:
+            with contextlib.suppress(Exception):
+                if worker.caller is not None:
+                    worker.caller.finish(max(deadline - time.monotonic(), 0))
+                calls.append(self.submit(worker, "call", "close", cloudpickle.dumps(((), {}))))
+        for call in calls:
+            with contextlib.suppress(Exception):
+                self._get(call.result, max(deadline - time.monotonic(), 0))
+        for worker in started:
+            if worker.caller is not None:
+                worker.caller.close()
+            self._ray.kill(worker.actor)
 
-    def _start(self, worker: Worker) -> Any:
-        worker.actor = self._actor_class.remote()
-        return worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0)
+    def _start(self, workers: Sequence[Worker]) -> list[Worker]:
+        """Start workers; those that were lost meanwhile."""
+        refs = []
+        for worker in workers:
+            if worker.caller is not None:
+                worker.caller.close()
+            worker.actor, worker.caller = self._actor_class.remote(), None
+            refs.append(worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0))
+        lost = []
+        for worker, ref in zip(workers, refs, strict=True):
+            try:
+                worker.built = self._started(worker, ref)
+                place = None if self._node is None else self._get(worker.actor.listen.remote(self._node))
+                if place is not None and os.path.exists(place[0]):
+                    address, key = place
+                    worker.caller = SocketCaller(self._ray, worker.actor, address, key, self.call_timeout)
+            except LostError as error:
+                self._last_loss = LostError(f"while it started: {error}")
+                lost.append(worker)
+        return lost
 
     def _started(self, worker: Worker, ref: Any) -> bytes:
         try:
@@ -269,10 +346,13 @@ class Workers:
                 warnings.warn(message, stacklevel=2)
                 return self._get(ref, max(self.start_timeout - PATIENCE, 0))
         except self._timeout_error:
-            raise WorkersLostError(
+            failure = WorkersLostError(
                 f"{self._name(worker)} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
                 "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
-            ) from None
+            )
+            if worker.restarts:
+                self._give_up(worker, failure)
+            raise failure from None
 
     def _warn_of_missing(self) -> None:
         """Say at once what all workers together need and the cluster does not have; nodes may still be added."""
@@ -304,13 +384,36 @@ class Workers:
         first, last = worker.indices[0], worker.indices[-1]
         return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
 
-    def _get(self, ref: Any, timeout: float | None = None) -> Any:
+    def _warn_of_waiting(self, calls: Sequence[Call]) -> None:
+        """Say which calls have taken long, if there is no limit that will end them."""
+        if self.call_timeout is not None and self.call_timeout <= PATIENCE:
+            return
+        for call in calls:
+            try:
+                self._get(call.result, 0)
+            except self._timeout_error:
+                warnings.warn(
+                    f"{self._name(call.worker)} has not returned from {call.method!r} for {PATIENCE:g} s; call_timeout="
+                    f"{self.call_timeout} {'waits for ever' if self.call_timeout is None else 's ends the wait'}",
+                    stacklevel=2,
+                )
+            except Exception:  # it is there
+                continue
+
+    def _hung(self, call: Call) -> LostError:
+        reason = f"{call.method!r} did not return within call_timeout={self.call_timeout:g} s"
+        warnings.warn(f"{self._name(call.worker)} is given up: {reason}", stacklevel=2)
+        return LostError(reason)
+
+    def _get(self, result: Any, timeout: float | None = None) -> Any:
         try:
-            return self._ray.get(ref, timeout=timeout)
+            return result.get(timeout) if isinstance(result, Answer) else self._ray.get(result, timeout=timeout)
         except self._lost as error:
-            raise _LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+            raise LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
         except self._task_error as error:
             # What the environment has raised, as in other VecEnvs
+            if isinstance(error.cause, EnvironmentInterruptedError):
+                raise KeyboardInterrupt(f"in an environment: {error.cause}") from error
             raise error.cause if isinstance(error.cause, Exception) else error from error
 
     def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:

@@ -1,23 +1,27 @@
 """A Ray in this process for fast tests, and a cluster of three nodes on this machine."""
 
+import contextlib
 import os
+import threading
+import traceback
 
 import numpy as np
 import pytest
 
-from sb3_reptile.vec_env import ray_vec_env
+from sb3_reptile.vec_env import ray_vec_env, ray_worker, ray_workers
 
 
 class FakeRay:
     """
     Runs actors in this process. As with Ray, arguments and results are pickled, and their arrays are read-only.
 
-    Actors die when ``dying`` holds the number of their next call, counted over all actors.
+    Actors die when ``dying`` holds the number of their next call, counted over all actors; a call whose number is in
+    ``slow`` returns to those who wait without a limit.
     """
 
     def __init__(self, exceptions):
         self.exceptions = exceptions
-        self.n_calls, self.dying, self.started, self.killed = 0, set(), [], 0
+        self.n_calls, self.dying, self.slow, self.started, self.killed = 0, set(), set(), [], 0
 
     def remote(self, **options):
         def actor_class(cls):
@@ -43,13 +47,19 @@ class FakeRay:
 
     def get(self, ref, timeout=None):
         if isinstance(ref, list):
-            return [self.get(one) for one in ref]
+            return [self.get(one, timeout) for one in ref]
+        if ref.serving is not None:
+            ref.serving.join(timeout)
+            raise self.exceptions.ActorDiedError()
+        if ref.is_slow and timeout is not None:
+            raise self.exceptions.GetTimeoutError()
         if ref.error is not None:
             raise ref.error
         return ref.value
 
     def wait(self, refs, num_returns=1, timeout=None, fetch_local=True):
-        return refs[:num_returns], refs[num_returns:]
+        ready = [ref for ref in refs if not (ref.is_slow or (ref.serving and ref.serving.is_alive()))][:num_returns]
+        return ready, [ref for ref in refs if ref not in ready]
 
     def kill(self, actor):
         actor.is_dead = True
@@ -63,8 +73,8 @@ class FakeRay:
 
 
 class Ref:
-    def __init__(self, value=None, error=None):
-        self.value, self.error = value, error
+    def __init__(self, value=None, error=None, is_slow=False, serving=None):
+        self.value, self.error, self.is_slow, self.serving = value, error, is_slow, serving
 
 
 class Method:
@@ -73,15 +83,41 @@ class Method:
 
     def remote(self, *arguments):
         ray = self.ray
+        if self.name == "serve":
+            thread = threading.Thread(target=OverSocket(ray, self.actor).serve, daemon=True)
+            thread.start()
+            return Ref(serving=thread)
         ray.n_calls += 1
         if ray.n_calls in ray.dying:
             self.actor.is_dead = True
         if self.actor.is_dead:
             return Ref(error=ray.exceptions.ActorDiedError())
         try:
-            return Ref(as_transported(getattr(self.actor.instance, self.name)(*as_transported(arguments))))
+            value = as_transported(getattr(self.actor.instance, self.name)(*as_transported(arguments)))
+            return Ref(value, is_slow=ray.n_calls in ray.slow)
         except Exception as error:
-            return Ref(error=ray.exceptions.RayTaskError(self.name, "traceback", error).as_instanceof_cause())
+            return Ref(
+                error=ray.exceptions.RayTaskError(self.name, traceback.format_exc(), error).as_instanceof_cause()
+            )
+
+
+class OverSocket:
+    """Counts the calls of a worker over its socket, which ends when it dies."""
+
+    def __init__(self, ray, actor):
+        self.ray, self.actor = ray, actor
+
+    def serve(self):
+        with contextlib.suppress(SystemExit):
+            self.actor.instance._server.serve(self)
+
+    def __getattr__(self, name):
+        self.ray.n_calls += 1
+        if self.ray.n_calls in self.ray.dying:
+            self.actor.is_dead = True
+        if self.actor.is_dead:
+            raise SystemExit
+        return getattr(self.actor.instance, name)
 
 
 def as_transported(value):
@@ -96,12 +132,16 @@ def as_transported(value):
 
 
 @pytest.fixture
-def fake_ray(monkeypatch):
+def fake_ray(monkeypatch, request):
+    """The parameter "sockets" puts the workers on the node of the learner."""
     exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
     ray = FakeRay(exceptions)
     monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
     monkeypatch.setattr(ray_vec_env, "connect", lambda address: False)
     monkeypatch.setattr(ray_vec_env, "disconnect", lambda: None)
+    node = "here" if getattr(request, "param", "calls") == "sockets" else None
+    for module in (ray_workers, ray_worker):
+        monkeypatch.setattr(module, "node_id", lambda: node)
     return ray
 
 

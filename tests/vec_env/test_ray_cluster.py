@@ -24,9 +24,14 @@ from tests.vec_env.test_ray_vec_env import assert_same
 pytestmark = pytest.mark.ray
 
 
-def ray_env(cluster, fns, envs_per_worker=2, **kwargs):
-    kwargs = dict(resources={"CPU": 0, "worker": 1}, address=cluster.address, backoff=0.1, **kwargs)
-    return RayVecEnv(fns, envs_per_worker, **kwargs)
+# Workers on other nodes are called by Ray; those on the learner's node over sockets
+PLACES = {"calls": {"CPU": 0, "worker": 1}, "sockets": {"CPU": 0, "node:__internal_head__": 0.01}}
+
+
+def ray_env(cluster, fns, envs_per_worker=2, place="calls", **kwargs):
+    env = RayVecEnv(fns, envs_per_worker, resources=PLACES[place], address=cluster.address, backoff=0.1, **kwargs)
+    assert {worker.caller is not None for worker in env.workers.all} == {place == "sockets"}
+    return env
 
 
 def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
@@ -49,9 +54,9 @@ def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
 
 
 def test_large_and_dict_observations_are_those_of_dummy_vec_env(cluster):
-    for space in ("image", "dict"):
+    for space, place in (("image", "calls"), ("dict", "calls"), ("image", "sockets")):
         fns = [lambda space=space: Everything(SPACES[space]) for _ in range(3)]
-        ours, theirs = ray_env(cluster, fns), DummyVecEnv(fns)
+        ours, theirs = ray_env(cluster, fns, place=place), DummyVecEnv(fns)
         for env in (ours, theirs):
             env.seed(3)
             env.set_options({"a": np.arange(2)})
@@ -94,8 +99,9 @@ def assert_true_transitions(buffer):
     np.testing.assert_array_equal(buffer.dones[:n], next_obs[:n, :, 1] == 20)
 
 
-def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
-    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4)
+@pytest.mark.parametrize("place", PLACES)
+def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path, place):
+    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4, place=place)
     model = ReptileDQN("MlpPolicy", env, n_steps=3, gamma=0.5, **small())
     logged = []
     kill = Lose(60, lambda: (tmp_path / "one").touch())
@@ -113,6 +119,21 @@ def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
     np.testing.assert_allclose(batch.discounts.ravel(), 0.5 ** (last - first), rtol=1e-6)
     np.testing.assert_array_equal(*(part[:, 0] for part in (batch.observations, batch.next_observations)))
     assert set(last - first) == {1, 2, 3}
+    env.close()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_worker_whose_step_hangs_is_started_again_after_call_timeout(cluster, tmp_path, place):
+    env = ray_env(cluster, [lambda: Numbered(hangs=str(tmp_path))] * 2, envs_per_worker=1, place=place, call_timeout=5)
+    env.reset()
+    for _ in range(10):
+        env.step(np.zeros(2, int))
+    (tmp_path / "one").touch()
+    with pytest.warns(UserWarning, match="'step' did not return within call_timeout=5 s"):
+        assert env.step(np.zeros(2, int))[2].sum() == 1
+    dones = env.step(np.zeros(2, int))[2]
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
+    assert not dones.any()
     env.close()
 
 

@@ -1,8 +1,12 @@
 """RayVecEnv has SB3's VecEnv contract: here with a Ray in this process, on a cluster in test_ray_cluster.py."""
 
+import os
 import subprocess
 import sys
+import threading
 from functools import partial
+from multiprocessing.connection import Listener
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -38,7 +42,17 @@ def assert_same(ours, theirs):
         assert ours == theirs
 
 
-@pytest.mark.parametrize(("envs_per_worker", "threads"), [(1, 1), (2, 1), (8, 1), (2, 2), (8, 2), (8, 8)])
+BOTH = pytest.mark.parametrize("fake_ray", ["calls", "sockets"], indirect=True)
+
+
+@pytest.mark.parametrize(
+    ("fake_ray", "envs_per_worker", "threads"),
+    [
+        *[("calls", *sizes) for sizes in [(1, 1), (2, 1), (8, 1), (2, 2), (8, 2), (8, 8)]],
+        *[("sockets", *sizes) for sizes in [(1, 1), (2, 2)]],
+    ],
+    indirect=["fake_ray"],
+)
 @pytest.mark.parametrize("space", SPACES)
 def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worker, threads):
     fns = [partial(Everything, SPACES[space]) for _ in range(3)]
@@ -61,6 +75,7 @@ def test_trajectories_are_those_of_dummy_vec_env(fake_ray, space, envs_per_worke
     assert_same(ours.render(), theirs.render())
 
 
+@BOTH
 @pytest.mark.parametrize(("envs_per_worker", "threads"), [(2, 1), (5, 3)])
 def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray, envs_per_worker, threads):
     fns = [partial(Everything, SPACES["box"]) for _ in range(5)]
@@ -104,11 +119,35 @@ def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thre
     assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
 
 
+class Raises(Numbered):
+    """Raises an exception on demand."""
+
+    def fail(self, error):
+        raise error()
+
+
+class NeedsTwoError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one="one", *, two="two"):
+        super().__init__(f"{one} and {two}")
+        self.lock = threading.Lock()
+
+
+@BOTH
 def test_exceptions_are_those_of_the_environment(fake_ray):
-    env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
+    env = RayVecEnv([Raises] * 2)
     env.reset()
-    with pytest.raises(ValueError, match=r"^number must be a number$"):
-        env.env_method("add", None)
+    with pytest.raises(ValueError, match=r"^$") as raised:
+        env.env_method("fail", ValueError)
+    # Where it was raised
+    assert "in fail" in str(raised.value.__cause__)
+    with pytest.raises(Exception, match="one and two"):
+        env.env_method("fail", NeedsTwoError, indices=1)
+    # As in a VecEnv of this process, where it ends training as Ctrl-C does
+    with pytest.raises(KeyboardInterrupt, match="in an environment"):
+        env.env_method("fail", KeyboardInterrupt, indices=0)
+    assert env.step([0, 0])[1].tolist() == [1, 1]
     assert fake_ray.killed == 0
     assert env.workers.n_restarts == 0
 
@@ -123,6 +162,8 @@ def test_exceptions_are_those_of_the_environment(fake_ray):
         (dict(envs_per_worker=2, threads_per_worker=3), "at most envs_per_worker=2, got 3"),
         (dict(max_restarts=-1), "max_restarts must be a whole number >= 0, got -1"),
         (dict(backoff=float("nan")), "backoff must be a number of seconds"),
+        (dict(call_timeout=0), "call_timeout must be a number of seconds > 0, or None, got 0"),
+        (dict(call_timeout="1"), "call_timeout must be a number of seconds > 0, or None, got '1'"),
         (dict(resources={"GPU": -1}), "resources must be numbers >= 0 by name"),
         (dict(max_delay=3), "max_delay needs asynchronous=True"),
         (dict(asynchronous=True, max_delay=-1), "max_delay must be a whole number of updates >= 0"),
@@ -145,6 +186,7 @@ def test_resources_are_those_of_the_actors(fake_ray):
     }
 
 
+@BOTH
 def test_a_lost_worker_is_seeded_and_set_up_again_and_its_step_is_truncated(fake_ray):
     env = RayVecEnv([Numbered] * 4, envs_per_worker=2, backoff=0)
     env.seed(7)
@@ -231,11 +273,134 @@ def test_what_the_cluster_lacks_is_said_at_once(fake_ray):
         RayVecEnv([Numbered] * 3, resources={"CPU": 22, "robot": 0.5, "simulator": 0.25})
 
 
-def test_a_worker_that_dies_while_it_makes_its_environments_is_named(fake_ray):
-    fake_ray.dying = {2}
-    with pytest.raises(WorkersLostError, match=r"the worker of environments 2 to 3 died while it made them"):
-        RayVecEnv([Numbered] * 4, envs_per_worker=2)
-    assert fake_ray.killed == 2
+@BOTH
+def test_a_worker_that_dies_while_it_starts_is_started_again_without_a_second_reset(fake_ray, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(ray_workers.time, "sleep", pauses.append)
+    fake_ray.dying = {2, 3}
+    # Each environment refuses a reset in an episode
+    env = RayVecEnv([lambda: Monitor(Numbered(), allow_early_resets=False)] * 4, envs_per_worker=2, backoff=0.25)
+    assert env.log_values() == {"workers/restarts": env.workers.n_restarts, "workers/lost_transitions": 0}
+    assert env.workers.n_restarts in (2, 3)
+    assert sum(pauses) >= 0.25
+    env.seed(5)
+    assert env.reset()[:, 1].tolist() == [0] * 4
+    assert [info["seed"] for info in env.reset_infos] == [5, 6, 7, 8]
+    assert not env.step(np.zeros(4, int))[2].any()
+    env.close()
+
+
+def test_a_worker_that_always_dies_while_it_starts_is_named(fake_ray):
+    fake_ray.dying = {2, 3, 4}
+    with pytest.raises(
+        WorkersLostError, match=r"environments 2 to 3 was lost and .* 2 times.*while it started: The ac"
+    ):
+        RayVecEnv([Numbered] * 4, envs_per_worker=2, max_restarts=2, backoff=0)
+    assert fake_ray.killed >= 4
+
+
+def test_a_worker_that_does_not_return_within_call_timeout_is_lost(fake_ray):
+    env = RayVecEnv([Numbered] * 2, backoff=0, call_timeout=0.1)
+    env.reset()
+    fake_ray.slow = {fake_ray.n_calls + 2}
+    with pytest.warns(UserWarning, match=r"environment 1 is given up: 'step' did not return within call_timeout=0.1 s"):
+        _, _, dones, infos = env.step([0, 0])
+    assert dones.tolist() == [False, True]
+    assert [LOST in info for info in infos] == [False, True]
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
+
+
+class Hangs(Numbered):
+    """Waits in its step for an event."""
+
+    events: ClassVar = {}
+
+    def step(self, action):
+        if action == 1 and self.events:
+            self.events["here"].wait(10)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("fake_ray", ["sockets"], indirect=True)
+def test_a_worker_that_does_not_answer_over_its_socket_is_lost(fake_ray, monkeypatch):
+    monkeypatch.setattr(Hangs, "events", {"here": threading.Event()})
+    env = RayVecEnv([Hangs] * 3, backoff=0, call_timeout=0.3)
+    try:
+        env.reset()
+        with pytest.warns(
+            UserWarning, match=r"environment 1 is given up: 'step' did not return within call_timeout=0.3"
+        ):
+            assert env.step([0, 1, 0])[2].tolist() == [False, True, False]
+        # A call while the step is under way ends too
+        env.step_async(np.array([0, 1, 0]))
+        assert env.get_attr("length", 1) == [20]
+        assert env.step_wait()[2].tolist() == [False, True, False]
+        assert env.workers.n_restarts == 2
+        # Nothing waits for it while it closes
+        monkeypatch.setattr(ray_workers, "CLOSING", 0.1)
+        env.step_async(np.array([1, 0, 0]))
+        env.close()
+    finally:
+        Hangs.events["here"].set()
+
+
+@pytest.mark.parametrize("fake_ray", ["sockets"], indirect=True)
+def test_a_worker_is_lost_although_another_process_holds_its_socket(fake_ray, monkeypatch, recwarn):
+    accept, held = Listener.accept, []
+
+    def accept_and_hold(listener):
+        connection = accept(listener)
+        held.append(os.dup(connection.fileno()))
+        return connection
+
+    monkeypatch.setattr(Listener, "accept", accept_and_hold)
+    env = RayVecEnv([Numbered] * 2, backoff=0, call_timeout=20)
+    env.reset()
+    fake_ray.dying = {fake_ray.n_calls + 1}
+    assert env.step([0, 0])[2].sum() == 1
+    assert not recwarn.list
+    env.close()
+    for file in held:
+        os.close(file)
+
+
+@BOTH
+def test_without_a_limit_a_warning_says_what_is_waited_for(fake_ray, monkeypatch):
+    monkeypatch.setattr(ray_workers, "PATIENCE", 0.1)
+    monkeypatch.setattr(Hangs, "events", {"here": threading.Event()})
+    env = RayVecEnv([Hangs] * 2)
+    env.reset()
+    if env.workers.all[0].caller is None:
+        fake_ray.slow = {fake_ray.n_calls + 2}
+        Hangs.events["here"].set()
+    threading.Timer(0.5, Hangs.events["here"].set).start()
+    with pytest.warns(
+        UserWarning, match=r"environment 1 has not returned from 'step' for 0.1 s.*waits for ever"
+    ) as all_:
+        assert env.step([0, 1])[1].tolist() == [1, 1]
+    assert len(all_) == 1
+    assert env.workers.n_restarts == 0
+    env.close()
+
+
+@pytest.mark.parametrize("fake_ray", ["sockets"], indirect=True)
+def test_workers_of_this_machine_are_called_over_sockets_that_leave_no_file(fake_ray):
+    env = RayVecEnv([Numbered] * 3)
+    assert all(worker.caller is not None for worker in env.workers.all)
+    assert not any(os.path.exists(worker.actor.instance._server.address) for worker in env.workers.all)
+    env.reset()
+    # A reset while steps are under way: their results are not wanted
+    env.step_async(np.zeros(3, int))
+    assert env.reset()[:, 1].tolist() == [0] * 3
+    assert env.step(np.zeros(3, int))[1].tolist() == [1] * 3
+    env.step_async(np.zeros(3, int))
+    assert env.get_attr("step_number") == [2] * 3
+    assert env.step_wait()[1].tolist() == [2] * 3
+    threads = [worker.caller._serving.serving for worker in env.workers.all]
+    env.close()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
