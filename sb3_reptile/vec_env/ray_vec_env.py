@@ -27,6 +27,7 @@ class RayVecEnv(RemoteAttributes):
 
     A worker is an actor. It makes its environments, steps them one after another or in threads, and returns one array
     for all of them; the workers run in parallel. Rewards, observations and infos are those of ``DummyVecEnv``.
+    Workers on the learner's machine are called over sockets, as in ``SubprocVecEnv``, others by Ray.
     Environment ``index`` has the seed ``seed + index``, in every worker.
 
     **Lost workers.** If an actor or its node dies, the worker is started again where Ray finds room, after a pause.
@@ -34,8 +35,9 @@ class RayVecEnv(RemoteAttributes):
     + k * n_envs`` in the k-th restart, so that it does not repeat itself. The step that was under way has an unknown
     outcome. It is delivered as the end of an episode that a time limit cuts off: reward 0, the last good observation
     as ``terminal_observation``, and ``info["lost"]``. SB3's replay buffers store it like this; those of this package
-    leave the row out. What else a method of an environment has changed is lost. Exceptions that an environment raises
-    are raised here.
+    leave the row out. A worker that does not return within ``call_timeout`` is ended, and counts as lost. What else a
+    method of an environment has changed is lost. Exceptions that an environment raises are raised here, also
+    ``KeyboardInterrupt``.
 
     The environments must be the same on all nodes: Python, packages and files.
 
@@ -58,7 +60,7 @@ class RayVecEnv(RemoteAttributes):
         longer counts as lost. ``None``: no limit, and a warning after a minute
     :raises ImportError: if Ray is not installed
     :raises ConnectionError: if there is no cluster at this address
-    :raises WorkersLostError: if the workers do not start; later, if one is lost more often than ``max_restarts``
+    :raises WorkersLostError: if the workers do not start, or if one is lost more often than ``max_restarts``
     :raises ValueError: if an argument has a value that is not allowed
     """
 

@@ -72,6 +72,12 @@ class Worker:
     #: What a restart has returned: the observations and pickled infos of a reset, until they are delivered
     fresh: tuple[dict[Any, Any], bytes] | None = None
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        first, last = self.indices[0], self.indices[-1]
+        return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
+
 
 class Call(NamedTuple):
     """
@@ -85,6 +91,15 @@ class Call(NamedTuple):
     worker: Worker
     method: str
     result: Any
+
+
+def lost_of(calls: Sequence[Call], fetched: Sequence[tuple[Any] | None]) -> list[Worker]:
+    """
+    :param calls: Calls
+    :param fetched: What :meth:`Workers.fetch_all` returned for them
+    :return: The workers that were lost
+    """
+    return [call.worker for call, result in zip(calls, fetched, strict=True) if result is None]
 
 
 class Workers:
@@ -279,23 +294,19 @@ class Workers:
             lost_again = self._start(workers)
             started = [worker for worker in workers if worker not in lost_again]
             restoring = [self.submit(worker, "restore", worker.attributes) for worker in started]
-            lost_again += self._lost_of(restoring, self.fetch_all(restoring))
+            lost_again += lost_of(restoring, self.fetch_all(restoring))
             # Environments that were lost before their first reset need none yet
             resetting = [self._reset_again(worker) for worker in started if worker.obs and worker not in lost_again]
             fetched = self.fetch_all(resetting)
             for call, result in zip(resetting, fetched, strict=True):
                 call.worker.fresh = result and result[0]
-            workers = lost_again + self._lost_of(resetting, fetched)
+            workers = lost_again + lost_of(resetting, fetched)
 
     def _reset_again(self, worker: Worker) -> Call:
         # Seeds that no environment has had, but that the first seed determines
         step = self.n_envs * worker.restarts
         seeds = [None if seed is None else seed + step for seed in worker.seeds]
         return self.submit(worker, "reset", seeds, cloudpickle.dumps([{} for _ in worker.indices]))
-
-    @staticmethod
-    def _lost_of(calls: Sequence[Call], fetched: Sequence[tuple[Any] | None]) -> list[Worker]:
-        return [call.worker for call, result in zip(calls, fetched, strict=True) if result is None]
 
     def stop(self) -> None:
         """Close the environments, and end the actors."""
@@ -342,12 +353,12 @@ class Workers:
             try:
                 return self._get(ref, min(PATIENCE, self.start_timeout))
             except self._timeout_error:
-                message = f"{self._name(worker)} has not started yet: {self._needs()}"
+                message = f"{worker.name} has not started yet: {self._needs()}"
                 warnings.warn(message, stacklevel=2)
                 return self._get(ref, max(self.start_timeout - PATIENCE, 0))
         except self._timeout_error:
             failure = WorkersLostError(
-                f"{self._name(worker)} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
+                f"{worker.name} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
                 "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
             )
             if worker.restarts:
@@ -380,10 +391,6 @@ class Workers:
             f"{ {name: free.get(name, 0) for name in wanted} } free"
         )
 
-    def _name(self, worker: Worker) -> str:
-        first, last = worker.indices[0], worker.indices[-1]
-        return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
-
     def _warn_of_waiting(self, calls: Sequence[Call]) -> None:
         """Say which calls have taken long, if there is no limit that will end them."""
         if self.call_timeout is not None and self.call_timeout <= PATIENCE:
@@ -393,8 +400,8 @@ class Workers:
                 self._get(call.result, 0)
             except self._timeout_error:
                 warnings.warn(
-                    f"{self._name(call.worker)} has not returned from {call.method!r} for {PATIENCE:g} s; call_timeout="
-                    f"{self.call_timeout} {'waits for ever' if self.call_timeout is None else 's ends the wait'}",
+                    f"{call.worker.name} has not returned from {call.method!r} for {PATIENCE:g} s; call_timeout="
+                    f"{self.call_timeout} {'is no limit' if self.call_timeout is None else 's ends it'}",
                     stacklevel=2,
                 )
             except Exception:  # it is there
@@ -402,7 +409,7 @@ class Workers:
 
     def _hung(self, call: Call) -> LostError:
         reason = f"{call.method!r} did not return within call_timeout={self.call_timeout:g} s"
-        warnings.warn(f"{self._name(call.worker)} is given up: {reason}", stacklevel=2)
+        warnings.warn(f"{call.worker.name} is given up: {reason}", stacklevel=2)
         return LostError(reason)
 
     def _get(self, result: Any, timeout: float | None = None) -> Any:
@@ -418,7 +425,7 @@ class Workers:
 
     def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:
         failure = WorkersLostError(
-            f"{self._name(worker)} was lost and started again {worker.restarts} times, max_restarts="
+            f"{worker.name} was lost and started again {worker.restarts} times, max_restarts="
             f"{self.max_restarts} allows no more (last reason: {cause}); look at its node, or raise max_restarts"
         )
         self._failure = failure

@@ -58,7 +58,7 @@ class FakeRay:
         return ref.value
 
     def wait(self, refs, num_returns=1, timeout=None, fetch_local=True):
-        ready = [ref for ref in refs if not (ref.is_slow or (ref.serving and ref.serving.is_alive()))][:num_returns]
+        ready = [ref for ref in refs if not is_waited_for(ref, timeout)][:num_returns]
         return ready, [ref for ref in refs if ref not in ready]
 
     def kill(self, actor):
@@ -70,6 +70,10 @@ class FakeRay:
 
     def cluster_resources(self):
         return {"CPU": 64.0, "GPU": 1.0, "simulator": 1.0}
+
+
+def is_waited_for(ref, timeout):
+    return (ref.is_slow and timeout is not None) or (ref.serving is not None and ref.serving.is_alive())
 
 
 class Ref:

@@ -375,7 +375,7 @@ def test_without_a_limit_a_warning_says_what_is_waited_for(fake_ray, monkeypatch
         Hangs.events["here"].set()
     threading.Timer(0.5, Hangs.events["here"].set).start()
     with pytest.warns(
-        UserWarning, match=r"environment 1 has not returned from 'step' for 0.1 s.*waits for ever"
+        UserWarning, match=r"environment 1 has not returned from 'step' for 0.1 s.*None is no limit"
     ) as all_:
         assert env.step([0, 1])[1].tolist() == [1, 1]
     assert len(all_) == 1
