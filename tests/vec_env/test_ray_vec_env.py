@@ -482,3 +482,26 @@ def test_the_package_never_imports_ray():
     modules += ", sb3_reptile.vec_env.ray_asynchronous, sb3_reptile.zoo.patches"
     code = f"import {modules}, sys; assert 'ray' not in sys.modules, 'it does'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_worker_that_was_started_again_between_steps_is_not_stepped_before_its_reset_is_delivered(fake_ray):
+    env = RayVecEnv([Numbered] * 2, backoff=0)
+    env.reset()
+    fake_ray.dying = {fake_ray.n_calls + 2}
+    env.get_attr("gain")
+    obs, _, dones, _ = env.step([0, 0])
+    assert dones.tolist() == [False, True]
+    assert obs[:, 1].tolist() == [1, 0]
+    assert env.step([0, 0])[0][:, 1].tolist() == [2, 1]
+
+
+def test_workers_that_are_lost_together_pause_as_long_as_the_one_lost_most_often(fake_ray, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(ray_workers.time, "sleep", pauses.append)
+    env = RayVecEnv([Numbered] * 2, backoff=0.5)
+    env.reset()
+    for lost in ([1], [1], [1, 2]):
+        fake_ray.dying = {fake_ray.n_calls + number for number in lost}
+        env.step([0, 0])
+    # The environments sleep for 0 s in their steps
+    assert [pause for pause in pauses if pause] == [0.5, 1, 2]
