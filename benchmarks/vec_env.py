@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -47,8 +46,6 @@ FIELDS = [
 ]
 DURATIONS = (0.0, 1.0, 10.0)
 N_ENVS = (1, 4, 8, 16)
-# Workers that are called by Ray, as on other machines, and not over sockets
-BY_RAY = "Ray, called as on other machines"
 # Environments and threads of a worker
 RAY = ((1, 1), (4, 1), (4, 4), (8, 1), (8, 8))
 ROUNDS = 3
@@ -115,24 +112,13 @@ def vec_envs(n_envs: int) -> Iterator[tuple[Measured, Callable[[], VecEnv]]]:
     fns: list[Callable[[], gym.Env]] = [Working] * n_envs
     yield Measured("Dummy", n_envs, 1, n_envs), lambda: DummyVecEnv(fns)
     yield Measured("Subproc", 1, 1, n_envs), lambda: SubprocVecEnv(fns)
-    # With the last of them, one worker per processor
-    for per_worker, threads in dict.fromkeys([*RAY, (max(n_envs // (os.cpu_count() or 1), 1), 1)]):
+    for per_worker, threads in RAY:
         if per_worker <= n_envs:
             kwargs = dict(envs_per_worker=per_worker, threads_per_worker=threads, resources=SHARED)
             yield (
                 Measured("Ray", per_worker, threads, n_envs),
                 lambda kwargs=kwargs: RayVecEnv(fns, **kwargs),  # type: ignore[misc]
             )
-    # Workers that share all environments, and one for each
-    for per_worker in dict.fromkeys((1, n_envs)):
-        kwargs = dict(envs_per_worker=per_worker, threads_per_worker=per_worker, resources=SHARED)
-        yield Measured(BY_RAY, per_worker, per_worker, n_envs), lambda kwargs=kwargs: called_by_ray(fns, **kwargs)  # type: ignore[misc]
-
-
-def called_by_ray(fns: list[Callable[[], gym.Env]], **kwargs: Any) -> RayVecEnv:
-    """Workers that are called as those of other machines are, on this one."""
-    with mock.patch("sb3_reptile.vec_env.ray_workers.node_id", return_value=None):
-        return RayVecEnv(fns, **kwargs)
 
 
 def turn(env: VecEnv, seconds: float) -> tuple[int, float]:
@@ -237,10 +223,10 @@ def ratio(ours: dict[str, float], theirs: dict[str, float]) -> str:
 
 
 def label(of: Measured) -> str:
-    if of.vec_env not in ("Ray", BY_RAY):
+    if of.vec_env != "Ray":
         return of.vec_env
     threads = f", threads_per_worker={of.threads_per_worker}" if of.threads_per_worker > 1 else ""
-    return f"{of.vec_env}, envs_per_worker={of.envs_per_worker}{threads}"
+    return f"Ray, envs_per_worker={of.envs_per_worker}{threads}"
 
 
 def milliseconds_per_step(rates: Rates, of: Measured) -> float:
@@ -292,17 +278,19 @@ def is_straggler(of: Measured) -> bool:
 
 def projection(rates: Rates) -> list[str]:
     """Time of a step of environments that take none: a constant and a time per worker, fitted by least squares."""
-    here, elsewhere = overhead(rates, "Ray"), overhead(rates, BY_RAY)
-    if here is None or elsewhere is None:
+    one_each = [of for of in rates if of.vec_env == "Ray" and of.milliseconds == 0 and of.envs_per_worker == 1]
+    if not one_each:
         return []
-    constant, slope = elsewhere
+    slope, constant = np.polyfit(
+        [of.n_envs for of in one_each], [milliseconds_per_step(rates, of) for of in one_each], 1
+    )
+    constant = max(constant, 0.0)
     lines = [
         "## Overhead",
         "",
-        f"A step of workers on the learner's machine whose environments take no time takes {here[0]:.2f} ms, and",
-        f"{here[1]:.2f} ms more per worker. Of workers that are called as on other machines, it takes {constant:.2f}",
-        f"ms, and {slope:.2f} ms more per worker (least squares over the medians with one environment per worker). It",
-        "is mostly work of the processors of this machine, which also run the workers.",
+        f"A step of Ray workers whose environments take no time takes {constant:.2f} ms, and {slope:.2f} ms more per",
+        "worker (least squares over the medians with `envs_per_worker=1`). It is mostly work of the processors of",
+        "this machine, which also run the workers.",
         "",
         "## Projection to 1,000 environments",
         "",
@@ -331,17 +319,6 @@ def projection(rates: Rates) -> list[str]:
         "the network adds to it, and workers that do not share the processors of the learner take less of its time.",
         "",
     ]
-
-
-def overhead(rates: Rates, vec_env: str) -> tuple[float, float] | None:
-    """Milliseconds of a step of environments that take none: a constant, and a time per worker."""
-    one_each = [of for of in rates if of.vec_env == vec_env and of.milliseconds == of.envs_per_worker - 1 == 0]
-    if len(one_each) < 2:
-        return None
-    slope, constant = np.polyfit(
-        [of.n_envs for of in one_each], [milliseconds_per_step(rates, of) for of in one_each], 1
-    )
-    return max(float(constant), 0.0), float(slope)
 
 
 def straggler(rates: Rates) -> list[str]:

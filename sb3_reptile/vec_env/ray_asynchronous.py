@@ -167,8 +167,8 @@ class AsynchronousRayVecEnv(RayVecEnv):
 
     def _calls(self, workers: Sequence[Worker]) -> list[Call]:
         """The steps of workers that are under way."""
-        calls = [self._pending[worker.indices.start] for worker in workers if worker.fresh is None]
-        return [call for call in calls if call is not None]
+        pending = [self._pending[worker.indices.start] for worker in workers]
+        return [call for call in pending if call is not None and call.worker.fresh is None]
 
 
 class Act(NamedTuple):

@@ -15,7 +15,7 @@ from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env.ray_attributes import RemoteAttributes
 from sb3_reptile.vec_env.ray_cluster import connect, disconnect, import_ray
-from sb3_reptile.vec_env.ray_worker import dumps, unpack
+from sb3_reptile.vec_env.ray_worker import unpack
 from sb3_reptile.vec_env.ray_workers import Call, Worker, Workers, actor_options
 
 
@@ -27,7 +27,6 @@ class RayVecEnv(RemoteAttributes):
 
     A worker is an actor. It makes its environments, steps them one after another or in threads, and returns one array
     for all of them; the workers run in parallel. Rewards, observations and infos are those of ``DummyVecEnv``.
-    Workers on the learner's machine are called over sockets, as in ``SubprocVecEnv``, others by Ray.
     Environment ``index`` has the seed ``seed + index``, in every worker.
 
     **Lost workers.** If an actor or its node dies, the worker is started again where Ray finds room, after a pause.
@@ -108,7 +107,6 @@ class RayVecEnv(RemoteAttributes):
                     backoff,
                     start_timeout,
                     call_timeout,
-                    use_sockets=not asynchronous,
                 )
             )
         except BaseException:
@@ -171,7 +169,7 @@ class RayVecEnv(RemoteAttributes):
 
     def _send(self, worker: Worker, actions: Any) -> None:
         # Of a worker that was started again since, the episode that the actions belong to is lost
-        call = None if worker.fresh is not None else self.workers.submit(worker, "step", dumps(actions))
+        call = None if worker.fresh is not None else self.workers.submit(worker, "step", cloudpickle.dumps(actions))
         self._pending[worker.indices.start] = call
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -186,10 +184,11 @@ class RayVecEnv(RemoteAttributes):
     def _receive(self, workers: Sequence[Worker]) -> VecEnvStepReturn:
         """Wait for the steps of workers; start those again that are lost."""
         pending = [self._pending.pop(worker.indices.start) for worker in workers]
-        acted = [worker for worker in workers if worker.fresh is None]
-        fetched = self.workers.fetch_all([call for call in pending if call is not None and call.worker in acted])
-        self.workers.restart([worker for worker, result in zip(acted, fetched, strict=True) if result is None])
-        results = {worker.indices.start: result for worker, result in zip(acted, fetched, strict=True)}
+        # A worker that was started again since has lost its step
+        calls = [call for call in pending if call is not None and call.worker.fresh is None]
+        fetched = self.workers.fetch_all(calls)
+        results = {call.worker.indices.start: result for call, result in zip(calls, fetched, strict=True)}
+        self.workers.restart([call.worker for call in calls if results[call.worker.indices.start] is None])
         n = sum(len(worker.indices) for worker in workers)
         rewards, dones, infos = np.zeros(n, np.float32), np.ones(n, bool), []
         start = 0

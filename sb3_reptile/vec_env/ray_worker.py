@@ -14,7 +14,6 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.vec_env.ray_monitor_files import continued_monitor_files
-from sb3_reptile.vec_env.ray_sockets import SocketServer, node_id
 
 # Observations by key (None unless the space is Dict or Tuple)
 Obs = dict[Any, np.ndarray]
@@ -122,20 +121,6 @@ class EnvWorker:
             # One after another: what environments share while they are made may not be safe in threads
             made = [thread.submit(thread.build, fns).result() for thread in self._threads]
         return cloudpickle.dumps(made[0])
-
-    def listen(self, of_learner: str) -> tuple[str, bytes] | None:
-        """
-        :param of_learner: Node of the learner
-        :return: Path and key of a socket for calls from there, None on another node
-        """
-        if node_id() != of_learner:
-            return None
-        self._server = SocketServer()
-        return self._server.address, self._server.key
-
-    def serve(self) -> None:
-        """Answer calls over the socket until the learner closes the connection."""
-        self._server.serve(self)
 
     def reset(self, seeds: Sequence[int | None], options: bytes) -> tuple[Obs, bytes]:
         """

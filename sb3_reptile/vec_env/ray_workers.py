@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +10,22 @@ from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle
 
-from sb3_reptile.vec_env.ray_sockets import Answer, LostError, SocketCaller, node_id
 from sb3_reptile.vec_env.ray_worker import EnvironmentInterruptedError, EnvWorker
 
 # Options of an actor by resource; Ray has a dictionary for the others
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 # Seconds of the longest pause before a worker is started again
 LONGEST_PAUSE = 60.0
-# Seconds after which a warning says what a worker that does not start, or does not answer, is doing
+# Seconds after which a warning names a worker that does not start, or does not return from a call
 PATIENCE = 60.0
-# Seconds within which environments must be closed
-CLOSING = 10.0
 
 
 class WorkersLostError(RuntimeError):
     """Workers were lost more often than ``max_restarts`` allows, or cannot be started."""
+
+
+class _LostError(Exception):
+    """An actor or its node has died, cannot be reached, or does not return."""
 
 
 def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> dict[str, Any]:
@@ -57,8 +55,6 @@ class Worker:
     indices: range
     env_fns: bytes
     actor: Any = None
-    #: Calls it over a socket; None if Ray does
-    caller: SocketCaller | None = None
     #: Its spaces and metadata, pickled
     built: bytes = b""
     #: Number of times that it was started again
@@ -72,12 +68,6 @@ class Worker:
     #: What a restart has returned: the observations and pickled infos of a reset, until they are delivered
     fresh: tuple[dict[Any, Any], bytes] | None = None
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        first, last = self.indices[0], self.indices[-1]
-        return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
-
 
 class Call(NamedTuple):
     """
@@ -85,21 +75,12 @@ class Call(NamedTuple):
 
     :param worker: The worker
     :param method: Name of the method
-    :param result: Reference to the result, Ray's or that of a socket
+    :param result: Ray's reference to the result
     """
 
     worker: Worker
     method: str
     result: Any
-
-
-def lost_of(calls: Sequence[Call], fetched: Sequence[tuple[Any] | None]) -> list[Worker]:
-    """
-    :param calls: Calls
-    :param fetched: What :meth:`Workers.fetch_all` returned for them
-    :return: The workers that were lost
-    """
-    return [call.worker for call, result in zip(calls, fetched, strict=True) if result is None]
 
 
 class Workers:
@@ -115,7 +96,6 @@ class Workers:
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
     :param start_timeout: Seconds within which a worker must start
     :param call_timeout: Seconds within which a call of a worker must return; None: no limit
-    :param use_sockets: Whether to call workers on this machine over sockets, and not by Ray
     """
 
     def __init__(
@@ -129,7 +109,6 @@ class Workers:
         backoff: float,
         start_timeout: float,
         call_timeout: float | None,
-        use_sockets: bool,
     ) -> None:
         from ray import exceptions
 
@@ -146,15 +125,13 @@ class Workers:
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
         self.max_restarts, self.backoff = max_restarts, backoff
         self.start_timeout, self.call_timeout = start_timeout, call_timeout
-        #: The node of this process, if workers on it are called over sockets
-        self._node = node_id() if use_sockets and hasattr(socket, "AF_UNIX") else None
         #: Number of restarts of all workers
         self.n_restarts = 0
         #: Called before the error that says that too many were lost
         self.before_failure: list[Callable[[], None]] = []
         self._failure: WorkersLostError | None = None
         #: What Ray said about the last worker that was lost
-        self._last_loss: LostError | None = None
+        self._last_loss: _LostError | None = None
         self.n_envs, self._per_worker, self._n_threads = len(env_fns), envs_per_worker, threads_per_worker
         self.all: list[Worker] = []
         for start in range(0, len(env_fns), envs_per_worker):
@@ -193,8 +170,6 @@ class Workers:
         """
         if self._failure is not None:
             raise self._failure
-        if worker.caller is not None:
-            return Call(worker, method, worker.caller.submit(method, arguments))
         return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
 
     def call_all(self, calls: Sequence[tuple[Worker, str, tuple[Any, ...]]]) -> list[Any]:
@@ -218,26 +193,23 @@ class Workers:
     def fetch_all(self, calls: Sequence[Call]) -> list[tuple[Any] | None]:
         """
         :param calls: What :meth:`submit` returned
-        :return: The results as tuples of one; None where the worker was lost, or did not answer within ``call_timeout``
+        :return: The results as tuples of one; None where the worker was lost, or did not return within ``call_timeout``
         :raises Exception: what an environment has raised, the first of them
         """
-        deadline = float("inf") if self.call_timeout is None else time.monotonic() + self.call_timeout
+        begun = time.monotonic()
+        refs = [call.result for call in calls]
         try:
-            return self._fetch_at_once([call.result for call in calls])
-        except self._timeout_error:
-            self._warn_of_waiting(calls)
-        except (LostError, *self._lost, self._task_error):
+            # One call costs much less than one per worker
+            return [(result,) for result in self._ray.get(refs, timeout=self._limits()[0])]
+        except (self._timeout_error, *self._lost, self._task_error):
             pass
+        returned = self._returned(calls, len(calls), begun)
         fetched: list[tuple[Any] | None] = []
         raised: Exception | None = None
         for call in calls:
-            remaining = None if self.call_timeout is None else max(deadline - time.monotonic(), 0)
             try:
-                fetched.append((self._get(call.result, remaining),))
-            except self._timeout_error:
-                self._last_loss = self._hung(call)
-                fetched.append(None)
-            except LostError as error:
+                fetched.append((self._get(call.result),) if call in returned else None)
+            except _LostError as error:
                 self._last_loss = error
                 fetched.append(None)
             except Exception as error:
@@ -246,34 +218,43 @@ class Workers:
             raise raised
         return fetched
 
-    def _fetch_at_once(self, results: Sequence[Any]) -> list[tuple[Any] | None]:
-        patience = PATIENCE if self.call_timeout is None else min(PATIENCE, self.call_timeout)
-        deadline = time.monotonic() + patience
-        # One call of Ray costs much less than one per worker
-        of_ray = [result for result in results if not isinstance(result, Answer)]
-        fetched = iter(self._ray.get(of_ray, timeout=patience) if of_ray else ())
-        return [
-            (result.get(deadline - time.monotonic()) if isinstance(result, Answer) else next(fetched),)
-            for result in results
-        ]
-
     def wait(self, calls: Sequence[Call], n: int = 1) -> list[Call]:
         """
-        Wait for results of calls by Ray. If fewer than ``n`` are there after ``call_timeout``, the workers that have
-        not returned are started again.
+        Wait for some calls. If fewer than ``n`` have returned after ``call_timeout``, the workers of the others are
+        started again.
 
         :param calls: What :meth:`submit` returned
-        :param n: Number of results to wait for
-        :return: Those of which the result is there or lost, in the order in which they were given; none if the workers
-            were started again
+        :param n: Number of calls to wait for
+        :return: Those that have returned or are lost, in the order in which they were given; none if all workers were
+            started again
         """
-        by_result = {call.result: call for call in calls}
-        ready, waiting = self._ray.wait(list(by_result), num_returns=n, timeout=self.call_timeout, fetch_local=False)
-        if len(ready) < n:
-            hung = [by_result[result] for result in waiting]
-            self._last_loss = [self._hung(call) for call in hung][-1]
-            self.restart([call.worker for call in hung])
-        return [by_result[result] for result in ready]
+        returned = self._returned(calls, n, time.monotonic())
+        if len(returned) < n:
+            self.restart([call.worker for call in calls if call not in returned])
+        return returned
+
+    def _limits(self) -> list[float | None]:
+        """Seconds after which a warning names calls that have not returned; those after which they count as lost."""
+        is_warned = self.call_timeout is None or self.call_timeout > PATIENCE
+        return [PATIENCE, self.call_timeout] if is_warned else [self.call_timeout]
+
+    def _returned(self, calls: Sequence[Call], n: int, begun: float) -> list[Call]:
+        """The calls that have returned or are lost, when ``n`` have, or ``call_timeout`` after the time ``begun``."""
+        by_ref = {call.result: call for call in calls}
+        for limit in self._limits():
+            timeout = None if limit is None else max(begun + limit - time.monotonic(), 0)
+            ready, waiting = self._ray.wait(list(by_ref), num_returns=n, timeout=timeout, fetch_local=False)
+            if len(ready) == n:
+                break
+            for call in [by_ref[ref] for ref in waiting]:
+                reason = f"{call.method!r} did not return within {limit:g} s"
+                if limit == self.call_timeout:
+                    self._last_loss = _LostError(reason)
+                    consequence = "call_timeout, and counts as lost"
+                else:
+                    consequence = f"a call_timeout (now {self.call_timeout}) ends such calls"
+                warnings.warn(f"{self._name(call.worker)}: {reason}, {consequence}", stacklevel=2)
+        return [by_ref[ref] for ref in ready]
 
     def restart(self, workers: Sequence[Worker]) -> None:
         """
@@ -293,14 +274,15 @@ class Workers:
             time.sleep(min(self.backoff * 2.0**exponent, LONGEST_PAUSE))
             lost_again = self._start(workers)
             started = [worker for worker in workers if worker not in lost_again]
-            restoring = [self.submit(worker, "restore", worker.attributes) for worker in started]
-            lost_again += lost_of(restoring, self.fetch_all(restoring))
+            calls = [self.submit(worker, "restore", worker.attributes) for worker in started]
             # Environments that were lost before their first reset need none yet
-            resetting = [self._reset_again(worker) for worker in started if worker.obs and worker not in lost_again]
-            fetched = self.fetch_all(resetting)
-            for call, result in zip(resetting, fetched, strict=True):
-                call.worker.fresh = result and result[0]
-            workers = lost_again + lost_of(resetting, fetched)
+            calls += [self._reset_again(worker) for worker in started if worker.obs]
+            for call, result in zip(calls, self.fetch_all(calls), strict=True):
+                if result is None:
+                    lost_again.append(call.worker)
+                elif call.method == "reset":
+                    (call.worker.fresh,) = result
+            workers = [worker for worker in workers if worker in lost_again]
 
     def _reset_again(self, worker: Worker) -> Call:
         # Seeds that no environment has had, but that the first seed determines
@@ -310,41 +292,26 @@ class Workers:
 
     def stop(self) -> None:
         """Close the environments, and end the actors."""
-        # A step that is still under way may take longer than anybody wants to wait
-        deadline = time.monotonic() + CLOSING
-        started = [worker for worker in self.all if worker.actor is not None]
-        calls = []
-        for worker in started:
-            with contextlib.suppress(Exception):
-                if worker.caller is not None:
-                    worker.caller.finish(max(deadline - time.monotonic(), 0))
-                calls.append(self.submit(worker, "call", "close", cloudpickle.dumps(((), {}))))
-        for call in calls:
-            with contextlib.suppress(Exception):
-                self._get(call.result, max(deadline - time.monotonic(), 0))
-        for worker in started:
-            if worker.caller is not None:
-                worker.caller.close()
-            self._ray.kill(worker.actor)
+        refs = [worker.actor.call.remote("close", cloudpickle.dumps(((), {}))) for worker in self.all if worker.actor]
+        if refs and self._failure is None:
+            # A step that is still under way may take longer than anybody wants to wait
+            self._ray.wait(refs, num_returns=len(refs), timeout=10)
+        for worker in self.all:
+            if worker.actor is not None:
+                self._ray.kill(worker.actor)
 
     def _start(self, workers: Sequence[Worker]) -> list[Worker]:
         """Start workers; those that were lost meanwhile."""
         refs = []
         for worker in workers:
-            if worker.caller is not None:
-                worker.caller.close()
-            worker.actor, worker.caller = self._actor_class.remote(), None
+            worker.actor = self._actor_class.remote()
             refs.append(worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0))
         lost = []
         for worker, ref in zip(workers, refs, strict=True):
             try:
                 worker.built = self._started(worker, ref)
-                place = None if self._node is None else self._get(worker.actor.listen.remote(self._node))
-                if place is not None and os.path.exists(place[0]):
-                    address, key = place
-                    worker.caller = SocketCaller(self._ray, worker.actor, address, key, self.call_timeout)
-            except LostError as error:
-                self._last_loss = LostError(f"while it started: {error}")
+            except _LostError as error:
+                self._last_loss = _LostError(f"while it started: {error}")
                 lost.append(worker)
         return lost
 
@@ -353,12 +320,12 @@ class Workers:
             try:
                 return self._get(ref, min(PATIENCE, self.start_timeout))
             except self._timeout_error:
-                message = f"{worker.name} has not started yet: {self._needs()}"
+                message = f"{self._name(worker)} has not started yet: {self._needs()}"
                 warnings.warn(message, stacklevel=2)
                 return self._get(ref, max(self.start_timeout - PATIENCE, 0))
         except self._timeout_error:
             failure = WorkersLostError(
-                f"{worker.name} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
+                f"{self._name(worker)} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
                 "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
             )
             if worker.restarts:
@@ -391,32 +358,15 @@ class Workers:
             f"{ {name: free.get(name, 0) for name in wanted} } free"
         )
 
-    def _warn_of_waiting(self, calls: Sequence[Call]) -> None:
-        """Say which calls have taken long, if there is no limit that will end them."""
-        if self.call_timeout is not None and self.call_timeout <= PATIENCE:
-            return
-        for call in calls:
-            try:
-                self._get(call.result, 0)
-            except self._timeout_error:
-                warnings.warn(
-                    f"{call.worker.name} has not returned from {call.method!r} for {PATIENCE:g} s; call_timeout="
-                    f"{self.call_timeout} {'is no limit' if self.call_timeout is None else 's ends it'}",
-                    stacklevel=2,
-                )
-            except Exception:  # it is there
-                continue
+    def _name(self, worker: Worker) -> str:
+        first, last = worker.indices[0], worker.indices[-1]
+        return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
 
-    def _hung(self, call: Call) -> LostError:
-        reason = f"{call.method!r} did not return within call_timeout={self.call_timeout:g} s"
-        warnings.warn(f"{call.worker.name} is given up: {reason}", stacklevel=2)
-        return LostError(reason)
-
-    def _get(self, result: Any, timeout: float | None = None) -> Any:
+    def _get(self, ref: Any, timeout: float | None = None) -> Any:
         try:
-            return result.get(timeout) if isinstance(result, Answer) else self._ray.get(result, timeout=timeout)
+            return self._ray.get(ref, timeout=timeout)
         except self._lost as error:
-            raise LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+            raise _LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
         except self._task_error as error:
             # What the environment has raised, as in other VecEnvs
             if isinstance(error.cause, EnvironmentInterruptedError):
@@ -425,7 +375,7 @@ class Workers:
 
     def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:
         failure = WorkersLostError(
-            f"{worker.name} was lost and started again {worker.restarts} times, max_restarts="
+            f"{self._name(worker)} was lost and started again {worker.restarts} times, max_restarts="
             f"{self.max_restarts} allows no more (last reason: {cause}); look at its node, or raise max_restarts"
         )
         self._failure = failure

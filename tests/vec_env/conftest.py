@@ -1,14 +1,12 @@
 """A Ray in this process for fast tests, and a cluster of three nodes on this machine."""
 
-import contextlib
 import os
-import threading
 import traceback
 
 import numpy as np
 import pytest
 
-from sb3_reptile.vec_env import ray_vec_env, ray_worker, ray_workers
+from sb3_reptile.vec_env import ray_vec_env
 
 
 class FakeRay:
@@ -48,9 +46,6 @@ class FakeRay:
     def get(self, ref, timeout=None):
         if isinstance(ref, list):
             return [self.get(one, timeout) for one in ref]
-        if ref.serving is not None:
-            ref.serving.join(timeout)
-            raise self.exceptions.ActorDiedError()
         if ref.is_slow and timeout is not None:
             raise self.exceptions.GetTimeoutError()
         if ref.error is not None:
@@ -58,7 +53,7 @@ class FakeRay:
         return ref.value
 
     def wait(self, refs, num_returns=1, timeout=None, fetch_local=True):
-        ready = [ref for ref in refs if not is_waited_for(ref, timeout)][:num_returns]
+        ready = [ref for ref in refs if not ref.is_slow or timeout is None][:num_returns]
         return ready, [ref for ref in refs if ref not in ready]
 
     def kill(self, actor):
@@ -72,13 +67,9 @@ class FakeRay:
         return {"CPU": 64.0, "GPU": 1.0, "simulator": 1.0}
 
 
-def is_waited_for(ref, timeout):
-    return (ref.is_slow and timeout is not None) or (ref.serving is not None and ref.serving.is_alive())
-
-
 class Ref:
-    def __init__(self, value=None, error=None, is_slow=False, serving=None):
-        self.value, self.error, self.is_slow, self.serving = value, error, is_slow, serving
+    def __init__(self, value=None, error=None, is_slow=False):
+        self.value, self.error, self.is_slow = value, error, is_slow
 
 
 class Method:
@@ -87,41 +78,18 @@ class Method:
 
     def remote(self, *arguments):
         ray = self.ray
-        if self.name == "serve":
-            thread = threading.Thread(target=OverSocket(ray, self.actor).serve, daemon=True)
-            thread.start()
-            return Ref(serving=thread)
         ray.n_calls += 1
         if ray.n_calls in ray.dying:
             self.actor.is_dead = True
         if self.actor.is_dead:
             return Ref(error=ray.exceptions.ActorDiedError())
         try:
+            is_slow = ray.n_calls in ray.slow
             value = as_transported(getattr(self.actor.instance, self.name)(*as_transported(arguments)))
-            return Ref(value, is_slow=ray.n_calls in ray.slow)
+            return Ref(value, is_slow=is_slow)
         except Exception as error:
-            return Ref(
-                error=ray.exceptions.RayTaskError(self.name, traceback.format_exc(), error).as_instanceof_cause()
-            )
-
-
-class OverSocket:
-    """Counts the calls of a worker over its socket, which ends when it dies."""
-
-    def __init__(self, ray, actor):
-        self.ray, self.actor = ray, actor
-
-    def serve(self):
-        with contextlib.suppress(SystemExit):
-            self.actor.instance._server.serve(self)
-
-    def __getattr__(self, name):
-        self.ray.n_calls += 1
-        if self.ray.n_calls in self.ray.dying:
-            self.actor.is_dead = True
-        if self.actor.is_dead:
-            raise SystemExit
-        return getattr(self.actor.instance, name)
+            raised = ray.exceptions.RayTaskError(self.name, traceback.format_exc(), error)
+            return Ref(error=raised.as_instanceof_cause())
 
 
 def as_transported(value):
@@ -136,16 +104,12 @@ def as_transported(value):
 
 
 @pytest.fixture
-def fake_ray(monkeypatch, request):
-    """The parameter "sockets" puts the workers on the node of the learner."""
+def fake_ray(monkeypatch):
     exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
     ray = FakeRay(exceptions)
     monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
     monkeypatch.setattr(ray_vec_env, "connect", lambda address: False)
     monkeypatch.setattr(ray_vec_env, "disconnect", lambda: None)
-    node = "here" if getattr(request, "param", "calls") == "sockets" else None
-    for module in (ray_workers, ray_worker):
-        monkeypatch.setattr(module, "node_id", lambda: node)
     return ray
 
 

@@ -24,14 +24,9 @@ from tests.vec_env.test_ray_vec_env import assert_same
 pytestmark = pytest.mark.ray
 
 
-# Workers on other nodes are called by Ray; those on the learner's node over sockets
-PLACES = {"calls": {"CPU": 0, "worker": 1}, "sockets": {"CPU": 0, "node:__internal_head__": 0.01}}
-
-
-def ray_env(cluster, fns, envs_per_worker=2, place="calls", **kwargs):
-    env = RayVecEnv(fns, envs_per_worker, resources=PLACES[place], address=cluster.address, backoff=0.1, **kwargs)
-    assert {worker.caller is not None for worker in env.workers.all} == {place == "sockets"}
-    return env
+def ray_env(cluster, fns, envs_per_worker=2, **kwargs):
+    kwargs = dict(resources={"CPU": 0, "worker": 1}, address=cluster.address, backoff=0.1, **kwargs)
+    return RayVecEnv(fns, envs_per_worker, **kwargs)
 
 
 def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
@@ -54,9 +49,9 @@ def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
 
 
 def test_large_and_dict_observations_are_those_of_dummy_vec_env(cluster):
-    for space, place in (("image", "calls"), ("dict", "calls"), ("image", "sockets")):
+    for space in ("image", "dict"):
         fns = [lambda space=space: Everything(SPACES[space]) for _ in range(3)]
-        ours, theirs = ray_env(cluster, fns, place=place), DummyVecEnv(fns)
+        ours, theirs = ray_env(cluster, fns), DummyVecEnv(fns)
         for env in (ours, theirs):
             env.seed(3)
             env.set_options({"a": np.arange(2)})
@@ -99,9 +94,8 @@ def assert_true_transitions(buffer):
     np.testing.assert_array_equal(buffer.dones[:n], next_obs[:n, :, 1] == 20)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path, place):
-    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4, place=place)
+def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
+    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4)
     model = ReptileDQN("MlpPolicy", env, n_steps=3, gamma=0.5, **small())
     logged = []
     kill = Lose(60, lambda: (tmp_path / "one").touch())
@@ -122,18 +116,54 @@ def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path, p
     env.close()
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_worker_whose_step_hangs_is_started_again_after_call_timeout(cluster, tmp_path, place):
-    env = ray_env(cluster, [lambda: Numbered(hangs=str(tmp_path))] * 2, envs_per_worker=1, place=place, call_timeout=5)
+def test_a_worker_whose_step_hangs_is_started_again_after_call_timeout(cluster, tmp_path):
+    env = ray_env(cluster, [lambda: Numbered(hangs=str(tmp_path))] * 2, envs_per_worker=1, call_timeout=5)
     env.reset()
     for _ in range(10):
         env.step(np.zeros(2, int))
     (tmp_path / "one").touch()
-    with pytest.warns(UserWarning, match="'step' did not return within call_timeout=5 s"):
+    with pytest.warns(UserWarning, match="'step' did not return within 5 s, call_timeout"):
         assert env.step(np.zeros(2, int))[2].sum() == 1
     dones = env.step(np.zeros(2, int))[2]
     assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
     assert not dones.any()
+    env.close()
+
+
+class NeedsTwoError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class Raises(Numbered):
+    """Raises an exception on demand."""
+
+    def fail(self, error, *args):
+        raise error(*args)
+
+    def niceness(self):
+        return os.nice(0)
+
+
+def test_exceptions_of_an_environment_are_raised_here(cluster):
+    env = ray_env(cluster, [Raises] * 2, envs_per_worker=1)
+    env.reset()
+    with pytest.raises(ValueError, match=r"^three$"):
+        env.env_method("fail", ValueError, "three")
+    with pytest.raises(Exception, match="one and two"):
+        env.env_method("fail", NeedsTwoError, "one", "two")
+    with pytest.raises(KeyboardInterrupt, match=r"in an environment: four"):
+        env.env_method("fail", KeyboardInterrupt, "four", indices=1)
+    assert env.step([0, 0])[1].tolist() == [1, 1]
+    assert env.workers.n_restarts == 0
+    env.close()
+
+
+def test_workers_of_a_ray_that_is_started_here_have_the_priority_of_the_learner():
+    env = RayVecEnv([Raises], address="local")
+    assert env.env_method("niceness") == [os.nice(0)]
     env.close()
 
 
