@@ -119,7 +119,8 @@ def cluster():
     pytest.importorskip("ray", reason="needs the extra ray")
     # Processes that nothing asked for take as long as those that are needed
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
-    os.environ.update(quiet)
+    # Other tests run at the same time, and workers of a low priority wait for them
+    os.environ.update(quiet, RAY_worker_niceness="0")
     from ray.cluster_utils import Cluster
 
     node = dict(object_store_memory=100 * 2**20)

@@ -143,9 +143,6 @@ class Raises(Numbered):
     def fail(self, error, *args):
         raise error(*args)
 
-    def niceness(self):
-        return os.nice(0)
-
 
 def test_exceptions_of_an_environment_are_raised_here(cluster):
     env = ray_env(cluster, [Raises] * 2, envs_per_worker=1)
@@ -158,12 +155,6 @@ def test_exceptions_of_an_environment_are_raised_here(cluster):
         env.env_method("fail", KeyboardInterrupt, "four", indices=1)
     assert env.step([0, 0])[1].tolist() == [1, 1]
     assert env.workers.n_restarts == 0
-    env.close()
-
-
-def test_workers_of_a_ray_that_is_started_here_have_the_priority_of_the_learner():
-    env = RayVecEnv([Raises], address="local")
-    assert env.env_method("niceness") == [os.nice(0)]
     env.close()
 
 
