@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.vec_env.ray_vec_env import RayVecEnv
-from sb3_reptile.vec_env.ray_workers import Worker, Workers
+from sb3_reptile.vec_env.ray_workers import Call, Worker, Workers
 
 # Updates after which Ape-X replaces the policy of an actor (https://arxiv.org/abs/1803.00933, appendix C)
 MAX_DELAY = 400
@@ -147,9 +147,9 @@ class AsynchronousRayVecEnv(RayVecEnv):
         # A worker that was started again since is ready too
         ready = [worker for worker in self._acting if worker.fresh is not None]
         if not ready:
-            refs = [self._pending[worker.indices.start] for worker in self._acting]
-            (done, *_) = self.workers.wait(refs)
-            ready = [worker for worker, ref in zip(self._acting, refs, strict=True) if ref == done]
+            done = self.workers.wait(self._calls(self._acting))
+            # All were started again if none is done
+            ready = [call.worker for call in done] or self._acting
         self.current = ready[0]
         self._acting.remove(self.current)
         return self._receive([self.current])
@@ -160,9 +160,14 @@ class AsynchronousRayVecEnv(RayVecEnv):
 
         :param workers: Workers that act
         """
-        refs = [self._pending[worker.indices.start] for worker in workers if worker.fresh is None]
-        if refs:
-            self.workers.wait(refs, len(refs))
+        calls = self._calls(workers)
+        if calls:
+            self.workers.wait(calls, len(calls))
+
+    def _calls(self, workers: Sequence[Worker]) -> list[Call]:
+        """The steps of workers that are under way."""
+        pending = [self._pending[worker.indices.start] for worker in workers]
+        return [call for call in pending if call is not None and call.worker.fresh is None]
 
 
 class Act(NamedTuple):

@@ -81,6 +81,8 @@ def _init(ray: Any, address: str) -> None:
     if address == LOCAL:
         # A Ray that lives as long as this program reports to nobody
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray runs workers at a low priority; other programs then slow environments down, but not those of SubprocVecEnv
+        os.environ.setdefault("RAY_worker_niceness", "0")
         settings["include_dashboard"] = False
     try:
         _knock(address)

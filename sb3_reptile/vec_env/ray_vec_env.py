@@ -16,7 +16,7 @@ from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env.ray_attributes import RemoteAttributes
 from sb3_reptile.vec_env.ray_cluster import connect, disconnect, import_ray
 from sb3_reptile.vec_env.ray_worker import unpack
-from sb3_reptile.vec_env.ray_workers import Worker, Workers, actor_options
+from sb3_reptile.vec_env.ray_workers import Call, Worker, Workers, actor_options
 
 
 class RayVecEnv(RemoteAttributes):
@@ -34,8 +34,9 @@ class RayVecEnv(RemoteAttributes):
     + k * n_envs`` in the k-th restart, so that it does not repeat itself. The step that was under way has an unknown
     outcome. It is delivered as the end of an episode that a time limit cuts off: reward 0, the last good observation
     as ``terminal_observation``, and ``info["lost"]``. SB3's replay buffers store it like this; those of this package
-    leave the row out. What else a method of an environment has changed is lost. Exceptions that an environment raises
-    are raised here.
+    leave the row out. A worker that does not return within ``call_timeout`` is ended, and counts as lost. What else a
+    method of an environment has changed is lost. Exceptions that an environment raises are raised here, also
+    ``KeyboardInterrupt``.
 
     The environments must be the same on all nodes: Python, packages and files.
 
@@ -54,9 +55,11 @@ class RayVecEnv(RemoteAttributes):
     :param threads_per_worker: Number of threads of each worker, which share its environments; for environments that
         wait for something else, such as a simulator. Each environment is made and stepped in one thread, and draws from
         its own generator, so that results do not depend on it; the environments must be safe in threads
+    :param call_timeout: Seconds within which a step, a reset or another call of a worker must return; one that takes
+        longer counts as lost. ``None``: no limit, and a warning after a minute
     :raises ImportError: if Ray is not installed
     :raises ConnectionError: if there is no cluster at this address
-    :raises WorkersLostError: if the workers do not start; later, if one is lost more often than ``max_restarts``
+    :raises WorkersLostError: if the workers do not start, or if one is lost more often than ``max_restarts``
     :raises ValueError: if an argument has a value that is not allowed
     """
 
@@ -79,9 +82,12 @@ class RayVecEnv(RemoteAttributes):
         asynchronous: bool = False,
         max_delay: int | None = None,
         threads_per_worker: int = 1,
+        call_timeout: float | None = None,
     ) -> None:
         env_fns = list(env_fns)
-        _check_arguments(env_fns, envs_per_worker, threads_per_worker, max_restarts, backoff, start_timeout)
+        _check_arguments(
+            env_fns, envs_per_worker, threads_per_worker, max_restarts, backoff, start_timeout, call_timeout
+        )
         if max_delay is not None and not asynchronous:
             raise ValueError(f"max_delay needs asynchronous=True, got max_delay={max_delay!r} without it")
         actor_options(resources)  # an error before anything starts
@@ -100,6 +106,7 @@ class RayVecEnv(RemoteAttributes):
                     max_restarts,
                     backoff,
                     start_timeout,
+                    call_timeout,
                 )
             )
         except BaseException:
@@ -108,11 +115,11 @@ class RayVecEnv(RemoteAttributes):
 
     def _make(self, workers: Workers) -> None:
         self.workers = workers
-        observation_space, action_space, metadata = cloudpickle.loads(workers.start()[0])
+        observation_space, action_space, metadata = cloudpickle.loads(workers.start())
         self._keys, self._shapes, self._dtypes = obs_space_info(observation_space)
         #: Number of transitions that were under way when their worker was lost
         self.n_lost = 0
-        self._pending: dict[int, Any] = {}
+        self._pending: dict[int, Call | None] = {}
         super().__init__(self._n_at_once(), observation_space, action_space)
         self.metadata = metadata
 
@@ -162,8 +169,8 @@ class RayVecEnv(RemoteAttributes):
 
     def _send(self, worker: Worker, actions: Any) -> None:
         # Of a worker that was started again since, the episode that the actions belong to is lost
-        ref = None if worker.fresh is not None else self.workers.submit(worker, "step", cloudpickle.dumps(actions))
-        self._pending[worker.indices.start] = ref
+        call = None if worker.fresh is not None else self.workers.submit(worker, "step", cloudpickle.dumps(actions))
+        self._pending[worker.indices.start] = call
 
     def step_wait(self) -> VecEnvStepReturn:
         self._check_begun(self.workers.all)
@@ -176,11 +183,12 @@ class RayVecEnv(RemoteAttributes):
 
     def _receive(self, workers: Sequence[Worker]) -> VecEnvStepReturn:
         """Wait for the steps of workers; start those again that are lost."""
-        refs = {worker.indices.start: self._pending.pop(worker.indices.start) for worker in workers}
-        acted = [worker for worker in workers if worker.fresh is None]
-        fetched = self.workers.fetch_all([refs[worker.indices.start] for worker in acted])
-        self.workers.restart([worker for worker, result in zip(acted, fetched, strict=True) if result is None])
-        results = {worker.indices.start: result for worker, result in zip(acted, fetched, strict=True)}
+        pending = [self._pending.pop(worker.indices.start) for worker in workers]
+        # A worker that was started again since has lost its step
+        calls = [call for call in pending if call is not None and call.worker.fresh is None]
+        fetched = self.workers.fetch_all(calls)
+        results = {call.worker.indices.start: result for call, result in zip(calls, fetched, strict=True)}
+        self.workers.restart([call.worker for call in calls if results[call.worker.indices.start] is None])
         n = sum(len(worker.indices) for worker in workers)
         rewards, dones, infos = np.zeros(n, np.float32), np.ones(n, bool), []
         start = 0
@@ -239,6 +247,7 @@ def _check_arguments(
     max_restarts: int,
     backoff: float,
     start_timeout: float,
+    call_timeout: float | None,
 ) -> None:
     if not env_fns or not all(callable(fn) for fn in env_fns):
         raise ValueError(f"env_fns must be functions that make environments, at least one, got {env_fns!r}")
@@ -252,3 +261,6 @@ def _check_arguments(
     for name, seconds in (("backoff", backoff), ("start_timeout", start_timeout)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
             raise ValueError(f"{name} must be a number of seconds >= 0, got {seconds!r}")
+    is_number = isinstance(call_timeout, int | float) and not isinstance(call_timeout, bool)
+    if call_timeout is not None and not (is_number and 0 < call_timeout < float("inf")):
+        raise ValueError(f"call_timeout must be a number of seconds > 0, or None, got {call_timeout!r}")

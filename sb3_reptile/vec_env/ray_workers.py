@@ -6,17 +6,17 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle
 
-from sb3_reptile.vec_env.ray_worker import EnvWorker
+from sb3_reptile.vec_env.ray_worker import EnvironmentInterruptedError, EnvWorker
 
 # Options of an actor by resource; Ray has a dictionary for the others
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 # Seconds of the longest pause before a worker is started again
 LONGEST_PAUSE = 60.0
-# Seconds after which a warning says what a worker that does not start is waiting for
+# Seconds after which a warning names a worker that does not start, or does not return from a call
 PATIENCE = 60.0
 
 
@@ -25,7 +25,7 @@ class WorkersLostError(RuntimeError):
 
 
 class _LostError(Exception):
-    """An actor or its node has died, or cannot be reached."""
+    """An actor or its node has died, cannot be reached, or does not return."""
 
 
 def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> dict[str, Any]:
@@ -55,6 +55,8 @@ class Worker:
     indices: range
     env_fns: bytes
     actor: Any = None
+    #: Its spaces and metadata, pickled
+    built: bytes = b""
     #: Number of times that it was started again
     restarts: int = 0
     #: Values that attributes were set to, pickled, by environment in this worker
@@ -65,6 +67,20 @@ class Worker:
     obs: dict[Any, Any] = field(default_factory=dict)
     #: What a restart has returned: the observations and pickled infos of a reset, until they are delivered
     fresh: tuple[dict[Any, Any], bytes] | None = None
+
+
+class Call(NamedTuple):
+    """
+    A call that is under way.
+
+    :param worker: The worker
+    :param method: Name of the method
+    :param result: Ray's reference to the result
+    """
+
+    worker: Worker
+    method: str
+    result: Any
 
 
 class Workers:
@@ -79,6 +95,7 @@ class Workers:
     :param max_restarts: Number of times that each worker is started again
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
     :param start_timeout: Seconds within which a worker must start
+    :param call_timeout: Seconds within which a call of a worker must return; None: no limit
     """
 
     def __init__(
@@ -91,6 +108,7 @@ class Workers:
         max_restarts: int,
         backoff: float,
         start_timeout: float,
+        call_timeout: float | None,
     ) -> None:
         from ray import exceptions
 
@@ -105,7 +123,8 @@ class Workers:
         self._timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
         self._options = dict(options)
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
-        self.max_restarts, self.backoff, self.start_timeout = max_restarts, backoff, start_timeout
+        self.max_restarts, self.backoff = max_restarts, backoff
+        self.start_timeout, self.call_timeout = start_timeout, call_timeout
         #: Number of restarts of all workers
         self.n_restarts = 0
         #: Called before the error that says that too many were lost
@@ -120,22 +139,16 @@ class Workers:
             fns = cloudpickle.dumps([env_fns[index] for index in indices])
             self.all.append(Worker(indices, fns, seeds=[None] * len(indices)))
 
-    def start(self) -> list[bytes]:
+    def start(self) -> bytes:
         """
         Start all workers.
 
-        :return: What each returns: its spaces and metadata, pickled
-        :raises WorkersLostError: if one does not start in time, or dies
+        :return: The spaces and metadata of the environments, pickled
+        :raises WorkersLostError: if one does not start in time, or was lost too often
         """
         self._warn_of_missing()
-        refs = [self._start(worker) for worker in self.all]
-        built = []
-        for worker, ref in zip(self.all, refs, strict=True):
-            try:
-                built.append(self._started(worker, ref))
-            except _LostError as error:
-                raise WorkersLostError(f"{self._name(worker)} died while it made them: {error}") from error
-        return built
+        self.restart(self._start(self.all))
+        return self.all[0].built
 
     def find(self, index: int) -> tuple[Worker, int]:
         """
@@ -148,16 +161,16 @@ class Workers:
         worker = self.all[index % self.n_envs // self._per_worker]
         return worker, index % self.n_envs - worker.indices.start
 
-    def submit(self, worker: Worker, method: str, *arguments: Any) -> Any:
+    def submit(self, worker: Worker, method: str, *arguments: Any) -> Call:
         """
         Call a method of a worker without waiting for it.
 
-        :return: Reference to the result
+        :return: The call
         :raises WorkersLostError: if too many workers were lost before
         """
         if self._failure is not None:
             raise self._failure
-        return getattr(worker.actor, method).remote(*arguments)
+        return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
 
     def call_all(self, calls: Sequence[tuple[Worker, str, tuple[Any, ...]]]) -> list[Any]:
         """
@@ -170,47 +183,78 @@ class Workers:
         results: list[Any] = [None] * len(calls)
         waiting = list(range(len(calls)))
         while waiting:
-            refs = [self.submit(calls[number][0], calls[number][1], *calls[number][2]) for number in waiting]
-            fetched = dict(zip(waiting, self.fetch_all(refs), strict=True))
+            submitted = [self.submit(calls[number][0], calls[number][1], *calls[number][2]) for number in waiting]
+            fetched = dict(zip(waiting, self.fetch_all(submitted), strict=True))
             results = [fetched.get(number, results[number]) for number in range(len(calls))]
             waiting = [number for number in waiting if results[number] is None]
             self.restart(list({id(calls[number][0]): calls[number][0] for number in waiting}.values()))
         return [result for (result,) in results]
 
-    def fetch_all(self, refs: Sequence[Any]) -> list[tuple[Any] | None]:
+    def fetch_all(self, calls: Sequence[Call]) -> list[tuple[Any] | None]:
         """
-        :param refs: What :meth:`submit` returned
-        :return: The results as tuples of one; None where the worker was lost
+        :param calls: What :meth:`submit` returned
+        :return: The results as tuples of one; None where the worker was lost, or did not return within ``call_timeout``
         :raises Exception: what an environment has raised, the first of them
         """
+        begun = time.monotonic()
+        refs = [call.result for call in calls]
         try:
             # One call costs much less than one per worker
-            return [(result,) for result in self._ray.get(list(refs))]
-        except (*self._lost, self._task_error):
+            return [(result,) for result in self._ray.get(refs, timeout=self._limits()[0])]
+        except (self._timeout_error, *self._lost, self._task_error):
             pass
-        results: list[tuple[Any] | None] = []
+        returned = self._returned(calls, len(calls), begun)
+        fetched: list[tuple[Any] | None] = []
         raised: Exception | None = None
-        for ref in refs:
+        for call in calls:
             try:
-                results.append((self._get(ref),))
+                fetched.append((self._get(call.result),) if call in returned else None)
             except _LostError as error:
                 self._last_loss = error
-                results.append(None)
+                fetched.append(None)
             except Exception as error:
                 raised = raised or error
         if raised is not None:
             raise raised
-        return results
+        return fetched
 
-    def wait(self, refs: Sequence[Any], n: int = 1, timeout: float | None = None) -> list[Any]:
+    def wait(self, calls: Sequence[Call], n: int = 1) -> list[Call]:
         """
-        :param refs: What :meth:`submit` returned
-        :param n: Number of results to wait for
-        :param timeout: Seconds after which to wait no longer
-        :return: Those of which the result is there or lost, in the order in which they were given
+        Wait for some calls. If fewer than ``n`` have returned after ``call_timeout``, the workers of the others are
+        started again.
+
+        :param calls: What :meth:`submit` returned
+        :param n: Number of calls to wait for
+        :return: Those that have returned or are lost, in the order in which they were given; none if all workers were
+            started again
         """
-        ready, _ = self._ray.wait(list(refs), num_returns=n, timeout=timeout, fetch_local=False)
-        return list(ready)
+        returned = self._returned(calls, n, time.monotonic())
+        if len(returned) < n:
+            self.restart([call.worker for call in calls if call not in returned])
+        return returned
+
+    def _limits(self) -> list[float | None]:
+        """Seconds after which a warning names calls that have not returned; those after which they count as lost."""
+        is_warned = self.call_timeout is None or self.call_timeout > PATIENCE
+        return [PATIENCE, self.call_timeout] if is_warned else [self.call_timeout]
+
+    def _returned(self, calls: Sequence[Call], n: int, begun: float) -> list[Call]:
+        """The calls that have returned or are lost, when ``n`` have, or ``call_timeout`` after the time ``begun``."""
+        by_ref = {call.result: call for call in calls}
+        for limit in self._limits():
+            timeout = None if limit is None else max(begun + limit - time.monotonic(), 0)
+            ready, waiting = self._ray.wait(list(by_ref), num_returns=n, timeout=timeout, fetch_local=False)
+            if len(ready) == n:
+                break
+            for call in [by_ref[ref] for ref in waiting]:
+                reason = f"{call.method!r} did not return within {limit:g} s"
+                if limit == self.call_timeout:
+                    self._last_loss = _LostError(reason)
+                    consequence = "call_timeout, and counts as lost"
+                else:
+                    consequence = f"a call_timeout (now {self.call_timeout}) ends such calls"
+                warnings.warn(f"{self._name(call.worker)}: {reason}, {consequence}", stacklevel=2)
+        return [by_ref[ref] for ref in ready]
 
     def restart(self, workers: Sequence[Worker]) -> None:
         """
@@ -228,23 +272,23 @@ class Workers:
                 self.n_restarts += 1
             exponent = max(worker.restarts for worker in workers) - 1
             time.sleep(min(self.backoff * 2.0**exponent, LONGEST_PAUSE))
-            refs = [self._start(worker) for worker in workers]
-            lost_again = []
-            for worker, ref in zip(workers, refs, strict=True):
-                try:
-                    self._started(worker, ref)
-                    self._get(worker.actor.restore.remote(worker.attributes))
-                    # Seeds that no environment has had, but that the first seed determines
-                    step = self.n_envs * worker.restarts
-                    seeds = [None if seed is None else seed + step for seed in worker.seeds]
-                    options = cloudpickle.dumps([{} for _ in worker.indices])
-                    worker.fresh = self._get(worker.actor.reset.remote(seeds, options))
-                except _LostError as error:
-                    self._last_loss = error
-                    lost_again.append(worker)
-                except WorkersLostError as error:
-                    self._give_up(worker, error)
-            workers = lost_again
+            lost_again = self._start(workers)
+            started = [worker for worker in workers if worker not in lost_again]
+            calls = [self.submit(worker, "restore", worker.attributes) for worker in started]
+            # Environments that were lost before their first reset need none yet
+            calls += [self._reset_again(worker) for worker in started if worker.obs]
+            for call, result in zip(calls, self.fetch_all(calls), strict=True):
+                if result is None:
+                    lost_again.append(call.worker)
+                elif call.method == "reset":
+                    (call.worker.fresh,) = result
+            workers = [worker for worker in workers if worker in lost_again]
+
+    def _reset_again(self, worker: Worker) -> Call:
+        # Seeds that no environment has had, but that the first seed determines
+        step = self.n_envs * worker.restarts
+        seeds = [None if seed is None else seed + step for seed in worker.seeds]
+        return self.submit(worker, "reset", seeds, cloudpickle.dumps([{} for _ in worker.indices]))
 
     def stop(self) -> None:
         """Close the environments, and end the actors."""
@@ -256,9 +300,20 @@ class Workers:
             if worker.actor is not None:
                 self._ray.kill(worker.actor)
 
-    def _start(self, worker: Worker) -> Any:
-        worker.actor = self._actor_class.remote()
-        return worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0)
+    def _start(self, workers: Sequence[Worker]) -> list[Worker]:
+        """Start workers; those that were lost meanwhile."""
+        refs = []
+        for worker in workers:
+            worker.actor = self._actor_class.remote()
+            refs.append(worker.actor.build.remote(worker.env_fns, self._n_threads, worker.restarts > 0))
+        lost = []
+        for worker, ref in zip(workers, refs, strict=True):
+            try:
+                worker.built = self._started(worker, ref)
+            except _LostError as error:
+                self._last_loss = _LostError(f"while it started: {error}")
+                lost.append(worker)
+        return lost
 
     def _started(self, worker: Worker, ref: Any) -> bytes:
         try:
@@ -269,10 +324,13 @@ class Workers:
                 warnings.warn(message, stacklevel=2)
                 return self._get(ref, max(self.start_timeout - PATIENCE, 0))
         except self._timeout_error:
-            raise WorkersLostError(
+            failure = WorkersLostError(
                 f"{self._name(worker)} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
                 "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
-            ) from None
+            )
+            if worker.restarts:
+                self._give_up(worker, failure)
+            raise failure from None
 
     def _warn_of_missing(self) -> None:
         """Say at once what all workers together need and the cluster does not have; nodes may still be added."""
@@ -311,6 +369,8 @@ class Workers:
             raise _LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
         except self._task_error as error:
             # What the environment has raised, as in other VecEnvs
+            if isinstance(error.cause, EnvironmentInterruptedError):
+                raise KeyboardInterrupt(f"in an environment: {error.cause}") from error
             raise error.cause if isinstance(error.cause, Exception) else error from error
 
     def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:

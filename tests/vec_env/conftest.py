@@ -1,6 +1,7 @@
 """A Ray in this process for fast tests, and a cluster of three nodes on this machine."""
 
 import os
+import traceback
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ class FakeRay:
     """
     Runs actors in this process. As with Ray, arguments and results are pickled, and their arrays are read-only.
 
-    Actors die when ``dying`` holds the number of their next call, counted over all actors.
+    Actors die when ``dying`` holds the number of their next call, counted over all actors; a call whose number is in
+    ``slow`` returns to those who wait without a limit.
     """
 
     def __init__(self, exceptions):
         self.exceptions = exceptions
-        self.n_calls, self.dying, self.started, self.killed = 0, set(), [], 0
+        self.n_calls, self.dying, self.slow, self.started, self.killed = 0, set(), set(), [], 0
 
     def remote(self, **options):
         def actor_class(cls):
@@ -43,13 +45,16 @@ class FakeRay:
 
     def get(self, ref, timeout=None):
         if isinstance(ref, list):
-            return [self.get(one) for one in ref]
+            return [self.get(one, timeout) for one in ref]
+        if ref.is_slow and timeout is not None:
+            raise self.exceptions.GetTimeoutError()
         if ref.error is not None:
             raise ref.error
         return ref.value
 
     def wait(self, refs, num_returns=1, timeout=None, fetch_local=True):
-        return refs[:num_returns], refs[num_returns:]
+        ready = [ref for ref in refs if not ref.is_slow or timeout is None][:num_returns]
+        return ready, [ref for ref in refs if ref not in ready]
 
     def kill(self, actor):
         actor.is_dead = True
@@ -63,8 +68,8 @@ class FakeRay:
 
 
 class Ref:
-    def __init__(self, value=None, error=None):
-        self.value, self.error = value, error
+    def __init__(self, value=None, error=None, is_slow=False):
+        self.value, self.error, self.is_slow = value, error, is_slow
 
 
 class Method:
@@ -79,9 +84,12 @@ class Method:
         if self.actor.is_dead:
             return Ref(error=ray.exceptions.ActorDiedError())
         try:
-            return Ref(as_transported(getattr(self.actor.instance, self.name)(*as_transported(arguments))))
+            is_slow = ray.n_calls in ray.slow
+            value = as_transported(getattr(self.actor.instance, self.name)(*as_transported(arguments)))
+            return Ref(value, is_slow=is_slow)
         except Exception as error:
-            return Ref(error=ray.exceptions.RayTaskError(self.name, "traceback", error).as_instanceof_cause())
+            raised = ray.exceptions.RayTaskError(self.name, traceback.format_exc(), error)
+            return Ref(error=raised.as_instanceof_cause())
 
 
 def as_transported(value):
@@ -111,7 +119,8 @@ def cluster():
     pytest.importorskip("ray", reason="needs the extra ray")
     # Processes that nothing asked for take as long as those that are needed
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
-    os.environ.update(quiet)
+    # Other tests run at the same time, and workers of a low priority wait for them
+    os.environ.update(quiet, RAY_worker_niceness="0")
     from ray.cluster_utils import Cluster
 
     node = dict(object_store_memory=100 * 2**20)

@@ -13,6 +13,17 @@ import numpy as np
 from gymnasium import spaces
 
 
+def took_file(folder):
+    """Whether there was a file in a folder, which is gone now; the folder may be None."""
+    for file in Path(folder).glob("*") if folder is not None else ():
+        try:
+            file.unlink()
+        except FileNotFoundError:
+            continue
+        return True
+    return False
+
+
 class Numbered(gym.Env):
     """
     Numbers its episodes and steps: from the observation (episode, step), any action leads to (episode, step + 1) with
@@ -20,6 +31,7 @@ class Numbered(gym.Env):
 
     :param length: Steps of an episode
     :param kills: Folder; an environment removes a file there, and kills its process in the middle of a step
+    :param hangs: Folder; an environment removes a file there, and does not return from its step
     :param seconds: Duration of a step
     """
 
@@ -27,8 +39,8 @@ class Numbered(gym.Env):
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     gain = 1.0
 
-    def __init__(self, length=20, kills=None, seconds=0.0):
-        self.length, self.kills, self.seconds = length, kills, seconds
+    def __init__(self, length=20, kills=None, seconds=0.0, hangs=None):
+        self.length, self.kills, self.seconds, self.hangs = length, kills, seconds, hangs
         #: Attributes that were set since, in this order
         self.was_set = []
 
@@ -53,13 +65,11 @@ class Numbered(gym.Env):
 
     def step(self, action):
         time.sleep(self.seconds)
-        if self.kills is not None and self.step_number == self.length // 2:
-            for file in Path(self.kills).glob("*"):
-                try:
-                    file.unlink()
-                except FileNotFoundError:
-                    continue
+        if self.step_number == self.length // 2:
+            if took_file(self.kills):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if took_file(self.hangs):
+                time.sleep(600)
         self.step_number += 1
         return self._obs(), self.gain * self.step_number, self.step_number == self.length, False, {}
 

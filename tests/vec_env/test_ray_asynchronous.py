@@ -131,6 +131,24 @@ class DQNs(Asynchronous, DQN):
     pass
 
 
+@pytest.mark.parametrize(("n_envs", "max_delay"), [(1, 400), (3, 0)])
+def test_a_worker_that_hangs_is_started_again_when_it_is_waited_for(fake_ray, n_envs, max_delay):
+    env = RayVecEnv(fns(n_envs), asynchronous=True, max_delay=max_delay, backoff=0, call_timeout=0.1)
+    model = DQNs("MlpPolicy", env, **small(train_freq=1, learning_starts=5))
+    fake_ray.slow = {60}
+    with pytest.warns(UserWarning, match="'step' did not return within 0.1 s, call_timeout"):
+        model.learn(100)
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
+    buffer = model.replay_buffer
+    # SB3's buffer has the lost step as one that a time limit cuts off
+    n, lost = buffer.pos, np.flatnonzero(buffer.rewards[: buffer.pos, 0] == 0)
+    assert len(lost) == 1
+    assert buffer.timeouts[lost[0], 0] == 1
+    true = np.delete(np.arange(n), lost)
+    steps = buffer.next_observations[true, 0] - buffer.observations[true, 0]
+    np.testing.assert_array_equal(steps, np.tile([0, 1], (n - 1, 1)))
+
+
 def test_delays_restarts_and_losses_are_logged(fake_ray):
     env = RayVecEnv(fns(2), asynchronous=True)
     model = DQNs("MlpPolicy", env, **small(train_freq=1, learning_starts=5))

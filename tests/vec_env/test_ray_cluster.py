@@ -116,6 +116,48 @@ def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
     env.close()
 
 
+def test_a_worker_whose_step_hangs_is_started_again_after_call_timeout(cluster, tmp_path):
+    env = ray_env(cluster, [lambda: Numbered(hangs=str(tmp_path))] * 2, envs_per_worker=1, call_timeout=5)
+    env.reset()
+    for _ in range(10):
+        env.step(np.zeros(2, int))
+    (tmp_path / "one").touch()
+    with pytest.warns(UserWarning, match="'step' did not return within 5 s, call_timeout"):
+        assert env.step(np.zeros(2, int))[2].sum() == 1
+    dones = env.step(np.zeros(2, int))[2]
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
+    assert not dones.any()
+    env.close()
+
+
+class NeedsTwoError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class Raises(Numbered):
+    """Raises an exception on demand."""
+
+    def fail(self, error, *args):
+        raise error(*args)
+
+
+def test_exceptions_of_an_environment_are_raised_here(cluster):
+    env = ray_env(cluster, [Raises] * 2, envs_per_worker=1)
+    env.reset()
+    with pytest.raises(ValueError, match=r"^three$"):
+        env.env_method("fail", ValueError, "three")
+    with pytest.raises(Exception, match="one and two"):
+        env.env_method("fail", NeedsTwoError, "one", "two")
+    with pytest.raises(KeyboardInterrupt, match=r"in an environment: four"):
+        env.env_method("fail", KeyboardInterrupt, "four", indices=1)
+    assert env.step([0, 0])[1].tolist() == [1, 1]
+    assert env.workers.n_restarts == 0
+    env.close()
+
+
 def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
     env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=1)
     # Ray may have placed all workers on the other node

@@ -104,11 +104,24 @@ def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thre
     assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
 
 
+class Raises(Numbered):
+    """Raises an exception on demand."""
+
+    def fail(self, error):
+        raise error()
+
+
 def test_exceptions_are_those_of_the_environment(fake_ray):
-    env = RayVecEnv([partial(Everything, SPACES["box"])] * 2)
+    env = RayVecEnv([Raises] * 2)
     env.reset()
-    with pytest.raises(ValueError, match=r"^number must be a number$"):
-        env.env_method("add", None)
+    with pytest.raises(ValueError, match=r"^$") as raised:
+        env.env_method("fail", ValueError)
+    # Where it was raised
+    assert "in fail" in str(raised.value.__cause__)
+    # As in a VecEnv of this process, where it ends training as Ctrl-C does
+    with pytest.raises(KeyboardInterrupt, match="in an environment"):
+        env.env_method("fail", KeyboardInterrupt, indices=0)
+    assert env.step([0, 0])[1].tolist() == [1, 1]
     assert fake_ray.killed == 0
     assert env.workers.n_restarts == 0
 
@@ -123,6 +136,8 @@ def test_exceptions_are_those_of_the_environment(fake_ray):
         (dict(envs_per_worker=2, threads_per_worker=3), "at most envs_per_worker=2, got 3"),
         (dict(max_restarts=-1), "max_restarts must be a whole number >= 0, got -1"),
         (dict(backoff=float("nan")), "backoff must be a number of seconds"),
+        (dict(call_timeout=0), "call_timeout must be a number of seconds > 0, or None, got 0"),
+        (dict(call_timeout="1"), "call_timeout must be a number of seconds > 0, or None, got '1'"),
         (dict(resources={"GPU": -1}), "resources must be numbers >= 0 by name"),
         (dict(max_delay=3), "max_delay needs asynchronous=True"),
         (dict(asynchronous=True, max_delay=-1), "max_delay must be a whole number of updates >= 0"),
@@ -231,11 +246,65 @@ def test_what_the_cluster_lacks_is_said_at_once(fake_ray):
         RayVecEnv([Numbered] * 3, resources={"CPU": 22, "robot": 0.5, "simulator": 0.25})
 
 
-def test_a_worker_that_dies_while_it_makes_its_environments_is_named(fake_ray):
-    fake_ray.dying = {2}
-    with pytest.raises(WorkersLostError, match=r"the worker of environments 2 to 3 died while it made them"):
-        RayVecEnv([Numbered] * 4, envs_per_worker=2)
-    assert fake_ray.killed == 2
+def test_a_worker_that_dies_while_it_starts_is_started_again_without_a_second_reset(fake_ray, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(ray_workers.time, "sleep", pauses.append)
+    fake_ray.dying = {2, 3}
+    # Each environment refuses a reset in an episode
+    env = RayVecEnv([lambda: Monitor(Numbered(), allow_early_resets=False)] * 4, envs_per_worker=2, backoff=0.25)
+    assert env.log_values() == {"workers/restarts": env.workers.n_restarts, "workers/lost_transitions": 0}
+    assert env.workers.n_restarts in (2, 3)
+    assert sum(pauses) >= 0.25
+    env.seed(5)
+    assert env.reset()[:, 1].tolist() == [0] * 4
+    assert [info["seed"] for info in env.reset_infos] == [5, 6, 7, 8]
+    assert not env.step(np.zeros(4, int))[2].any()
+    env.close()
+
+
+def test_a_worker_that_always_dies_while_it_starts_is_named(fake_ray):
+    fake_ray.dying = {2, 3, 4}
+    with pytest.raises(
+        WorkersLostError, match=r"environments 2 to 3 was lost and .* 2 times.*while it started: The ac"
+    ):
+        RayVecEnv([Numbered] * 4, envs_per_worker=2, max_restarts=2, backoff=0)
+    assert fake_ray.killed >= 4
+
+
+def test_a_worker_that_does_not_return_within_call_timeout_is_lost(fake_ray):
+    env = RayVecEnv([Numbered] * 2, backoff=0, call_timeout=0.1)
+    env.reset()
+    fake_ray.slow = {fake_ray.n_calls + 2}
+    with pytest.warns(UserWarning, match=r"environment 1: 'step' did not return within 0.1 s, call"):
+        _, _, dones, infos = env.step([0, 0])
+    assert dones.tolist() == [False, True]
+    assert [LOST in info for info in infos] == [False, True]
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
+
+
+def test_a_worker_that_is_lost_does_not_hide_that_another_one_takes_long(fake_ray, monkeypatch):
+    monkeypatch.setattr(ray_workers, "PATIENCE", 0.1)
+    for dying in (set(), {2}):
+        env = RayVecEnv([Numbered] * 3, backoff=0)
+        env.reset()
+        fake_ray.slow, fake_ray.dying = ({fake_ray.n_calls + number for number in of} for of in ({1}, dying))
+        with pytest.warns(UserWarning, match=r"environment 0: 'step' did not .* 0.1 s, .* \(now None\)") as all_:
+            rewards = env.step([0, 0, 0])[1]
+        assert len(all_) == 1
+        assert rewards.tolist() == [1, 0 if dying else 1, 1]
+
+
+def test_a_call_timeout_ends_a_step_after_the_warning(fake_ray, monkeypatch):
+    monkeypatch.setattr(ray_workers, "PATIENCE", 0.1)
+    env = RayVecEnv([Numbered] * 2, backoff=0, call_timeout=0.3)
+    env.reset()
+    fake_ray.slow = {fake_ray.n_calls + 2}
+    with pytest.warns(UserWarning, match="environment 1") as all_:
+        assert env.step([0, 0])[2].tolist() == [False, True]
+    assert [("now 0.3" in str(one.message), "0.3 s, call_timeout" in str(one.message)) for one in all_] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
@@ -317,3 +386,26 @@ def test_the_package_never_imports_ray():
     modules += ", sb3_reptile.vec_env.ray_asynchronous, sb3_reptile.zoo.patches"
     code = f"import {modules}, sys; assert 'ray' not in sys.modules, 'it does'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_worker_that_was_started_again_between_steps_is_not_stepped_before_its_reset_is_delivered(fake_ray):
+    env = RayVecEnv([Numbered] * 2, backoff=0)
+    env.reset()
+    fake_ray.dying = {fake_ray.n_calls + 2}
+    env.get_attr("gain")
+    obs, _, dones, _ = env.step([0, 0])
+    assert dones.tolist() == [False, True]
+    assert obs[:, 1].tolist() == [1, 0]
+    assert env.step([0, 0])[0][:, 1].tolist() == [2, 1]
+
+
+def test_workers_that_are_lost_together_pause_as_long_as_the_one_lost_most_often(fake_ray, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(ray_workers.time, "sleep", pauses.append)
+    env = RayVecEnv([Numbered] * 2, backoff=0.5)
+    env.reset()
+    for lost in ([1], [1], [1, 2]):
+        fake_ray.dying = {fake_ray.n_calls + number for number in lost}
+        env.step([0, 0])
+    # The environments sleep for 0 s in their steps
+    assert [pause for pause in pauses if pause] == [0.5, 1, 2]
