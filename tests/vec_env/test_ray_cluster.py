@@ -96,7 +96,7 @@ def assert_true_transitions(buffer):
 
 def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
     env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4)
-    model = ReptileDQN("MlpPolicy", env, n_steps=3, gamma=0.5, **small())
+    model = ReptileDQN("MlpPolicy", env, gamma=0.5, **small(n_steps=3))
     logged = []
     kill = Lose(60, lambda: (tmp_path / "one").touch())
     log = Lose(140, lambda: logged.append(env.log_values()))
@@ -167,7 +167,8 @@ def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
     model = ReptileDQN("MultiInputPolicy", env, **small(learning_starts=100, **buffer_of))
     model.learn(800, callback=Lose(60, lambda: cluster.remove_node(lost, allow_graceful=False)))
     values = env.log_values()
-    assert values["workers/restarts"] == values["workers/lost_transitions"] >= 1
+    # One that Ray placed on the lost node again was lost before it began
+    assert values["workers/restarts"] >= values["workers/lost_transitions"] >= 1
     assert 195 <= model.replay_buffer.size() < 200
     assert_true_transitions(model.replay_buffer)
     batch = model.replay_buffer.sample(500)
