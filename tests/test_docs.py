@@ -87,6 +87,12 @@ def assert_numbers_are_from(part, of):
             "* **It pays**",
             "benchmarks/results/vec_env.md",
         ),
+        (
+            "docs/how_to/compare_on_your_task.md",
+            "An example is",
+            "![Learning curves of four",
+            "benchmarks/results/compare/reptile_dqn/DriftingCartPoleActions-v0/comparison.md",
+        ),
         ("docs/how_to/transfer.md", "Networks that learned", "Freezing layers", "benchmarks/results/transfer.md"),
         ("docs/how_to/sbx.md", "## Speed", "", "benchmarks/results/training.md"),
         ("docs/explanation/auto.md", "**Speed**", "", "benchmarks/results/training.md"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from sb3_reptile.evaluation import plotting
 from sb3_reptile.evaluation.methods import Method
-from sb3_reptile.evaluation.notices import auto_section
+from sb3_reptile.evaluation.notices import alarms_of, auto_section
 from sb3_reptile.evaluation.records import BINS, Record, path_of
 from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm_of_points
 from sb3_reptile.evaluation.tables import cell, number, table
@@ -149,7 +149,7 @@ def _draw(task: str, results: Sequence[MethodResult], by_method: Mapping[str, Se
         runs = by_method[result.method.name]
         points = estimates(iqm_of_points, np.array([[record["curve"]] for record in runs]))
         plotting.draw_curve(panel, x, points, result.method.style, result.method.label)
-    alarms = [alarm[0] / 1000 for record in records for alarm in record.get("alarms", ())]
+    alarms = [alarm[0] / 1000 for record in records for alarm in alarms_of(record)]
     if alarms:
         marks = dict(marker="v", linestyle="none", markersize=6, color=plotting.style_of("auto").color, clip_on=False)
         at_top = panel.get_xaxis_transform()

@@ -39,9 +39,19 @@ def auto_section(records: Sequence[Record]) -> str:
 # ---- Alarms
 
 
+def alarms_of(record: Record) -> list[Any]:
+    """
+    :param record: Record of a run
+    :return: Its alarms, if it is one of ``auto``, each with the steps at which a change was noticed and happened, and
+        the regime. The last rollout goes past the end of the run; changes of the phase are not recorded there, and
+        alarms are left out.
+    """
+    return [alarm for alarm in record.get("alarms", ()) if alarm[0] <= record["steps"]]
+
+
 def _alarms(records: Sequence[Record]) -> list[str]:
     n_steps = sum(record["steps"] for record in records)
-    if any(record["alarms"] for record in records):
+    if any(alarms_of(record) for record in records):
         lines = [f"All alarms in {len(records)} runs, {n_steps:,} steps:", "", *_table_of_alarms(records)]
     else:
         lines = [f"There was no alarm in {len(records)} runs, {n_steps:,} steps.", ""]
@@ -51,7 +61,7 @@ def _alarms(records: Sequence[Record]) -> list[str]:
 def _table_of_alarms(records: Sequence[Record]) -> list[str]:
     rows = []
     for record in records:
-        for noticed_at, happened_at, regime in record["alarms"]:
+        for noticed_at, happened_at, regime in alarms_of(record):
             since = [noticed_at - change for change in _changed_after(record) if 0 <= noticed_at - change <= WINDOW]
             row = [str(record["seed"]), f"{noticed_at:,}", f"{happened_at:,}", str(regime)]
             rows.append([*row, f"{since[-1]:,} steps after a change" if since else "no change before it"])
@@ -73,11 +83,11 @@ def _changes(records: Sequence[Record]) -> str:
             'No change is known: `info["phase"]` did not change, or the environment does not state it. '
             "In a task that does not change, every alarm is false."
         )
-    noticed = [any(0 <= alarm[0] - change <= WINDOW for alarm in record["alarms"]) for record, change in known]
+    noticed = [any(0 <= alarm[0] - change <= WINDOW for alarm in alarms_of(record)) for record, change in known]
     false = [
         alarm
         for record in records
-        for alarm in record["alarms"]
+        for alarm in alarms_of(record)
         if not any(0 <= alarm[0] - change <= WINDOW for change in _changed_after(record))
     ]
     return (

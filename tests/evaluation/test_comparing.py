@@ -183,14 +183,26 @@ SENSITIVITY = dict(
 )
 
 
+# The last rollout goes past the end, where no change of the phase is recorded
+AFTER = [6_064, 6_001, 3]
+
+
 def test_alarms_are_compared_with_the_changes_of_the_phase():
     records = [
-        record("auto", 0, 1.0, changes=[2_001], alarms=[[2_512, 2_000, 1], [5_800, 5_600, 2]], sensitivity=SENSITIVITY),
+        record(
+            "auto",
+            0,
+            1.0,
+            changes=[2_001],
+            alarms=[[2_512, 2_000, 1], [5_800, 5_600, 2], AFTER],
+            sensitivity=SENSITIVITY,
+        ),
         record("auto", 1, 1.0, changes=[2_001], alarms=[], sensitivity=SENSITIVITY | {"smallest_reward_change": 0.7}),
     ]
     section = auto_section(records)
     assert "| 0 | 2,512 | 2,000 | 1 | 512 steps after a change |" in section
     assert "| 0 | 5,800 | 5,600 | 2 | no change before it |" in section
+    assert "6,064" not in section
     assert '1 of 2 changes of `info["phase"]` were noticed within 3,000 steps; 1 alarms have no such change' in section
     assert "| 0 | 6,000 | 3.4 % | 1 | 0.5 | more than 4 |" in section
     assert (
