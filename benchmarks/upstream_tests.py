@@ -1,7 +1,7 @@
 """
 The test-suites of SB3 and sb3-contrib with the decayed replay buffers in the place of SB3's.
 
-    git clone --branch v2.9.0 https://github.com/DLR-RM/stable-baselines3
+    git clone https://github.com/DLR-RM/stable-baselines3
     python benchmarks/upstream_tests.py stable-baselines3 tests/test_identity.py -x
 
 The first argument is a clone, the others are those of pytest. `--replay half_life=inf` or another option replaces the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -22,17 +21,6 @@ Step = tuple[Obs, np.ndarray, np.ndarray, list[dict[str, Any]], dict[int, dict[s
 
 # Bytes of observations up to which all travels in one pickle, which costs less than arrays in Ray's object store
 SMALL = 32 * 1024
-
-
-def dumps(value: Any) -> bytes:
-    """
-    :param value: What environments have returned
-    :return: The value pickled; by cloudpickle, which takes twice as long, only if it is needed
-    """
-    try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception:
-        return cloudpickle.dumps(value)
 
 
 def unpack(packed: bytes | tuple[Obs, bytes]) -> Step:
@@ -151,8 +139,8 @@ class EnvWorker:
         obs = self._obs()
         others = (np.concatenate(rewards), np.concatenate(dones), [info for part in infos for info in part], resets)
         if sum(array.nbytes for array in obs.values()) <= SMALL:
-            return dumps((obs, *others))
-        return obs, dumps(others)
+            return cloudpickle.dumps((obs, *others))
+        return obs, cloudpickle.dumps(others)
 
     def _obs(self) -> Obs:
         if len(self._threads) == 1:
