@@ -25,8 +25,8 @@ HEADER = """# Replay and learners
 `python benchmarks/learner_report.py` makes this page from the records of
 `python benchmarks/learning.py --learner {learners}`
 and those of one-step returns. Mean return over training; in brackets the number of seeds if it is not 1. "auto" has the
-default decay within a regime, and the detector of the runs' time. Few seeds: a bearing for the choice of defaults, not a
-result.
+default decay within a regime, and the detector of the runs' time. Few seeds: a bearing for the choice of defaults, not
+a result.
 """
 
 
