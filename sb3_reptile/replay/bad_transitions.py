@@ -1,7 +1,8 @@
 """What a buffer does with rewards and observations that are not finite."""
 
+import sys
 import warnings
-from math import isfinite
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from gymnasium import spaces
 
 from sb3_reptile.replay.checks import OnBadTransition
 
-# Up to this number of values, Python's sum is faster than a pass by NumPy; it is finite only if all of them are
-FEW = 16
+# Up to this number of bytes, arithmetic on one Python integer is faster than a pass by NumPy
+FEW_BYTES = 512
 
 
 def all_finite(values: Any, dtype: np.dtype) -> bool:
@@ -21,9 +22,29 @@ def all_finite(values: Any, dtype: np.dtype) -> bool:
     """
     if type(values) is not np.ndarray or values.dtype is not dtype:
         values = _as(values, dtype)
-    if values.size <= FEW and isfinite(sum(values.ravel().tolist())):
-        return True
     return b"\0" not in np.isfinite(values).tobytes()
+
+
+class FiniteBytes:
+    """
+    Whether floats are finite, from their bytes as one integer. A float is not finite if all bits of its exponent are
+    set (IEEE 754), which is when adding the lowest of them carries into the bit of the sign.
+
+    :param dtype: Type of the floats, of 2, 4 or 8 bytes
+    :param n_floats: Largest number of floats
+    """
+
+    def __init__(self, dtype: np.dtype, n_floats: int) -> None:
+        n_exponent = {2: 5, 4: 8, 8: 11}[dtype.itemsize]
+        sign = 1 << 8 * dtype.itemsize - 1
+        lowest = sign >> n_exponent
+        of_each = np.array([sign - lowest, lowest, sign], dtype=f"u{dtype.itemsize}")
+        self._exponents, self._lowest, self._signs = (
+            int.from_bytes(np.repeat(bits, n_floats).tobytes(), sys.byteorder) for bits in of_each
+        )
+
+    def __call__(self, data: bytes) -> bool:
+        return not ((int.from_bytes(data, sys.byteorder) & self._exponents) + self._lowest) & self._signs
 
 
 def first_bad(values: Any, dtype: np.dtype, n_envs: int) -> tuple[int, float]:
@@ -56,6 +77,9 @@ class BadTransitions:
     :param n_envs: Number of environments
     """
 
+    #: For rewards and observations that are few floats of one type
+    _few: FiniteBytes | None = None
+
     def __init__(
         self, policy: OnBadTransition, observation_space: spaces.Space, reward_dtype: np.dtype, n_envs: int
     ) -> None:
@@ -70,6 +94,9 @@ class BadTransitions:
         self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
         # The type of observations that are one array of floats
         self._only = self._floats[0][1] if self._floats and not is_dict else None
+        n_floats = n_envs * (1 + sum(prod(space.shape) for key, space in by_key if space.dtype == reward_dtype))
+        if n_floats * reward_dtype.itemsize <= FEW_BYTES:
+            self._few = FiniteBytes(reward_dtype, n_floats)
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         """
@@ -80,16 +107,33 @@ class BadTransitions:
         """
         if self.policy == "allow":
             return True
+        if obs is None and self._few is not None:  # as within an episode
+            data = self._bytes(next_obs, reward)
+            if data is not None:
+                return self._few(data)
         if not all_finite(reward, self.reward_dtype):
             return False
-        if self._only is not None:
-            return all_finite(next_obs, self._only) and (obs is None or all_finite(obs, self._only))
         for key, dtype in self._floats:
             if not all_finite(next_obs if key is None else next_obs[key], dtype):
                 return False
             if obs is not None and not all_finite(obs if key is None else obs[key], dtype):
                 return False
         return True
+
+    def _bytes(self, next_obs: Any, reward: Any) -> bytes | None:
+        """The floats of a row, None if they are given as other types than they are stored as."""
+        dtype = self.reward_dtype
+        if getattr(reward, "dtype", None) is not dtype:
+            return None
+        if self._only is not None:
+            return next_obs.tobytes() + reward.tobytes() if getattr(next_obs, "dtype", None) is dtype else None
+        data: bytes = reward.tobytes()
+        for key, _ in self._floats:
+            values = next_obs if key is None else next_obs[key]
+            if getattr(values, "dtype", None) is not dtype:
+                return None
+            data += values.tobytes()
+        return data
 
     def refuse(self, obs: Any, next_obs: Any, reward: Any, rows_added: int, buffer: str) -> None:
         """

@@ -1,8 +1,7 @@
 """SB3's replay buffers with decay. They store; their distribution decides what is drawn."""
 
 import os
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -23,20 +22,16 @@ def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:]).take(flat, axis=0)
 
 
-@cache
-def _is_stored_by_sb3(buffer_class: type[DecayedSampling]) -> bool:
-    """Whether SB3's own classes store the rows of such a buffer, not a class with its own ``add()``."""
-    return super(DecayedSampling, buffer_class).add in (ReplayBuffer.add, DictReplayBuffer.add)
-
-
 def _write(stored: Any, row: int, given: Any) -> None:
     """Write observations, or each of a dict of them, into a row."""
     if isinstance(stored, dict):
         for key, values in stored.items():
             _write(values, row, given[key])
-    else:
+    elif getattr(given, "ndim", 0) == 1:
         # Observations of a Discrete space are given as (n_envs,), which cannot be broadcast to (n_envs, 1)
-        stored[row] = given.reshape(stored.shape[1:]) if getattr(given, "ndim", 0) == 1 else given
+        stored[row] = given.reshape(stored.shape[1:])
+    else:
+        stored[row] = given
 
 
 class _SB3Storage(MultiStepSampling):
@@ -45,8 +40,15 @@ class _SB3Storage(MultiStepSampling):
     ``_get_samples()``.
     """
 
+    #: Whether SB3's own classes store the rows, not a class with its own ``add()``
+    _is_stored_by_sb3: ClassVar[bool]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._is_stored_by_sb3 = super(DecayedSampling, cls).add in (ReplayBuffer.add, DictReplayBuffer.add)
+
     def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
-        if not _is_stored_by_sb3(type(self)):
+        if not self._is_stored_by_sb3:
             super()._store(obs, next_obs, action, reward, done, infos)
             return
         # What SB3 writes, without the copies that it makes first

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.replay.bad_transitions import FiniteBytes
 from tests.conftest import make_buffer
 from tests.replay import hindsight
 
@@ -172,4 +173,79 @@ def test_an_observation_that_follows_an_accepted_one_is_checked_if_it_differs():
         add(buffer, next_obs=NAN)
     with pytest.raises(ValueError, match="the observation of environment 0 is nan"):
         add(buffer, obs=NAN)
+    assert buffer.size() == 2
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_floats_are_finite_by_their_bytes_as_numpy_says(dtype):
+    dtype = np.dtype(dtype)
+    rng = np.random.default_rng(0)
+    is_finite = FiniteBytes(dtype, 5)
+    special = np.array([NAN, INF, -INF, 0.0, -0.0, np.finfo(dtype).max, -np.finfo(dtype).tiny, 1.0], dtype)
+    special = np.append(special, np.full(1, -1, f"i{dtype.itemsize}").view(dtype))  # a NaN with all bits set
+    verdicts = []
+    for _ in range(3_000):
+        values = np.where(rng.random(5) < 0.2, rng.choice(special, 5), np.frombuffer(rng.bytes(5 * 8), dtype)[:5])
+        verdicts.append(is_finite(values.tobytes()))
+        assert verdicts[-1] == np.isfinite(values).all(), values
+    assert 300 < sum(verdicts) < 2_700
+
+
+@pytest.mark.parametrize("value", [NAN, -INF])
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-INF, INF, (4,)),
+        spaces.Box(-INF, INF, (4, 50)),
+        spaces.Dict({"a": spaces.Box(-INF, INF, (2,)), "b": spaces.Box(0, 255, (3,), np.uint8)}),
+        spaces.Dict({"a": spaces.Box(-INF, INF, (2,)), "b": spaces.Box(-INF, INF, (3,))}),
+        spaces.Dict({"a": spaces.Box(-INF, INF, (2,)), "b": spaces.Box(-INF, INF, (3,), np.float64)}),
+        spaces.Discrete(3),
+    ],
+    ids=["few", "many", "with image", "two keys", "two types", "integers"],
+)
+def test_every_float_of_a_row_is_looked_at(space, n_envs, value):
+    buffer_class = DecayedDictReplayBuffer if isinstance(space, spaces.Dict) else DecayedReplayBuffer
+    buffer = make_buffer(buffer_class, n_envs=n_envs, space=space)
+
+    def row():
+        by_key = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        arrays = {key: np.zeros((n_envs, *box.shape), box.dtype) for key, box in by_key.items()}
+        rewards = np.zeros(n_envs, np.float32)
+        return arrays, rewards
+
+    def add_row(arrays, rewards):
+        zeros, _ = row()
+        obs, next_obs = (x if isinstance(space, spaces.Dict) else x[None] for x in (zeros, arrays))
+        buffer.add(obs, next_obs, np.zeros(n_envs), rewards, np.zeros(n_envs), [{} for _ in rewards])
+
+    arrays, rewards = row()
+    add_row(arrays, rewards)
+    floats = [array for array in (*arrays.values(), rewards) if array.dtype.kind == "f"]
+    for array in floats:
+        flat = array.reshape(-1)
+        for position in {0, len(flat) // 2, len(flat) - 1}:
+            flat[position] = value
+            with pytest.raises(ValueError, match=f"is {value}"):
+                add_row(arrays, rewards)
+            flat[position] = np.finfo(array.dtype).max
+            # Stored, and in another episode than the row that follows
+            size = buffer.size()
+            add_row(arrays, rewards)
+            assert buffer.size() == size + 1
+            flat[position] = 0
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_integers_whose_bits_would_be_no_float_are_numbers(is_dict):
+    box = spaces.Box(-INF, INF, (2,))
+    space = spaces.Dict({"x": box}) if is_dict else box
+    buffer = make_buffer(DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer, space=space)
+    integers = np.full((1, 2), 0x7F800000, np.int32)
+    assert np.isinf(integers.view(np.float32)).all()
+    zeros = np.zeros((1, 2), np.float32)
+    for obs, next_obs, reward in ((zeros, zeros, integers[0, :1]), (zeros, integers, zeros[0, :1])):
+        obs, next_obs = ({"x": x} if is_dict else x for x in (obs, next_obs))
+        buffer.add(obs, next_obs, np.zeros(1), reward, np.zeros(1), [{}])
     assert buffer.size() == 2
