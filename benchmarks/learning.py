@@ -280,8 +280,9 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
         callbacks.append(ReExplore())
     for name, arguments in METHODS[run.method].callbacks.items():
         import rivals
+        import variants
 
-        callbacks.append(getattr(rivals, name)(**arguments))
+        callbacks.append(getattr(variants if hasattr(variants, name) else rivals, name)(**arguments))
 
     start, cpu_start = time.perf_counter(), time.process_time()
     model = build(run)

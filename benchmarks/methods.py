@@ -28,7 +28,7 @@ class Method:
     :param published: Whether others published it in this form
     :param variant: The class in ``benchmarks/variants.py`` of its replay buffer's distribution
     :param reexplores: Whether it is trained with the callback ``ReExplore``
-    :param callbacks: Classes of ``benchmarks/rivals.py`` that it is trained with, and their arguments
+    :param callbacks: Classes of ``benchmarks/rivals.py`` and ``variants.py`` that it is trained with, and their arguments
     :param styled_as: Method whose colour and line it has in figures; by default those of its family
     """
 
@@ -232,6 +232,8 @@ ABLATIONS = (
     changed(AUTO, "ordinary clock", variant="OrdinaryClockDistribution"),
     changed(AUTO, "reexplores", reexplores=True),
 )
+# "auto" with an alarm every 10,000 steps that nothing in the environment gives a reason for
+FALSE_ALARMS = changed(AUTO, "false alarms", callbacks={"FalseAlarms": {"every": 10_000}})
 AUTO_OTHERS = tuple(auto(inner) for inner in (*map(exponential, (300, 1_000, 3_000)), PER_AGE, POWER_100))
 
 PLANNED = (
@@ -272,7 +274,7 @@ RIVALS = (
     shrink_and_perturb(linear(80_000), every=10_000, shrink=0.8, perturb=0.2),
     value_decay(rate=0.015, share=0.05, baseline=0.0),
 )
-METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS)}
+METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS, FALSE_ALARMS)}
 
 # ---- Learners
 

@@ -14,7 +14,10 @@ class Task:
     :param about: Description for the report
     :param role: Whether defaults are chosen on it (tuning) or only measured (reporting); decided before any reporting
         run
+    :param tried: Whether multi-step returns were tried on it before the defaults of ReptileDQN were chosen, so that it
+        is a tuning task for them, whatever its role is for one-step returns
     :param drifts: Whether it changes during training
+    :param conflicts: Whether no policy is good in all of its phases
     :param env: Id of the environment, registered by Gymnasium or ``sb3_reptile.envs``
     :param env_kwargs: Its arguments
     :param steps: Environment steps of a run
@@ -34,7 +37,9 @@ class Task:
 
     about: str
     role: Literal["tuning", "reporting"]
+    tried: bool = False
     drifts: bool = False
+    conflicts: bool = False
     env: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     steps: int
@@ -250,6 +255,7 @@ TASKS = {
         about="CartPole-v1 whose two actions swap every 15,000 steps",
         role="tuning",
         drifts=True,
+        conflicts=True,
         env="DriftingCartPoleActions-v0",
         env_kwargs=dict(period=15_000),
         steps=60_000,
@@ -264,6 +270,7 @@ TASKS = {
         about="LunarLander-v3 whose side engines swap every 30,000 steps",
         role="tuning",
         drifts=True,
+        conflicts=True,
         env="DriftingLunarLanderEngines-v0",
         env_kwargs=dict(period=30_000),
         steps=90_000,
@@ -304,6 +311,7 @@ TASKS = {
     "cartpole-physics": Task(
         about="CartPole-v1 whose pole length and force change every 15,000 steps",
         role="reporting",
+        tried=True,
         drifts=True,
         env="DriftingCartPolePhysics-v0",
         env_kwargs=dict(period=15_000, parameters={"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}),
@@ -317,6 +325,7 @@ TASKS = {
     "cartpole-gradual": Task(
         about="CartPole-v1 whose pole length and force move from one end to the other and back, 15,000 steps each way",
         role="reporting",
+        tried=True,
         drifts=True,
         env="DriftingCartPolePhysics-v0",
         env_kwargs=dict(
@@ -336,6 +345,7 @@ TASKS = {
     "acrobot-masses": Task(
         about="Acrobot-v1 whose link masses change every 20,000 steps",
         role="reporting",
+        tried=True,
         drifts=True,
         env="DriftingAcrobot-v0",
         env_kwargs=dict(period=20_000, parameters={"LINK_MASS_2": [1.0, 0.02]}),
@@ -378,6 +388,7 @@ TASKS = {
         about="Pendulum-v1 under SAC, whose motor is reversed every 6,000 steps",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingPendulum-v0",
         env_kwargs=dict(period=6_000),
         steps=24_000,
@@ -388,20 +399,18 @@ TASKS = {
         seconds=60,
         algorithm="SAC",
     ),
-    "cartpole": stationary("CartPole-v1", 50_000, CARTPOLE, 22.3, 475.0, seconds=60, seeds=10),
+    "cartpole": stationary("CartPole-v1", 50_000, CARTPOLE, 22.3, 475.0, seconds=60, seeds=10, tried=True),
     "acrobot": stationary("Acrobot-v1", 100_000, LUNAR_LANDER, -499.9, -100.0, seconds=300),
     "mountaincar": stationary("MountainCar-v0", 120_000, MOUNTAIN_CAR, -200.0, -110.0, seconds=200),
     "lunarlander": stationary("LunarLander-v3", 100_000, LUNAR_LANDER, -185.2, 200.0, seconds=330),
     # ---- Blind: here, with their roles, before anything but random actions and crash tests of a few hundred steps was
     # run on them; phases have irregular lengths. The recommender and the rooms are applications, too, with other phases
     # and Double DQN. MinAtar's space_invaders and Pendulum were known with other changes, or none.
-    #
-    # cartpole-physics, cartpole-gradual and acrobot-masses are no longer blind: multi-step returns were tried on them.
-    # They become tuning tasks together with the next report, since docs/explanation/results.md depends on roles.
     "rooms": Task(
         about="a robot whose goal moves to another of three rooms",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingRooms-v0",
         env_kwargs=dict(period=[24_000, 14_000, 26_000, 16_000], parameters={"goal_room": [0, 3, 1]}),
         steps=80_000,
@@ -417,6 +426,7 @@ TASKS = {
         about="a recommender whose users' interests change",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingRecommender-v0",
         env_kwargs=dict(period=[24_000, 16_000, 22_000, 18_000], parameters={"mood": [0.0, 1.0]}),
         steps=80_000,
@@ -431,6 +441,7 @@ TASKS = {
         about="prices for customers who begin to mind them, and to stay away at weekends",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingPricing-v0",
         env_kwargs=dict(
             period=[20_000, 12_000, 18_000, 10_000], parameters={"elasticity": [0.6, 2.0], "weekend": [2.0, 0.7]}
@@ -447,6 +458,7 @@ TASKS = {
         about="Acrobot-v1 whose torques are as usual, reversed or rotated",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingPermutedActions-v0",
         env_kwargs=dict(
             env="Acrobot-v1",
@@ -465,6 +477,7 @@ TASKS = {
         about="LunarLander-v3 whose engines are as usual, swapped at the sides, or all reversed",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingPermutedActions-v0",
         env_kwargs=dict(
             env="LunarLander-v3",
@@ -483,6 +496,7 @@ TASKS = {
         about="MinAtar's space_invaders whose actions are reversed: waiting and firing, up and right, left and down",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingPermutedActions-v0",
         env_kwargs=dict(
             env="DriftingMinAtar-v0",
@@ -503,6 +517,7 @@ TASKS = {
         about="Pendulum-v1 under TD3, whose motor is reversed",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingPendulum-v0",
         env_kwargs=dict(period=[8_000, 5_000, 7_000, 4_000], factors=[1.0, -1.0]),
         steps=24_000,
@@ -517,6 +532,7 @@ TASKS = {
         about="CartPole-v1 whose two actions swap eight times",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingCartPoleActions-v0",
         env_kwargs=dict(period=[30_000, 15_000, 25_000, 20_000, 12_000, 28_000, 18_000, 22_000, 30_000]),
         steps=200_000,
@@ -530,6 +546,7 @@ TASKS = {
         about="LunarLander-v3 whose side engines swap eight times",
         role="reporting",
         drifts=True,
+        conflicts=True,
         env="DriftingLunarLanderEngines-v0",
         env_kwargs=dict(period=[32_000, 18_000, 26_000, 14_000, 22_000, 28_000, 16_000, 20_000, 24_000]),
         steps=200_000,

@@ -1,6 +1,6 @@
 """
-Variants to compare with the package: distributions (an oracle, and ``half_life="auto"`` without some of its parts), and
-λ-returns that are cut at actions which are not greedy.
+Variants to compare with the package: distributions (an oracle, and ``half_life="auto"`` without some of its parts),
+false alarms, and λ-returns that are cut at actions which are not greedy.
 """
 
 from functools import cache
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.replay import AgeSampler, SamplingDistribution
@@ -76,6 +77,27 @@ class OrdinaryClockDistribution(SamplingDistribution):
     def make_age_sampler(self) -> AgeSampler:
         inner = make_age_sampler(self.decay, self.n_rows, self.n_envs, 0.0)
         return OrdinaryClock(inner, self.uniform_fraction)
+
+
+class FalseAlarms(BaseCallback):
+    """
+    Raises alarms in ``half_life="auto"``: all that is stored is contradicted as much as possible. Everything after that
+    is up to the detector.
+
+    :param every: Steps of the environments between two alarms
+    """
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.every == 0:
+            model: Any = self.model
+            consistency = model.replay_buffer.consistency
+            for segment in consistency.segments:
+                segment.cusum[:] = consistency.settings.bound
+        return True
 
 
 class GreedyActionCache(ValueCache):

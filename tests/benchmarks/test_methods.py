@@ -136,6 +136,19 @@ def test_variants_of_auto_differ_from_it_as_they_should():
     assert forgets < 0.01 < 0.1 < ordinary < auto / 1.4
 
 
+@pytest.mark.parametrize("every", [1_000, 5_000])
+def test_false_alarms_are_raised_when_the_method_says_so(every):
+    import variants
+
+    from sb3_reptile import ReptileDQN
+
+    few = dict(learning_starts=10_000, buffer_size=5_000, policy_kwargs=dict(net_arch=[4]))
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu", seed=0, half_life="auto", **few)
+    model.learn(3_900, callback=variants.FalseAlarms(every=every))
+    noticed = [change.noticed_at for change in model.replay_buffer.consistency.changes]
+    assert [at // 100 for at in noticed] == ([10, 20, 30] if every == 1_000 else [])
+
+
 def test_the_default_under_test_is_that_of_the_package():
     from sb3_reptile import ReptileDQN
 
