@@ -28,7 +28,7 @@ class Method:
     :param published: Whether others published it in this form
     :param variant: The class in ``benchmarks/variants.py`` of its replay buffer's distribution
     :param reexplores: Whether it is trained with the callback ``ReExplore``
-    :param callbacks: Classes of ``benchmarks/rivals.py`` and ``variants.py`` that it is trained with, and their arguments
+    :param callbacks: Classes of ``rivals.py`` and ``variants.py`` that it is trained with, and their arguments
     :param styled_as: Method whose colour and line it has in figures; by default those of its family
     """
 
