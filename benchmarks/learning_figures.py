@@ -124,7 +124,8 @@ def draw_volumes(results: Results, path: Path) -> None:
     figure, panels = plotting.grid(2)
     volumes = {float(volume): volume for volume in VOLUMES} | {TASKS[VOLUME_TASK].volume: None}
     volumes = {shown: volumes[shown] for shown in sorted(volumes)}
-    for panel, family in zip(panels, ("exponential", "fifo"), strict=True):
+    kinds = {"exponential": "exponential decay", "fifo": "FIFO buffer"}
+    for panel, (family, kind) in zip(panels, kinds.items(), strict=True):
         names = ["uniform", *(name for name in VOLUME_METHODS if METHODS[name].family == family)]
         for rank, method in enumerate(METHODS[name] for name in names):
             found = {
@@ -142,7 +143,8 @@ def draw_volumes(results: Results, path: Path) -> None:
             panel.errorbar(x, value, errors, label=method.label, **style)
         panel.set_xscale("log", base=2)
         panel.set_xticks(list(volumes), [f"{volume:g}" for volume in volumes])
-        label_panel(panel, VOLUME_TASK, "replay volume, transitions per environment step", "mean return over training")
+        label_panel(panel, f"{VOLUME_TASK}, {kind}", "transitions replayed per environment step", "mean return")
     panels[1].sharey(panels[0])
+    panels[0].set_ylim(0, 1.05 * max(panel.dataLim.ymax for panel in panels))
     plotting.legend_below(figure, panels)
     plotting.save(figure, path)

@@ -24,7 +24,7 @@ from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm
 from sb3_reptile.replay import Decay, Exponential, Linear, PowerLaw, Window
 from sb3_reptile.replay.decay import DEFAULT_DECAY
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#666666"
+BLUE, ORANGE, GREY, BLACK = "#0072b2", "#d55e00", "#666666", "#222222"
 QUESTION, ANSWER = "#e8f1f8", "#fff3e0"
 
 #: Decays of the picture: label, decay (None: uniform replay), family of its style
@@ -90,7 +90,7 @@ def draw_headline(results: Results, path: Path) -> None:
         value, errors = error_bars([bar.estimate for bar in bars])
         colors = [style_of(bar.family).color for bar in bars]
         panel.bar(range(len(bars)), value, color=colors, width=0.7, alpha=0.9)
-        panel.errorbar(range(len(bars)), value, errors, fmt="none", ecolor=GREY, elinewidth=1.5, capsize=4)
+        panel.errorbar(range(len(bars)), value, errors, fmt="none", ecolor=BLACK, elinewidth=2, capsize=5, capthick=2)
         for place, bar in enumerate(bars):
             panel.text(place, 0.02, f"{bar.estimate.value:.2f}", ha="center", color="white", fontsize=11, weight="bold")
         panel.set_xticks(range(len(bars)), [bar.label for bar in bars], fontsize=10)

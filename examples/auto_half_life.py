@@ -36,9 +36,7 @@ def main(steps: int, period: int, output: str) -> None:
     true_changes = list(range(period, steps, period))
     image = draw_consistency(axes, history.history, model.replay_buffer.consistency.changes, true_changes)
     figure.colorbar(image, label="consistency")
-    axes.set_title(
-        "Consistency of the stored transitions; dashed: the actions swap; triangles: alarms", fontsize=9, loc="left"
-    )
+    axes.set_title("Dashed: the actions swap. Triangles: alarms.", fontsize=10, loc="left")
     figure.savefig(output, dpi=120)
     print(f"drawn: {output}")
 

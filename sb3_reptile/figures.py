@@ -88,6 +88,8 @@ def draw_consistency(
     :param true_changes: Times of the true changes, in transitions, as far as known
     :return: The image, for a color bar
     """
+    from matplotlib.ticker import MaxNLocator
+
     n = len(history)
     last = history[-1][0]
     picture = np.full((n, n), np.nan)
@@ -105,5 +107,9 @@ def draw_consistency(
             change.happened_at, change.noticed_at, marker="v", color=ORANGE, markersize=7, markeredgecolor="white"
         )
     axes.set(xlim=(0, last), ylim=(last, 0))
+    for axis in (axes.xaxis, axes.yaxis):
+        # Few, so that long numbers do not touch
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter("{x:,.0f}")
     label_axes(axes, "stored at (transitions)", "judged at (transitions)")
     return image

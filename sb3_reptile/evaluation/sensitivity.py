@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_reptile.replay.auto import Change, Consistency, Settings, Transitions
+from sb3_reptile.replay.auto.features import rows_of
 from sb3_reptile.replay.checks import check_whole_number
 
 # Sizes of the changes that are tried, in standard deviations
@@ -93,10 +94,10 @@ def sensitivity_of_buffer(
     if replay_buffer.full:
         rows = (rows + replay_buffer.pos) % replay_buffer.buffer_size
     return measure_sensitivity(
-        _rows_of(replay_buffer.observations, rows),
+        rows_of(replay_buffer.observations, rows),
         replay_buffer.actions[rows],
         replay_buffer.rewards[rows],
-        _rows_of(replay_buffer.next_observations, rows),
+        rows_of(replay_buffer.next_observations, rows),
         replay_buffer.observation_space,
         replay_buffer.action_space,
         settings,
@@ -204,10 +205,6 @@ def measure_sensitivity(
         smallest_dynamics_change=dynamics,
         largest_dynamics_change=SIZES[-1],
     )
-
-
-def _rows_of(values: Any, rows: np.ndarray) -> Any:
-    return {key: array[rows] for key, array in values.items()} if isinstance(values, dict) else values[rows]
 
 
 def _unit(values: np.ndarray) -> float:

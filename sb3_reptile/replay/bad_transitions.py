@@ -94,7 +94,7 @@ class BadTransitions:
         self._floats = [(key, np.dtype(space.dtype)) for key, space in by_key if np.dtype(space.dtype).kind == "f"]
         # The type of observations that are one array of floats
         self._only = self._floats[0][1] if self._floats and not is_dict else None
-        n_floats = n_envs * (1 + sum(prod(space.shape) for key, space in by_key if space.dtype == reward_dtype))
+        n_floats = n_envs * (1 + sum(prod(space.shape or ()) for _, space in by_key if space.dtype == reward_dtype))
         if n_floats * reward_dtype.itemsize <= FEW_BYTES:
             self._few = FiniteBytes(reward_dtype, n_floats)
 

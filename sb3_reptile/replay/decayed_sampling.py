@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile.replay.auto import Consistency
+from sb3_reptile.replay.auto.features import rows_of
 from sb3_reptile.replay.bad_transitions import BadTransitions
 from sb3_reptile.replay.checks import OnBadTransition, Weighting
 from sb3_reptile.replay.decay import Custom, DecayOption
@@ -307,9 +308,9 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
             next_observations: Any = self.observations[(rows + 1) % self.buffer_size]
             is_known = self.dones[rows] == 0
         else:
-            next_observations = _rows_of(self.next_observations, rows)
+            next_observations = rows_of(self.next_observations, rows)
         consistency.observe(
-            _rows_of(self.observations, rows),
+            rows_of(self.observations, rows),
             self.actions[rows],
             self.rewards[rows],
             next_observations,
@@ -488,10 +489,3 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
 
 #: What DecayedSampling itself is made of
 _MIXINS = (DistributionQueries, SavedInFolder)
-
-
-def _rows_of(stored: Any, rows: np.ndarray) -> Any:
-    """Rows of an array, or of each in a dict."""
-    if isinstance(stored, dict):
-        return {key: value[rows] for key, value in stored.items()}
-    return stored[rows]

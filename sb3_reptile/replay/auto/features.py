@@ -23,6 +23,15 @@ def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (th.from_numpy(a) @ th.from_numpy(b)).numpy()
 
 
+def rows_of(stored: Any, rows: np.ndarray) -> Any:
+    """
+    :param stored: Observations, or actions, by row; or a dict of such arrays
+    :param rows: Numbers of rows, shape (n,)
+    :return: These rows in the same form
+    """
+    return {key: values[rows] for key, values in stored.items()} if isinstance(stored, dict) else stored[rows]
+
+
 def limit(values: np.ndarray) -> np.ndarray:
     """Replace NaN by 0 and clip to plus and minus ``LARGEST``."""
     return np.clip(np.nan_to_num(values), -LARGEST, LARGEST)
