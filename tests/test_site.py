@@ -143,6 +143,15 @@ def test_the_first_page_leads_to_the_answer(question):
     assert ANSWERS[question] in read(DOCS / link)
 
 
+@pytest.mark.parametrize("question", ANSWERS)
+def test_the_answer_is_in_the_line_that_is_written_down(question):
+    row = rf"^\| {re.escape(question)} \| \[.*\]\((.*)\) \| (\d+) \|$"
+    ((page, line),) = re.findall(row, read(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
+    lines = read(ROOT / page).splitlines()
+    (found,) = [number for number, text in enumerate(lines, start=1) if ANSWERS[question] in text]
+    assert found == int(line), f"{page}: write the line {found} into CONTRIBUTING.md"
+
+
 # ---- Tutorials
 
 # Enough to run each cell

@@ -153,7 +153,7 @@ def test_returns_of_single_runs_are_those_of_the_records():
     pendulum = [round(float(row["mean_return"])) for row in records("pendulum")]
     means = f"{pendulum[0]}, {pendulum[1]} and {pendulum[2]}"
     steps, episodes = {(int(row["steps"]), row["episodes"]) for row in records("pendulum")}.pop()
-    text = read("docs/how_to/reptile_dqn.md")
+    text = read("docs/explanation/applications.md")
     assert f"mean returns of {means} over {episodes} episodes after {steps:,} steps (seeds 0 to 2;" in text
 
     cartpole = [(int(row["seed"]), int(row["steps"]), float(row["mean_return"])) for row in records("zoo_cartpole")]
@@ -168,12 +168,12 @@ def test_returns_of_single_runs_are_those_of_the_records():
 def test_the_memory_of_the_default_is_stated_as_it_is():
     weight = PowerLaw(scale=100, exponent=1.5)(np.arange(100_000)).cumsum()
     share = weight / weight[-1]
-    text = read("docs/reference/decayed_replay.md")
-    assert "half of the draws from a buffer of 100,000 are younger than 300 transitions" in text
-    assert "the default from those older than 300." in read("docs/explanation/how_replay_forgets.md")
+    text = read("docs/explanation/how_replay_forgets.md")
+    assert "from a buffer of 100,000. " in text
+    assert "the default from those older than 300." in text
     assert share[300] == pytest.approx(0.5, abs=0.02)
     older = f"{1 - share[10_000]:.0%}".replace("%", " %")
-    assert f"and {older} are older than 10,000" in text
+    assert f"{older} of the draws are older than 10,000" in text
     assert f"a buffer of 10,000 misses {older} of the draws from 100,000" in read("docs/how_to/save_memory.md")
 
 
