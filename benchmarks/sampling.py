@@ -2,6 +2,7 @@
 Time per call of `sample`, `add` and `update_priorities`, compared with SB3 and other libraries.
 
     python benchmarks/sampling.py [--quick] [--output benchmarks/results/sampling.csv]
+    python benchmarks/sampling.py --adds      `add` alone, as in training: under a minute; results/adds.csv
 
 It writes records (CSV) and, in the same folder, the tables (Markdown) that it prints; `--from-records` rebuilds the
 tables without measuring. The buffers are full and run on one thread. They take turns: in every round each of them is
@@ -11,6 +12,7 @@ timed for a short block of calls, in random order.
 import argparse
 import csv
 import gc
+import itertools
 import math
 import os
 import random
@@ -99,6 +101,8 @@ class Observation:
 FLOATS = Observation("8 float32", (8,), np.float32, 10_000_000, 120, 10, {32: 100, 256: 50, 2048: 10})
 # Buffers of 100,000 images would take 5.6 GB each. Filling even the small ones takes longer than a quick run.
 IMAGES = Observation("4x84x84 uint8", (4, 84, 84), np.uint8, 10_000, 40, 0, {32: 10, 256: 2, 2048: 1})
+# Rows that continue each other, with all checks
+ROWS = Observation("8 float32, as in training", (8,), np.float32, 100_000, 200, 20, {})
 INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, 30, {256: 200})
 
 
@@ -334,6 +338,45 @@ def index_drawing(capacity: int) -> Cell:
     return Cell(capacity, INDICES, contenders)
 
 
+def adding(n_envs: int, is_dict: bool) -> Cell:
+    """`add` with the default options, rows that continue each other."""
+    names = ("position", "velocity")
+    space = spaces.Dict({name: spaces.Box(0, 1, (4,), np.float32) for name in names}) if is_dict else ROWS.space
+    store: Any = DictReplayBuffer if is_dict else ReplayBuffer
+    decayed: Any = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
+    row = (np.ones(n_envs, np.int64), np.ones(n_envs, np.float32), np.zeros(n_envs, np.float32))
+    infos = [{"TimeLimit.truncated": False} for _ in range(n_envs)]
+
+    def make(buffer_class: type[ReplayBuffer], **settings: Any) -> Contender:
+        buffer = buffer_class(
+            ROWS.max_capacity * n_envs, space, spaces.Discrete(2), device="cpu", n_envs=n_envs, **settings
+        )
+        fill(buffer)
+        observations = [
+            RNG.random((n_envs, 8), dtype=np.float32)
+            if not is_dict
+            else {name: RNG.random((n_envs, 4), dtype=np.float32) for name in names}
+            for _ in range(ADDS)
+        ]
+        transitions = itertools.cycle(zip(observations, [*observations[1:], observations[0]], strict=True))
+        return Contender(buffer.sample, lambda: buffer.add(*next(transitions), *row, infos))
+
+    what = f"{n_envs} environment{'s' if n_envs > 1 else ''}{', Dict of 2 keys' if is_dict else ''}"
+    return Cell(
+        ROWS.max_capacity,
+        ROWS,
+        {
+            f"SB3's, {what}": partial(make, store),
+            f"default options, {what}": partial(make, decayed),
+            f"without the check for bad data, {what}": partial(make, decayed, on_bad_transition="allow"),
+        },
+    )
+
+
+def all_adds() -> list[Cell]:
+    return [adding(n_envs, is_dict) for is_dict in (False, True) for n_envs in (1, 8)]
+
+
 def all_cells(capacities: list[int], peers: list[str]) -> Iterator[Cell]:
     for capacity in capacities:
         for observation in (FLOATS, IMAGES):
@@ -436,16 +479,16 @@ def environment() -> Record:
     return {**dict.fromkeys(PACKAGES, ""), **installed_versions(PACKAGES), "cpu": processor_name()}
 
 
-def run(path: Path, quick: bool, memory: float) -> None:
-    """Measure everything; write the records of a cell as soon as it is finished."""
+def run(path: Path, quick: bool, memory: float, only_adds: bool) -> None:
+    """Measure everything, or `add` alone; write the records of a cell as soon as it is finished."""
     th.set_num_threads(1)
     np.random.seed(0)
     random.seed(0)
     peers = list(installed_versions(PEERS))
-    for absent in sorted(set(PEERS) - set(peers)):
+    for absent in [] if only_adds else sorted(set(PEERS) - set(peers)):
         print(f"{absent} is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
     plan = []
-    for cell in all_cells(CAPACITIES[:1] if quick else CAPACITIES, peers):
+    for cell in all_adds() if only_adds else all_cells(CAPACITIES[:1] if quick else CAPACITIES, peers):
         rounds = cell.observation.quick_rounds if quick else cell.observation.rounds
         groups = cell.groups(memory) if rounds > 0 else []
         if not groups:
@@ -504,7 +547,8 @@ def sections(records: list[Record]) -> Iterator[str]:
 
 def left_out(records: list[Record]) -> Iterator[str]:
     """Sentences that state what the tables leave out."""
-    for observation in (FLOATS, IMAGES):
+    measured_here = set(distinct(records, "observation"))
+    for observation in (one for one in (FLOATS, IMAGES) if one.name in measured_here):
         measured = {record["capacity"] for record in records if record["observation"] == observation.name}
         missing = [capacity for capacity in distinct(records, "capacity") if capacity not in measured]
         if missing:
@@ -512,7 +556,7 @@ def left_out(records: list[Record]) -> Iterator[str]:
             where = ", ".join(map(number, missing))
             yield f"Left out: observations {observation.name} at {where} transitions ({size:.1f} GB or more each)."
     for package in PACKAGES:
-        if not records[0][package]:
+        if not records[0][package] and measured_here != {ROWS.name}:
             yield f"{package} was not installed (`pip install '.[bench]'`)."
 
 
@@ -527,7 +571,7 @@ def markdown(records: list[Record]) -> str:
     first = records[0]
     versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
     page = TEMPLATE.fill(
-        "page",
+        "adds" if {record["observation"] for record in records} == {ROWS.name} else "page",
         alpha=ALPHA,
         beta=BETA,
         adds=ADDS,
@@ -547,12 +591,14 @@ def main() -> None:
         "--output",
         type=Path,
         help="CSV file to write; the tables are in the same folder (default: benchmarks/results/sampling.csv, "
-        "with --quick sampling_quick.csv)",
+        "with --quick sampling_quick.csv, with --adds adds.csv)",
     )
+    parser.add_argument("--adds", action="store_true", help="only `add`, with the default options, as in training")
     parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
     parser.add_argument("--memory", type=float, default=13, help="GB that the buffers may take (default: 13)")
     arguments = parser.parse_args()
-    path = arguments.output or RESULTS / ("sampling_quick.csv" if arguments.quick else "sampling.csv")
+    name = "adds" if arguments.adds else "sampling"
+    path = arguments.output or RESULTS / f"{name}{'_quick' if arguments.quick else ''}.csv"
     if path.suffix != ".csv":
         parser.error(f"--output must end in .csv, got {path}")
     if not arguments.memory >= 2:
@@ -560,7 +606,7 @@ def main() -> None:
 
     if not arguments.from_records:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run(path, arguments.quick, arguments.memory * 1e9)
+        run(path, arguments.quick, arguments.memory * 1e9, arguments.adds)
     elif not path.is_file():
         parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
     with path.open(newline="", encoding="utf-8") as file:

@@ -43,6 +43,16 @@ def test_the_page_is_that_of_the_records(name):
     assert PAGES[name](importlib.import_module(name)) == page
 
 
+def test_the_page_of_add_is_that_of_the_records_and_its_ratios_are_in_the_docs():
+    page = (RESULTS / "adds.md").read_text(encoding="utf-8")
+    assert importlib.import_module("sampling").markdown(records("adds")) == page
+    ratios = {row["buffer"]: f"{float(row['ratio']):.2f}" for row in records("adds")}
+    text = read("docs/explanation/cost.md")
+    for name, of_dict in (("8 floats", ""), ("Dict of 2 keys", ", Dict of 2 keys")):
+        one, eight = (ratios[f"default options, {n}{of_dict}"] for n in ("1 environment", "8 environments"))
+        assert f"| {name} | {one} | {eight} |" in text
+
+
 def test_applications_have_the_table_of_their_records(monkeypatch, tmp_path):
     report = importlib.import_module("application_report")
     page = (RESULTS / "applications.md").read_text(encoding="utf-8")
