@@ -38,6 +38,7 @@ WITH_SBX = ("DQN", "SAC", "TD3", "TQC", "CrossQ")
 EXACT = "ReptileDQN"
 FAST = 'ReptileDQN, learner="fast"'
 EAGER = 'ReptileDQN, learner="eager"'
+OWN = "ReptileDQN, its own defaults"
 # What SB3's DQN does apart from decay; a method names what is different
 ONE_STEP: dict[str, Any] = {"n_steps": 1, "half_life": None}
 PRIORITIES: dict[str, Any] = {"priority": "td_error"}
@@ -65,7 +66,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'ReptileDQN, double Q, learner="fast"': {"double_q": True, "learner": "fast"},
     "ReptileDQN, 10-step returns": {"n_steps": 10},
     'ReptileDQN, half_life="auto"': {"half_life": "auto"},
-    "ReptileDQN, its own defaults": {"n_steps": None, "half_life": "auto"},
+    OWN: {"n_steps": None, "half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
     **{
         f"SB3 {algorithm}{name}": kwargs
@@ -159,7 +160,7 @@ TASKS = {
         about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
         methods=(
             *MAIN_METHODS,
-            *(name for name in METHODS if name.startswith("ReptileDQN") and name not in MAIN_METHODS),
+            *(name for name in METHODS if name.startswith("ReptileDQN") and name not in (*MAIN_METHODS, OWN)),
             "SB3 DQN, fused Adam",
         ),
         threads=(1,),
@@ -171,6 +172,27 @@ TASKS = {
         warm_up=600,
         steps=200,
         about="SB3's defaults, batch 32, an update every 4 steps",
+        threads=(1,),
+    ),
+    "CartPole-v1, ReptileDQN's defaults": Task(
+        lambda: "CartPole-v1",
+        "MlpPolicy",
+        CARTPOLE,
+        warm_up=6 * 256,
+        steps=256,
+        about="the RL Zoo's hyperparameters; auto and λ-returns of 10 steps next to one-step returns and decay alone",
+        methods=(REFERENCE, EXACT, OWN),
+        threads=(1,),
+    ),
+    "CartPole-v1, SB3's and ReptileDQN's defaults": Task(
+        lambda: "CartPole-v1",
+        "MlpPolicy",
+        {},
+        warm_up=600,
+        steps=200,
+        about="SB3's defaults, batch 32, an update every 4 steps; auto and λ-returns of 10 steps next to one-step "
+        "returns and decay alone",
+        methods=(REFERENCE, EXACT, OWN),
         threads=(1,),
     ),
     "CartPole-v1, 8 environments": Task(
