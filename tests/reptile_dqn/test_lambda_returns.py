@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.envs import SimpleMultiObsEnv
+from torch import nn
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.reptile_dqn.lambda_returns import tensors_of
 from tests.conftest import INF, cartpole, small
 
 LEARNERS = ("eager", "auto", "fast")
@@ -173,3 +175,9 @@ def test_it_needs_several_steps():
 def test_values_that_are_not_allowed_are_refused(q_lambda, error):
     with pytest.raises(error, match=r"q_lambda must be .*in \[0, 1\]"):
         ReptileDQN("MlpPolicy", "CartPole-v1", n_steps=3, q_lambda=q_lambda)
+
+
+def test_all_parameters_and_buffers_of_a_network_are_watched():
+    network = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()), nn.Linear(3, 1))
+    expected = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    assert {id(tensor) for tensor in tensors_of(network)} == expected
