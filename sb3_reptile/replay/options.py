@@ -46,6 +46,7 @@ class ReplayOptions:
         self.made_distribution_class = _distribution_class(self.distribution_class)
 
     def _make_decay(self) -> Decay:
+        check_half_life(self.half_life)
         if self.decay is not None:
             if self.half_life is not None and not self.is_auto:
                 raise ValueError(
@@ -75,7 +76,13 @@ def check_half_life(half_life: Any) -> None:
     :raises TypeError: if it is not a number, ``"auto"`` or ``None``
     :raises ValueError: if it is a number that is not allowed
     """
-    if half_life is not None and not (isinstance(half_life, str) and half_life == "auto"):
+    if isinstance(half_life, str):
+        if half_life != "auto":
+            raise TypeError(
+                f"half_life must be a number > 0 or inf (transitions), 'auto' or None, got {half_life!r} (str); in "
+                "YAML write .inf for no decay, and 1000 or !!float 1e3, as 1e3 is text"
+            )
+    elif half_life is not None:
         Exponential(half_life)
 
 

@@ -40,6 +40,8 @@ OPTIONS = {
 }
 # Added to absolute TD errors, so that none becomes impossible to draw (Schaul et al. 2016, section 3.3)
 SMALLEST_TD_ERROR = 1e-6
+# Exponent of the priorities (https://arxiv.org/abs/1511.05952, appendix)
+ALPHA = 0.6
 
 
 class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
@@ -164,7 +166,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         half_life: float | Literal["auto"] | None = "auto",
         weighting: Weighting = "sampling",
         priority: Literal["td_error"] | None = None,
-        alpha: float = 0.6,
+        alpha: float = ALPHA,
         beta: float | Schedule = 0.4,
         loss: Literal["huber", "mse"] = "huber",
         double_q: bool = False,
@@ -189,6 +191,8 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         self._lambda_returns: LambdaReturns | None = None
         self._last_batch: tuple[Any, th.Tensor] | None = None
         self._check_options()  # before anything is built
+        if priority is None and alpha != ALPHA:
+            raise ValueError(f"alpha={alpha!r} is the exponent of priorities: set priority='td_error' too, or no alpha")
         try:
             super().__init__(
                 policy,

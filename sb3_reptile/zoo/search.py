@@ -6,6 +6,8 @@ from typing import Any
 import optuna
 from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_dqn_params
 
+from sb3_reptile.reptile_dqn.reptile_dqn import ALPHA
+
 # Arguments that do not depend on an age: the package's default decay, replay that detects changes, and uniform replay
 WITHOUT_AGE: dict[str, dict[str, Any]] = {
     "default": {},
@@ -96,5 +98,8 @@ def _reptile_params(sampled: dict[str, Any]) -> dict[str, Any]:
     prioritized = sampled["priority"] == "td_error" and sampled["weighting"] == "sampling"
     # Studies from before have none
     hyperparams["q_lambda"] = sampled.get("q_lambda", 1.0) if sampled["n_steps"] > 1 else 1.0
-    hyperparams |= {"priority": "td_error" if prioritized else None, "alpha": sampled["alpha"], "beta": sampled["beta"]}
+    hyperparams |= (
+        {"priority": "td_error", "alpha": sampled["alpha"]} if prioritized else {"priority": None, "alpha": ALPHA}
+    )
+    hyperparams["beta"] = sampled["beta"]
     return hyperparams

@@ -317,6 +317,8 @@ def test_td_errors_are_logged_by_age():
         (dict(loss="l1"), ValueError, "loss must be 'huber' or 'mse', got 'l1'"),
         (dict(double_q="yes"), ValueError, "double_q must be False or True, got 'yes'"),
         (dict(alpha=-0.1), ValueError, r"alpha must be in \[0, 1\], got -0.1"),
+        (dict(alpha=0.5), ValueError, "alpha=0.5 is the exponent of priorities: set priority='td_error' too"),
+        (dict(half_life="Auto"), TypeError, "half_life must be a number > 0 or inf .*, 'auto' or None, got 'Auto'"),
         (dict(beta=1.5), ValueError, r"beta must be in \[0, 1\], got 1.5"),
         (dict(beta="0.4"), TypeError, "beta must be a number"),
         (dict(priority="td_error", weighting="loss"), ValueError, "weighting='loss' draws uniformly"),
