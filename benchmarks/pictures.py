@@ -90,7 +90,10 @@ def draw_headline(results: Results, path: Path) -> None:
         value, errors = error_bars([bar.estimate for bar in bars])
         colors = [style_of(bar.family).color for bar in bars]
         panel.bar(range(len(bars)), value, color=colors, width=0.7, alpha=0.9)
-        panel.errorbar(range(len(bars)), value, errors, fmt="none", ecolor=BLACK, elinewidth=2, capsize=5, capthick=2)
+        # With a light edge, so that it can be seen on a dark bar
+        for color, width in (("white", 4.5), (BLACK, 2)):
+            lines = dict(ecolor=color, elinewidth=width, capthick=width)
+            panel.errorbar(range(len(bars)), value, errors, fmt="none", capsize=5, **lines)
         for place, bar in enumerate(bars):
             panel.text(place, 0.02, f"{bar.estimate.value:.2f}", ha="center", color="white", fontsize=11, weight="bold")
         panel.set_xticks(range(len(bars)), [bar.label for bar in bars], fontsize=10)
