@@ -1,4 +1,4 @@
-"""Statistics of VecNormalize as part of what is learned, by names that no network has."""
+"""Statistics of VecNormalize as part of the learned parameters, by names that no network has."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -258,7 +258,7 @@ def test_kept_replay_buffers_of_hindsight_have_the_environment_of_the_run(tmp_pa
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_returns_do_not_reach_from_one_run_into_the_next_in_buffers_of_sb3(n_steps):
-    # No episode ends by itself at the end of a run
+    # No episode ends within a run
     tasks = [lambda: HiddenGoal((-0.8, 0.0), max_steps=1000)]
     learner = dqn_learner(tasks, DQN, dict(n_steps=n_steps), meta_batch_size=1, replay_buffer="task")
     learner.learn(2)

@@ -51,7 +51,7 @@ def test_the_next_run_starts_from_the_statistics_and_they_are_averaged():
     assert learner.parameters["vec_normalize.obs_rms.count"].item() == pytest.approx(1e-4 + 33 / 2 + 33 / 2)
 
 
-def test_the_distance_is_that_of_what_is_learned_by_gradients():
+def test_the_distance_is_without_statistics():
     start = {"a": th.zeros(1), "vec_normalize.obs_rms.count": th.tensor(1e-4, dtype=th.float64)}
     adapted = {"a": th.ones(1), "vec_normalize.obs_rms.count": th.tensor(1000.0, dtype=th.float64)}
     assert meta_update(start, [adapted], 1.0)[1] == 1.0
