@@ -203,7 +203,7 @@ def _parameters_of(learner: Any, modules: Any, variables: Any, statistics: Mappi
     if missing:
         raise ValueError(f"the file has no {missing[0]}, which the algorithm has")
     # Statistics that the algorithm does not have are an error, too
-    return {name: found[name] for name in [*learner.parameters, *(set(statistics) - set(learner.parameters))]}
+    return {name: found[name] for name in [*learner.parameters, *sorted(set(statistics) - set(learner.parameters))]}
 
 
 class FolderPart:
