@@ -99,18 +99,18 @@ def _make(cls: Any, values: Mapping[str, Any], tasks: Any, device: Any, given: d
     return learner
 
 
-def _check_tasks(learner: "ReptileMetaLearner", saved: Any) -> None:
+def _check_tasks(learner: "ReptileMetaLearner", saved_n: int | None, saved_names: list[str | None]) -> None:
     """Which tasks are drawn depends on their number."""
     sampler = learner.task_sampler
-    if saved["n"] != sampler.n_tasks:
-        of = [f"{n} tasks" if n is not None else "tasks that a function draws" for n in (saved["n"], sampler.n_tasks)]
+    if saved_n != sampler.n_tasks:
+        of = [f"{n} tasks" if n is not None else "tasks that a function draws" for n in (saved_n, sampler.n_tasks)]
         raise ValueError(
             f"the checkpoint is of meta-training on {of[0]}, got {of[1]}: resume() needs the same tasks; to go on with "
             "other ones, resume with the same, save(), and load() with the others"
         )
     changed = [
         (theirs, ours)
-        for theirs, ours in zip(saved["names"], sampler.names, strict=True)
+        for theirs, ours in zip(saved_names, sampler.names, strict=True)
         if None not in (theirs, ours) and theirs != ours
     ]
     if changed:
@@ -277,10 +277,13 @@ def resume(path: str | os.PathLike[str], tasks: Any, device: th.device | str = "
     folder = newest_good(Path(path), KIND, "MetaCheckpoint")
     values = folder.state
     learner = _make(ReptileMetaLearner, values, tasks, device, kwargs, "resume")
-    with folder.understood():
-        tasks_saved = values.get("tasks")
-    if tasks_saved is not None:
-        _check_tasks(learner, tasks_saved)
+    # Files of earlier versions do not say the tasks
+    if "tasks" in values:
+        with folder.understood():
+            n, names = values["tasks"]["n"], [None if name is None else str(name) for name in values["tasks"]["names"]]
+            if len(names) != (n or 1):
+                raise ForeignError(f"there are {len(names)} names of {n} tasks")
+        _check_tasks(learner, n, names)
     arrays = folder.read(PARAMETERS)
     learner.set_parameters(
         {n.removeprefix("parameters/"): th.from_numpy(a) for n, a in arrays.items() if n.startswith("parameters/")}
@@ -303,7 +306,8 @@ class MetaCheckpoint(SavesCheckpoints):
 
     It saves at the beginning, every ``save_freq`` meta-iterations and at the end. A checkpoint is a folder that is
     written under a temporary name, flushed to disk and renamed. During training the folder is locked against other
-    processes. If a later save fails, for instance because the disk is full, it warns and training continues.
+    processes. If saving fails, for instance because the disk is full, it warns and training continues; but if there is
+    no checkpoint yet, the second failure is an error.
 
     :param save_freq: Meta-iterations between two checkpoints
     :param path: The folder of the checkpoints
