@@ -72,10 +72,13 @@ def test_each_epoch_uses_every_point_once():
     model = Regression("MlpPolicy", wave, batch_size=3, seed=0, device="cpu")
     model.env.reset()
     batches = model._batches()
+    orders = []
     for _ in range(2):
         inputs = [next(batches)[0] for _ in range(3)]
         assert [len(batch) for batch in inputs] == [3, 3, 1]
-        assert sorted(th.cat(inputs).flatten().tolist()) == [-3, -2, -1, 0, 1, 2, 3]
+        orders.append(th.cat(inputs).flatten().tolist())
+        assert sorted(orders[-1]) == [-3, -2, -1, 0, 1, 2, 3]
+    assert orders[0] != orders[1]
 
 
 def test_joint_training_has_another_wave_in_each_epoch():
