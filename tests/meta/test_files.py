@@ -316,3 +316,9 @@ def test_a_file_beside_a_folder_of_its_name_is_loaded(tmp_path):
     learner = sine_learner()
     learner.save(tmp_path / "meta")
     assert_equal(ReptileMetaLearner.load(tmp_path / "meta", SineWaves(10)).parameters, learner.parameters)
+
+
+def test_checkpoints_are_saved_at_the_beginning_at_their_frequency_and_at_the_end(tmp_path, capsys):
+    sine_learner().learn(5, callback=MetaCheckpoint(2, tmp_path, verbose=1))
+    saved = [line.rpartition("-")[2] for line in capsys.readouterr().out.splitlines() if "Checkpoint: " in line]
+    assert saved == ["0", "2", "4", "5"]
