@@ -127,6 +127,8 @@ def test_a_model_that_adapts_does_not_change_the_statistics_of_the_learner():
     before = {name: value.clone() for name, value in learner.parameters.items()}
     for env in (goal(), VecNormalize(DummyVecEnv([goal]))):
         model = learner.make_model(env)
+        if isinstance(env, VecNormalize):
+            assert model.get_env() is env
         assert_equal(learned_parameters(model), before)
         model.learn(30, log_interval=None)
         assert model.get_vec_normalize_env().obs_rms.count == pytest.approx(2 * 33, abs=1e-3)
