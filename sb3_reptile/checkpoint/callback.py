@@ -1,25 +1,17 @@
-"""The callback that decides when checkpoints are saved and which of them are kept."""
+"""The callback that saves checkpoints of a training run."""
 
-import contextlib
-import os
-from datetime import datetime
 from pathlib import Path
 
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_reptile.checkpoint.environments import record_episodes
-from sb3_reptile.checkpoint.resuming import Origin, origin_of, write_checkpoint
-from sb3_reptile.checkpoint.run_folder import KIND, RunFolder, list_candidates, number_of
-from sb3_reptile.replay.checks import check_whole_number
-from sb3_reptile.storage import NotStorableError, StorageError
-from sb3_reptile.storage.errors import warn
+from sb3_reptile.checkpoint.resuming import write_checkpoint
+from sb3_reptile.checkpoint.saving import SavesCheckpoints
 from sb3_reptile.storage.folder import Folder
-from sb3_reptile.storage.ownership import remove_if_ours
 
 
-class ResumableCheckpoint(BaseCallback):
+class ResumableCheckpoint(SavesCheckpoints):
     """
     Saves the complete state of training, so that :func:`~sb3_reptile.resume` continues it: networks,
     optimizers, replay buffer, counters, environments and random number generators.
@@ -41,18 +33,6 @@ class ResumableCheckpoint(BaseCallback):
         holds checkpoints of another run
     """
 
-    def __init__(self, save_freq: int, path: str | os.PathLike[str], keep: int = 2, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        for name, value in [("save_freq", save_freq), ("keep", keep)]:
-            check_whole_number(name, value)
-        self.save_freq = save_freq
-        self.path = Path(path)
-        self.keep = keep
-        self._folder: RunFolder | None = None
-        self._kept: list[Path] = []
-        self._tried_at: int | None = None
-        self._failures = 0
-
     def _on_training_start(self) -> None:
         if not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(
@@ -68,37 +48,7 @@ class ResumableCheckpoint(BaseCallback):
         before_failure = getattr(self.training_env.unwrapped, "before_failure", None)
         if before_failure is not None and self.save not in before_failure:
             before_failure.append(self.save)
-        self.path = Path(os.path.realpath(self.path))
-        self._kept, self._tried_at, self._failures, self._ending = [], None, 0, False
-        self._saved_at = self._now()
-        with contextlib.suppress(OSError):  # the first save says so
-            self._enter()
-            self._tried_at = self.model.num_timesteps if self._kept else None
-
-    def _enter(self) -> RunFolder:
-        """Lock the folder, after making sure that it is this run's."""
-        folder = RunFolder(self.path)
-        try:
-            existing, origin = list_candidates(self.path), origin_of.get(self.model)
-            last = None if origin is None else origin.path
-            if existing and last not in existing:
-                raise ValueError(
-                    f"{self.path} contains checkpoints of another run: continue it with resume({str(self.path)!r}, "
-                    "env), or use another path"
-                )
-            if origin is not None and existing and number_of(existing[-1]) > origin.newest:
-                raise ValueError(
-                    f"another process has continued the run in {self.path} since this model was resumed: resume again, "
-                    "or use another path"
-                )
-        except BaseException:
-            folder.unlock()
-            raise
-        folder.remove_leftovers()
-        if not self._kept:
-            self._kept = existing[: existing.index(last) + 1] if last is not None and existing else []
-        self._folder = folder
-        return folder
+        self._start()
 
     def _on_rollout_start(self) -> None:
         if self._tried_at is None or self.model.num_timesteps + self._next_rollout() - self._tried_at > self.save_freq:
@@ -111,89 +61,14 @@ class ResumableCheckpoint(BaseCallback):
         return self.model.n_envs * (train_freq.frequency if in_steps else 1)
 
     def _on_training_end(self) -> None:
-        # Training that a callback or an exception stops can be in the middle of a rollout or an update
-        self._ending = True
         before_failure = getattr(self.training_env.unwrapped, "before_failure", [])
         if self.save in before_failure:
             before_failure.remove(self.save)
-        if self.model.num_timesteps >= self.model._total_timesteps and self._tried_at != self.model.num_timesteps:
-            self.save()
-        elif self._folder is not None:
-            self._folder.unlock()
+        self._end()
 
     def _on_step(self) -> bool:
         return True
 
-    def save(self) -> None:
-        """
-        Save a checkpoint now. Call it only between two rollouts, or where the environments are lost.
-
-        :raises NotStorableError: if there is no checkpoint yet, and something cannot be saved without pickle
-        :raises StorageError: if saving fails for the second time, and there is no checkpoint yet. When training has
-            ended, this is a warning, so that its result is not lost.
-        """
-        self._tried_at = self.model.num_timesteps
-        try:
-            self._save()
-        except Exception as error:  # whatever it is, training is worth more than a checkpoint of it
-            self._report(error)
-        finally:
-            if self._ending and self._folder is not None:
-                self._folder.unlock()
-
-    def _save(self) -> None:
+    def _write_checkpoint(self, path: Path, previous: Folder | None) -> None:
         assert isinstance(self.model, OffPolicyAlgorithm)
-        folder = self._folder
-        if folder is None or not folder.is_locked():
-            folder = self._enter()
-        folder.remove_leftovers()
-        path = self.path / folder.next_name(self.model.num_timesteps)
-        if self._kept:
-            origin_of[self.model] = Origin(self._kept[-1], number_of(path))
-        self._write(path)
-        self._kept.append(path)
-        origin_of[self.model] = Origin(path, number_of(path))
-        self._failures, self._saved_at = 0, self._now()
-        self._kept = self._kept[-self.keep :]
-        try:
-            folder.prune(self._kept)
-        except OSError as error:
-            warn(f"older checkpoints than {path} could not be removed: {error}")
-        if self.verbose >= 1:
-            print(f"Checkpoint: {path}")
-
-    def _now(self) -> str:
-        return f"step {self.model.num_timesteps} ({datetime.now():%Y-%m-%d %H:%M:%S})"
-
-    def _report(self, error: Exception) -> None:
-        """Warn that nothing was saved, or raise an error if nothing ever was."""
-        self._failures += 1
-        step, reason = self.model.num_timesteps, f"{type(error).__name__}: {error}"
-        origin = origin_of.get(self.model)  # of a resumed model, if its folder cannot even be listed
-        last = self._kept[-1] if self._kept else origin.path if origin and origin.path.parent == self.path else None
-        if last is None and isinstance(error, NotStorableError):
-            raise error
-        if last is None and self._failures > 1 and not self._ending:
-            raise StorageError(
-                f"no checkpoint could be saved, {self._failures} times up to step {step}: {reason}; mend the cause, or "
-                "train without ResumableCheckpoint"
-            ) from error
-        latest = "there is no checkpoint yet" if last is None else f"the latest checkpoint is {last}"
-        if self._failures > 1:
-            latest += f"; nothing has been saved since {self._saved_at}, {self._failures} times in a row"
-        warn(f"no checkpoint was saved at step {step}, training continues: {reason}; {latest}")
-
-    def _write(self, path: Path) -> None:
-        assert isinstance(self.model, OffPolicyAlgorithm)
-        try:
-            previous = Folder(self._kept[-1], KIND) if self._kept else None
-        except (OSError, StorageError):
-            previous = None
         write_checkpoint(self.model, path, previous)
-        try:
-            Folder(path, KIND).verify()
-        except (OSError, StorageError):
-            # A file linked from the previous checkpoint can be damaged: write all files
-            remove_if_ours(path, KIND)
-            write_checkpoint(self.model, path, None)
-            Folder(path, KIND).verify()

@@ -53,8 +53,8 @@ class Origin(NamedTuple):
     newest: int
 
 
-#: The origin of each model that has one
-origin_of: "weakref.WeakKeyDictionary[BaseAlgorithm, Origin]" = weakref.WeakKeyDictionary()
+#: The origin of each model and meta-learner that has one
+origin_of: "weakref.WeakKeyDictionary[Any, Origin]" = weakref.WeakKeyDictionary()
 
 
 def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | None) -> None:
@@ -217,12 +217,20 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
             end_running_episodes(model.replay_buffer)
         vec_env.unwrapped._reset_seeds()
         set_random_states(model, state["random"])
+    origin_of[model] = origin_at(folder)
+    return model
+
+
+def origin_at(folder: Folder) -> Origin:
+    """
+    :param folder: A checkpoint that a model is resumed from
+    :return: The origin of this model
+    """
     path = Path(os.path.realpath(folder.path))
     beside: list[Path] = []
     with contextlib.suppress(OSError):
         beside = list_candidates(path.parent)
-    origin_of[model] = Origin(path, max(map(number_of, beside), default=0))
-    return model
+    return Origin(path, max(map(number_of, beside), default=0))
 
 
 def _check_spaces(env: VecEnv, saved: dict[str, Any]) -> None:

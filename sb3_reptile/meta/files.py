@@ -15,14 +15,13 @@ import safetensors.numpy
 import sb3_contrib  # noqa: F401 -- a file can name only imported algorithms
 import stable_baselines3  # noqa: F401
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from sb3_reptile.checkpoint.resuming import newest_good
-from sb3_reptile.checkpoint.run_folder import RunFolder, list_candidates
+from sb3_reptile.checkpoint.resuming import newest_good, origin_at, origin_of
+from sb3_reptile.checkpoint.saving import SavesCheckpoints
 from sb3_reptile.meta.inner_runs import empty_replay_buffer
 from sb3_reptile.meta.learned_parameters import OptimizerStates, Parameters
-from sb3_reptile.replay.checks import check_whole_number
+from sb3_reptile.meta.normalization import PREFIX
 from sb3_reptile.replay.persistence import files_of, fill, state_of
 from sb3_reptile.storage import DamagedError, ForeignError, StorageError
 from sb3_reptile.storage.errors import warn
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 
 #: The kind of a folder that holds a checkpoint of meta-training
 KIND = "checkpoint of meta-training"
-# In a zip-file: the arguments and counters, and the state of the optimizers
+# In a zip-file: the arguments and counters, and the state of the optimizers and the statistics of VecNormalize
 VALUES, ARRAYS = "meta.json", "meta.safetensors"
+STATISTICS = "statistics/"
 FORMAT, FORMAT_VERSION = "sb3-reptile meta-learner", 1
 PARAMETERS = "parameters.safetensors"
 
@@ -49,13 +49,14 @@ ARGUMENTS = (
     "meta_step_size",
     "optimizer_state",
     "replay_buffer",
+    "normalize",
     "n_envs",
     "n_processes",
     "algorithm_kwargs",
     "verbose",
     "seed",
 )
-COUNTERS = ("num_meta_iterations", "n_meta_iterations_ever", "num_timesteps", "_total_meta_iterations")
+COUNTERS = ("num_meta_iterations", "n_meta_iterations_ever", "num_timesteps")
 
 
 def _values_of(learner: "ReptileMetaLearner") -> dict[str, Any]:
@@ -64,6 +65,7 @@ def _values_of(learner: "ReptileMetaLearner") -> dict[str, Any]:
         "arguments": arguments_to_json(arguments),
         "counters": {name: int(getattr(learner, name)) for name in COUNTERS},
         "has_optimizers": learner.optimizers is not None,
+        "tasks": {"n": learner.task_sampler.n_tasks, "names": learner.task_sampler.names},
     }
 
 
@@ -97,6 +99,27 @@ def _make(cls: Any, values: Mapping[str, Any], tasks: Any, device: Any, given: d
     return learner
 
 
+def _check_tasks(learner: "ReptileMetaLearner", saved_n: int | None, saved_names: list[str | None]) -> None:
+    """Which tasks are drawn depends on their number."""
+    sampler = learner.task_sampler
+    if saved_n != sampler.n_tasks:
+        of = [f"{n} tasks" if n is not None else "tasks that a function draws" for n in (saved_n, sampler.n_tasks)]
+        raise ValueError(
+            f"the checkpoint is of meta-training on {of[0]}, got {of[1]}: resume() needs the same tasks; to go on with "
+            "other ones, resume with the same, save(), and load() with the others"
+        )
+    changed = [
+        (theirs, ours)
+        for theirs, ours in zip(saved_names, sampler.names, strict=True)
+        if None not in (theirs, ours) and theirs != ours
+    ]
+    if changed:
+        warn(
+            f"the checkpoint is of meta-training on {changed[0][0]:.200}, got {changed[0][1]:.200}: training "
+            "continues, but not as without the interruption"
+        )
+
+
 def save_zip(learner: "ReptileMetaLearner", path: str | os.PathLike[str]) -> None:
     """
     :param learner: The meta-learner
@@ -111,7 +134,13 @@ def save_zip(learner: "ReptileMetaLearner", path: str | os.PathLike[str]) -> Non
     with zipfile.ZipFile(content, "a") as archive:
         about = {"format": FORMAT, "format_version": FORMAT_VERSION, **_values_of(learner)}
         archive.writestr(VALUES, json.dumps(about, allow_nan=False))
-        archive.writestr(ARRAYS, safetensors.numpy.save(_arrays_of(learner.optimizers)))
+        # SB3's part has the networks
+        statistics = {
+            f"{STATISTICS}{name}": np.asarray(value.numpy(), order="C")
+            for name, value in learner.parameters.items()
+            if name.startswith(PREFIX)
+        }
+        archive.writestr(ARRAYS, safetensors.numpy.save(_arrays_of(learner.optimizers) | statistics))
     make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.saving")
     try:
@@ -135,7 +164,7 @@ def load_zip(cls: Any, path: str | os.PathLike[str], tasks: Any, device: Any, gi
     :raises ForeignError: if it was not saved by a meta-learner
     """
     path = Path(path)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():
         path = path.with_name(f"{path.name}.zip")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -158,19 +187,23 @@ def load_zip(cls: Any, path: str | os.PathLike[str], tasks: Any, device: Any, gi
         )
     learner = _make(cls, values, tasks, device, given, f"{cls.__name__}.load")
     _, modules, variables = load_from_zip_file(path, device="cpu", load_data=False)
-    learner.set_parameters(_parameters_of(learner, modules, variables or {}))
-    learner.optimizers = _states_of(arrays) if values["has_optimizers"] else None
+    statistics = {name.removeprefix(STATISTICS): a for name, a in arrays.items() if name.startswith(STATISTICS)}
+    optimizers = {name: a for name, a in arrays.items() if not name.startswith(STATISTICS)}
+    learner.set_parameters(_parameters_of(learner, modules, variables or {}, statistics))
+    learner.optimizers = _states_of(optimizers) if values["has_optimizers"] else None
     return learner
 
 
-def _parameters_of(learner: Any, modules: Any, variables: Any) -> Parameters:
-    """The learned parameters in SB3's file, which also holds target networks."""
+def _parameters_of(learner: Any, modules: Any, variables: Any, statistics: Mapping[str, np.ndarray]) -> Parameters:
+    """The learned parameters in SB3's file, which also holds target networks, and statistics of VecNormalize."""
     found: Parameters = {f"{part}.{name}": value for part, state in modules.items() for name, value in state.items()}
     found |= {name: value.detach() for name, value in variables.items()}
+    found |= {name: th.from_numpy(array.copy()) for name, array in statistics.items()}
     missing = [name for name in learner.parameters if name not in found]
     if missing:
-        raise ValueError(f"the file has no {missing[0]}, which the networks of the algorithm have")
-    return {name: found[name] for name in learner.parameters}
+        raise ValueError(f"the file has no {missing[0]}, which the algorithm has")
+    # Statistics that the algorithm does not have are an error, too
+    return {name: found[name] for name in [*learner.parameters, *sorted(set(statistics) - set(learner.parameters))]}
 
 
 class FolderPart:
@@ -244,6 +277,13 @@ def resume(path: str | os.PathLike[str], tasks: Any, device: th.device | str = "
     folder = newest_good(Path(path), KIND, "MetaCheckpoint")
     values = folder.state
     learner = _make(ReptileMetaLearner, values, tasks, device, kwargs, "resume")
+    # Files of earlier versions do not say the tasks
+    if "tasks" in values:
+        with folder.understood():
+            n, names = values["tasks"]["n"], [None if name is None else str(name) for name in values["tasks"]["names"]]
+            if len(names) != (n or 1):
+                raise ForeignError(f"there are {len(names)} names of {n} tasks")
+        _check_tasks(learner, n, names)
     arrays = folder.read(PARAMETERS)
     learner.set_parameters(
         {n.removeprefix("parameters/"): th.from_numpy(a) for n, a in arrays.items() if n.startswith("parameters/")}
@@ -255,18 +295,19 @@ def resume(path: str | os.PathLike[str], tasks: Any, device: th.device | str = "
             buffer = empty_replay_buffer(learner.inner_learner, learner.task_sampler.numbered(int(task)))
             fill(buffer, FolderPart(folder, f"task{task}-"), of_buffer)  # type: ignore[arg-type]
             learner.replay_buffers[int(task)] = buffer
-    learner.resumed_from = Path(os.path.realpath(folder.path))
+    origin_of[learner] = origin_at(folder)
     return learner
 
 
-class MetaCheckpoint(BaseCallback):
+class MetaCheckpoint(SavesCheckpoints):
     """
     Saves the complete state of meta-training, so that :func:`~sb3_reptile.meta.resume` continues it: parameters,
     optimizers, replay buffers of tasks and counters, from which tasks and seeds follow.
 
     It saves at the beginning, every ``save_freq`` meta-iterations and at the end. A checkpoint is a folder that is
     written under a temporary name, flushed to disk and renamed. During training the folder is locked against other
-    processes. If a later save fails, for instance because the disk is full, it warns and training continues.
+    processes. If saving fails, for instance because the disk is full, it warns and training continues; but if there is
+    no checkpoint yet, the second failure is an error.
 
     :param save_freq: Meta-iterations between two checkpoints
     :param path: The folder of the checkpoints
@@ -276,67 +317,32 @@ class MetaCheckpoint(BaseCallback):
         holds checkpoints of another run
     """
 
-    def __init__(self, save_freq: int, path: str | os.PathLike[str], keep: int = 2, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        for name, value in [("save_freq", save_freq), ("keep", keep)]:
-            check_whole_number(name, value)
-        self.save_freq = save_freq
-        self.path = Path(path)
-        self.keep = keep
-        self._folder: RunFolder | None = None
-        self._kept: list[Path] = []
+    kind = KIND
+    resumed_with = "tasks"
+    unit = "meta-iteration"
+
+    def _step(self) -> int:
+        learner: Any = self.model
+        return int(learner.num_meta_iterations)
+
+    def _total(self) -> int:
+        # A callback stops meta-training between two meta-iterations
+        return self._step()
 
     def _on_training_start(self) -> None:
-        learner: Any = self.model
-        if not hasattr(learner, "num_meta_iterations"):
-            raise ValueError(f"MetaCheckpoint is for ReptileMetaLearner, got {type(learner).__name__}")
-        self.path = Path(os.path.realpath(self.path))
-        self._folder = RunFolder(self.path, KIND)
-        existing = list_candidates(self.path)
-        if existing and learner.resumed_from not in existing:
-            self._folder.unlock()
-            raise ValueError(
-                f"{self.path} contains checkpoints of another run: continue it with resume({str(self.path)!r}, tasks), "
-                "or use another path"
-            )
-        self._folder.remove_leftovers()
-        self._kept = existing[: existing.index(learner.resumed_from) + 1] if existing else []
+        if not hasattr(self.model, "num_meta_iterations"):
+            raise ValueError(f"MetaCheckpoint is for ReptileMetaLearner, got {type(self.model).__name__}")
+        self._start()
+        # The counters may have been reset since the last checkpoint
         self.save()
 
     def _on_step(self) -> bool:
-        learner: Any = self.model
-        if learner.num_meta_iterations % self.save_freq == 0:
-            self._try_to_save()
+        if self._step() % self.save_freq == 0:
+            self.save()
         return True
 
     def _on_training_end(self) -> None:
-        learner: Any = self.model
-        if learner.num_meta_iterations % self.save_freq != 0:
-            self._try_to_save()
-        assert self._folder is not None
-        self._folder.unlock()
+        self._end()
 
-    def _try_to_save(self) -> None:
-        try:
-            self.save()
-        except (OSError, StorageError) as error:
-            warn(f"no checkpoint was saved, training continues: {error}; the latest checkpoint is {self._kept[-1]}")
-
-    def save(self) -> None:
-        """
-        Save a checkpoint now.
-
-        :raises NotStorableError: if something cannot be saved without pickle
-        :raises OSError: if it cannot be written
-        """
-        learner: Any = self.model
-        assert self._folder is not None
-        path = self.path / self._folder.next_name(learner.num_meta_iterations)
-        previous = Folder(self._kept[-1], KIND) if self._kept else None
-        write_checkpoint(learner, path, previous)
-        Folder(path, KIND).verify()
-        self._kept = [*self._kept, path][-self.keep :]
-        learner.resumed_from = path
-        self._folder.prune(self._kept)
-        if self.verbose >= 1:
-            print(f"Checkpoint: {path}")
+    def _write_checkpoint(self, path: Path, previous: Folder | None) -> None:
+        write_checkpoint(self.model, path, previous)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from sb3_reptile.meta.learned_parameters import (
     set_learned_parameters,
     set_optimizer_states,
 )
+from sb3_reptile.meta.normalization import normalized
 from sb3_reptile.meta.task_sampling import Task
 from sb3_reptile.replay.episodes import end_running_episodes
 
@@ -37,6 +38,7 @@ class InnerLearner:
     :param arguments: Its other arguments
     :param n_envs: Number of copies of a task's environment
     :param device: PyTorch device
+    :param normalization: Arguments of VecNormalize, None without it
     """
 
     algorithm: Any
@@ -44,6 +46,7 @@ class InnerLearner:
     arguments: dict[str, Any]
     n_envs: int
     device: th.device | str
+    normalization: dict[str, Any] | None = None
 
     def make(
         self, env: Any, seed: int | None, parameters: Parameters | None = None, given_is: str = "the start"
@@ -58,6 +61,8 @@ class InnerLearner:
         """
         # SB3 adds to policy_kwargs, and action noise has a state
         arguments = copy.deepcopy(self.arguments)
+        if self.normalization is not None:
+            env = normalized(env, self.normalization)
         model = self.algorithm(self.policy, env, seed=seed, device=self.device, **arguments)
         if parameters is not None:
             set_learned_parameters(model, parameters, given_is)
@@ -164,6 +169,8 @@ def check_spaces(name: str, env: Any, spaces: tuple[Any, Any]) -> None:
 
 def _continue_with(model: Any, buffer: ReplayBuffer) -> None:
     if isinstance(buffer, HerReplayBuffer):
+        # That of its last run, which is closed
+        buffer.env = None
         buffer.set_env(model.env)
     # The environment is another one than that of the newest row
     end_running_episodes(buffer)

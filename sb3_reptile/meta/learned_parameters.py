@@ -1,10 +1,15 @@
-"""What Reptile averages of a model: learned parameters and BatchNorm statistics; target networks follow from them."""
+"""
+What Reptile averages of a model: learned parameters, and statistics of BatchNorm and VecNormalize; target networks
+follow from them.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.save_util import recursive_getattr
+
+from sb3_reptile.meta.normalization import PREFIX, get_statistics, set_statistics
 
 #: Tensors by name, ``policy.q_net.q_net.0.weight`` or ``log_ent_coef``, on the CPU
 Parameters = dict[str, th.Tensor]
@@ -44,8 +49,8 @@ def _pairs(module: th.nn.Module) -> Iterator[tuple[str, th.nn.Module, th.nn.Modu
 def learned_parameters(model: Any) -> Parameters:
     """
     :param model: One of SB3's algorithms
-    :return: Copies of all that it learns: the parameters and statistics of its networks except target networks, and
-        entropy coefficients
+    :return: Copies of all that it learns: the parameters and statistics of its networks except target networks,
+        entropy coefficients, and statistics of VecNormalize
     :raises ValueError: if a target network follows no network
     """
     found: Parameters = {}
@@ -56,7 +61,7 @@ def learned_parameters(model: Any) -> Parameters:
                 found[f"{part}.{name}"] = tensor.detach().cpu().clone()
     for name in model._get_torch_save_params()[1]:
         found[name] = recursive_getattr(model, name).detach().cpu().clone()
-    return found
+    return found | get_statistics(model)
 
 
 def check_same_shapes(given: Mapping[str, th.Tensor], own: Mapping[str, th.Tensor], given_is: str, own_is: str) -> None:
@@ -100,6 +105,7 @@ def set_learned_parameters(model: Any, parameters: Mapping[str, th.Tensor], give
     with th.no_grad():
         for name in model._get_torch_save_params()[1]:
             recursive_getattr(model, name).copy_(parameters[name])
+    set_statistics(model, parameters)
 
 
 def meta_update(parameters: Parameters, adapted: Sequence[Parameters], step_size: float) -> tuple[Parameters, float]:
@@ -110,7 +116,7 @@ def meta_update(parameters: Parameters, adapted: Sequence[Parameters], step_size
     :param parameters: φ
     :param adapted: φ̃_i, the parameters after training on each task
     :param step_size: ε
-    :return: The updated parameters, and the Euclidean norm of ``mean(φ̃_i) - φ``
+    :return: The updated parameters, and the Euclidean norm of ``mean(φ̃_i) - φ`` without statistics of VecNormalize
     """
     updated: Parameters = {}
     squares = 0.0
@@ -119,7 +125,7 @@ def meta_update(parameters: Parameters, adapted: Sequence[Parameters], step_size
         mean = th.stack([task[name].to(exact) for task in adapted]).mean(0)
         moved = th.lerp(start.to(exact), mean, step_size)
         updated[name] = moved if start.is_floating_point() else moved.round().to(start.dtype)
-        if start.is_floating_point():
+        if start.is_floating_point() and not name.startswith(PREFIX):
             squares += float((mean - start).double().square().sum())
     return updated, squares**0.5
 
@@ -160,16 +166,23 @@ def set_optimizer_states(model: Any, states: OptimizerStates) -> None:
 def mean_of_states(states: Sequence[OptimizerStates]) -> OptimizerStates:
     """
     :param states: States of the optimizers of several models
-    :return: Their mean
+    :return: Their mean. A parameter that some models did not update, such as one of TD3's actor after a single gradient
+        step, has the mean of the others.
     """
-    first = states[0]
+    collected: dict[str, dict[int, dict[str, list[th.Tensor]]]] = {}
+    for state in states:
+        for name, of_optimizer in state.items():
+            optimizer = collected.setdefault(name, {})
+            for index, of_parameter in of_optimizer.items():
+                for key, value in of_parameter.items():
+                    optimizer.setdefault(index, {}).setdefault(key, []).append(value)
     return {
         name: {
             index: {
-                key: th.stack([state[name][index][key].double() for state in states]).mean(0).to(value.dtype)
-                for key, value in of_parameter.items()
+                key: th.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
+                for key, values in of_parameter.items()
             }
             for index, of_parameter in of_optimizer.items()
         }
-        for name, of_optimizer in first.items()
+        for name, of_optimizer in collected.items()
     }

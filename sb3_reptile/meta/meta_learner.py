@@ -3,7 +3,7 @@
 import inspect
 import os
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_reptile.meta import files
 from sb3_reptile.meta.inner_runs import InnerLearner, InnerRun, Outcome, Processes
@@ -28,6 +28,7 @@ from sb3_reptile.meta.learned_parameters import (
     meta_update,
     set_learned_parameters,
 )
+from sb3_reptile.meta.normalization import options_of
 from sb3_reptile.meta.sine_waves import Regression
 from sb3_reptile.meta.task_sampling import Tasks, TaskSampler
 from sb3_reptile.replay.checks import check_choice, check_whole_number
@@ -91,8 +92,8 @@ class ReptileMetaLearner:
     what is learned here.
 
     Each meta-iteration trains on ``meta_batch_size`` tasks, each time from the parameters ``φ``, and then moves them:
-    ``φ ← φ + ε (mean(φ̃_i) - φ)``. Learned parameters, entropy coefficients and BatchNorm statistics are averaged;
-    target networks are set to the networks that they follow.
+    ``φ ← φ + ε (mean(φ̃_i) - φ)``. Learned parameters, entropy coefficients, and statistics of BatchNorm and
+    VecNormalize are averaged; target networks are set to the networks that they follow.
 
     An inner run is ``algorithm(policy, env, ...).learn(inner_timesteps)``, so counters, schedules and exploration begin
     again with each of them. The first one has the seed ``seed``: with one task, one meta-iteration and ``ε = 1`` the
@@ -114,6 +115,9 @@ class ReptileMetaLearner:
     :param replay_buffer: ``"fresh"``: each inner run begins with an empty replay buffer. ``"task"``: each task of a
         sequence keeps its replay buffer; they share the algorithm's ``buffer_size``, so that memory does not grow with
         the number of tasks
+    :param normalize: Whether environments are in SB3's ``VecNormalize``, or a dict of its arguments. Its statistics
+        belong to what is learned. As in SB3, ``predict`` takes normalized observations:
+        ``get_vec_normalize_env().normalize_obs(obs)``
     :param n_envs: Number of copies of a task's environment
     :param n_processes: Number of processes that train on tasks in parallel, at most ``meta_batch_size``
     :param ray: Address of a Ray cluster on whose nodes tasks are trained on instead (extra ``ray``): ``HOST:PORT``,
@@ -137,6 +141,7 @@ class ReptileMetaLearner:
         meta_step_size: float | Schedule = 1.0,
         optimizer_state: Literal["fresh", "carried"] = "fresh",
         replay_buffer: Literal["fresh", "task"] = "fresh",
+        normalize: bool | dict[str, Any] = False,
         n_envs: int = 1,
         n_processes: int = 1,
         ray: str | None = None,
@@ -153,6 +158,7 @@ class ReptileMetaLearner:
         self.meta_step_size = meta_step_size
         self.optimizer_state = optimizer_state
         self.replay_buffer = replay_buffer
+        self.normalize = normalize
         self.n_envs = n_envs
         self.n_processes = n_processes
         self.ray = ray
@@ -163,12 +169,17 @@ class ReptileMetaLearner:
         self.device = device
         self.task_sampler = TaskSampler(tasks)
         self._check_options()
-        self.meta_step_size_schedule = FloatSchedule(meta_step_size)
+        # SB3 takes Python's numbers only
+        self.seed = int(self.seed)
+        self.meta_step_size_schedule = FloatSchedule(
+            meta_step_size if callable(meta_step_size) else float(meta_step_size)
+        )
         arguments = dict(self.algorithm_kwargs)
         if replay_buffer == "task":
             assert self.task_sampler.n_tasks is not None
             arguments["buffer_size"] = share_of_buffer(algorithm, arguments, self.task_sampler.n_tasks, n_envs)
-        self.inner_learner = InnerLearner(algorithm, policy, arguments, n_envs, device)
+        normalization = options_of(normalize, self.algorithm_kwargs)
+        self.inner_learner = InnerLearner(algorithm, policy, arguments, n_envs, device, normalization)
         #: Meta-iterations of the present training, and of all: tasks and seeds follow from the latter
         self.num_meta_iterations = self.n_meta_iterations_ever = 0
         #: Steps in environments, in all inner runs
@@ -177,8 +188,6 @@ class ReptileMetaLearner:
         #: State of the optimizers to begin with, replay buffers by task
         self.optimizers: OptimizerStates | None = None
         self.replay_buffers: dict[int, ReplayBuffer] = {}
-        #: The checkpoint that it was last saved to or resumed from
-        self.resumed_from: Path | None = None
         self._logger: Logger | None = None
         self._custom_logger = False
         self._make_model()
@@ -215,6 +224,8 @@ class ReptileMetaLearner:
                 f"n_processes must be at most meta_batch_size, {self.meta_batch_size}: a task is trained on in one "
                 f"process; got {self.n_processes}"
             )
+        if self.normalize is not False and not issubclass(self.algorithm, OffPolicyAlgorithm):
+            raise ValueError("normalize needs an off-policy algorithm: scale the points of Regression instead")
         if self.ray is not None and self.n_processes > 1:
             raise ValueError("n_processes is for processes of this machine: leave it out with ray")
         if self.replay_buffer == "task" and (n_tasks is None or not issubclass(self.algorithm, OffPolicyAlgorithm)):
@@ -269,12 +280,14 @@ class ReptileMetaLearner:
         """
         :return: The environment of the untrained algorithm, which is closed: for callbacks that need its type
         """
-        return self._model.get_env()
+        return self.model.get_env()
 
-    def get_vec_normalize_env(self) -> None:
+    def get_vec_normalize_env(self) -> VecNormalize | None:
         """
-        :return: None: environments are not normalized
+        :return: ``VecNormalize`` with the present statistics, None if environments are not normalized. Its environment
+            is closed: save it, or copy its statistics.
         """
+        return self.model.get_vec_normalize_env()
 
     def set_parameters(self, parameters: Parameters) -> None:
         """
@@ -290,15 +303,13 @@ class ReptileMetaLearner:
         """
         The algorithm on a new task, with the parameters learned so far: ``make_model(env).learn(1_000)`` adapts.
 
-        :param env: Environment, with the spaces of the tasks
+        :param env: Environment, with the spaces of the tasks. With ``normalize`` it is put in ``VecNormalize``
         :param seed: Seed
         :param kwargs: Arguments of the algorithm that override ``algorithm_kwargs``
         :return: The algorithm
         :raises ValueError: if the parameters do not fit
         """
-        inner = InnerLearner(
-            self.algorithm, self.policy_class, {**self.algorithm_kwargs, **kwargs}, self.n_envs, self.device
-        )
+        inner = replace(self.inner_learner, arguments={**self.algorithm_kwargs, **kwargs})
         return inner.make(env, seed, self.parameters, "the meta-learner")
 
     def predict(self, observation: Any, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any]:
@@ -332,7 +343,7 @@ class ReptileMetaLearner:
             parameters are those after the last complete meta-iteration
         """
         total, callback = self._setup_learn(
-            total_meta_iterations, callback, reset_num_timesteps, tb_log_name, progress_bar
+            total_meta_iterations, callback, log_interval, reset_num_timesteps, tb_log_name, progress_bar
         )
         callback.on_training_start(locals(), globals())
         processes = Processes(self.n_processes, self.ray)
@@ -352,9 +363,17 @@ class ReptileMetaLearner:
         return self
 
     def _setup_learn(
-        self, n: int, callback: MaybeCallback, reset: bool, tb_log_name: str, progress_bar: bool
+        self,
+        n: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        reset: bool,
+        tb_log_name: str,
+        progress_bar: bool,
     ) -> tuple[int, BaseCallback]:
         check_whole_number("total_meta_iterations", n, 0)
+        if log_interval is not None:
+            check_whole_number("log_interval", log_interval)
         if reset:
             self.num_meta_iterations = self.num_timesteps = 0
         total = self._total_meta_iterations = int(n) + self.num_meta_iterations

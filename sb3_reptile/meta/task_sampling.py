@@ -1,6 +1,8 @@
 """How tasks are given and drawn: sequences of environments, and functions that make one."""
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -15,6 +17,11 @@ Tasks = Sequence[str | gym.Env | Callable[[], gym.Env]] | Callable[[np.random.Ge
 ALLOWED = (
     "a sequence of Gymnasium ids, environments and functions that make one, or a function of a "
     "numpy.random.Generator that makes the environment of a random task"
+)
+
+
+VECTORIZED = (
+    ": return one environment that is not vectorized; n_envs makes copies of it, normalize=True puts it in VecNormalize"
 )
 
 
@@ -44,7 +51,7 @@ class Task(NamedTuple):
                 env.close()
             raise TypeError(
                 f"{self.name} must be a Gymnasium environment, got {type(env).__name__}"
-                f"{': return one copy and use n_envs' if isinstance(env, VecEnv) else ''}"
+                f"{VECTORIZED if isinstance(env, VecEnv) else ''}"
             )
         return env
 
@@ -96,6 +103,26 @@ class MadeById:
         return gym.make(self.env_id)
 
 
+def _check_takes(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
+    """
+    :param function: Function that a user gave
+    :param name: Name of the argument or task
+    :param arguments: What it is called with
+    :raises TypeError: if it takes other arguments
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is called with {' and '.join(arguments) or 'no arguments'}, which it does not take ({error}): "
+            "functions in a sequence take no arguments, one that draws a random task is given alone"
+        ) from error
+
+
 class TaskSampler:
     """
     Draws tasks.
@@ -115,6 +142,7 @@ class TaskSampler:
             if not self.functions:
                 raise ValueError(f"tasks must be {ALLOWED}; got an empty sequence")
         elif callable(tasks):
+            _check_takes(tasks, "tasks", ["a numpy.random.Generator"])
             self.function = tasks  # type: ignore[assignment]
         else:
             raise TypeError(f"tasks must be {ALLOWED}; got {type(tasks).__name__}")
@@ -123,6 +151,15 @@ class TaskSampler:
     def n_tasks(self) -> int | None:
         """Number of tasks, None if a function draws them."""
         return len(self.functions) if self.function is None else None
+
+    @property
+    def names(self) -> list[str | None]:
+        """Of each task or function the id or values of its fields, None if it has neither."""
+        functions: list[Any] = self.functions if self.function is None else [self.function]
+        return [
+            function.env_id if isinstance(function, MadeById) else repr(function) if is_dataclass(function) else None
+            for function in functions
+        ]
 
     def draw(self, rng: np.random.Generator, n: int) -> list[Task]:
         """
@@ -149,5 +186,9 @@ def _function_of(task: Any, name: str) -> Callable[[], gym.Env]:
     if isinstance(task, gym.Env):
         return CopyOf(task, name)
     if callable(task) and not isinstance(task, VecEnv):
+        _check_takes(task, name, [])
         return task
-    raise TypeError(f"{name} must be a Gymnasium id, environment or function that makes one, got {task!r}")
+    raise TypeError(
+        f"{name} must be a Gymnasium id, environment or function that makes one, got {task!r:.200}"
+        f"{VECTORIZED if isinstance(task, VecEnv) else ''}"
+    )

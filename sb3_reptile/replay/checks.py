@@ -14,14 +14,15 @@ def check_number(name: str, value: Any, allowed: str, is_allowed: Callable[[floa
     """
     :param name: Name of the argument, for the message
     :param value: The value given
-    :param allowed: What is allowed, in words
+    :param allowed: What is allowed, in words that follow "a number" unless they begin with "a "
     :param is_allowed: The same as a predicate; it must be False for NaN
     :param advice: What to do instead
     :raises TypeError: if the value is not a number
     :raises ValueError: if the value is not allowed
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number {allowed}, got {value!r} ({type(value).__name__}); {advice}")
+        numbers = allowed if allowed.startswith("a ") else f"a number {allowed}"
+        raise TypeError(f"{name} must be {numbers}, got {value!r} ({type(value).__name__}); {advice}")
     if not is_allowed(float(value)):
         raise ValueError(f"{name} must be {allowed}, got {value}; {advice}")
 

@@ -65,6 +65,7 @@ def parameters_of(pretrained: Any) -> dict[str, th.Tensor]:
     :param pretrained: See :data:`FORMS`. Of a file only parameters and sizes are read, no pickled objects.
     :return: The parameters, by their names in a DQN policy. Of QR-DQN, the last layer gives the mean of the quantiles.
     :raises TypeError: if it is something else
+    :raises FileNotFoundError: if there is no such file
     :raises ValueError: if the file holds no Q-network
     """
     if isinstance(pretrained, (str, os.PathLike)):
@@ -101,6 +102,9 @@ def _n_actions(space: Any) -> int:
 
 
 def _of_zip(path: Path) -> tuple[dict[str, th.Tensor], int]:
+    # SB3 adds the suffix
+    if not path.exists() and not path.with_name(f"{path.name}.zip").exists():
+        raise FileNotFoundError(f"pretrained: there is no file {path}")
     try:
         _, parameters, _ = load_from_zip_file(path, device="cpu", load_data=False)
         with open_path(path, "r", suffix="zip") as file, zipfile.ZipFile(file) as archive:

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_reptile import ReptileDQN
@@ -78,3 +79,16 @@ def assert_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert th.equal(ours[name], value), name
+
+
+class Written(KVWriter):
+    """What a logger writes."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append({"step": step, **key_values})
+
+    def close(self):
+        pass

@@ -9,8 +9,8 @@ from sb3_reptile.meta import adaptation_curve, area_under_curve
 from tests.meta.learners import DQN_ARGUMENTS, goal
 
 
-def make_model(seed=0):
-    return ReptileDQN("MlpPolicy", goal(), seed=seed, device="cpu", **DQN_ARGUMENTS)
+def make_model(seed=0, **options):
+    return ReptileDQN("MlpPolicy", goal(), seed=seed, device="cpu", **DQN_ARGUMENTS, **options)
 
 
 def test_returns_are_those_after_the_numbers_of_episodes():
@@ -35,6 +35,11 @@ def test_evaluations_do_not_change_training():
     assert first == second
 
 
+def test_adaptation_prints_no_tables(capsys):
+    adaptation_curve(make_model(verbose=1), goal(), (0, 5), n_eval_episodes=1)
+    assert "rollout/" not in capsys.readouterr().out
+
+
 def test_a_model_that_is_trained_before_has_no_effect_on_the_count():
     model = make_model()
     model.learn(20)
@@ -54,3 +59,4 @@ def test_numbers_of_episodes_must_increase(episodes):
 def test_the_area_is_the_mean_over_episodes():
     assert area_under_curve([3.0, 3.0], (0, 10)) == 3.0
     assert area_under_curve([0.0, 2.0, 2.0], (0, 5, 10)) == 1.5
+    assert area_under_curve([3.0, 1.0], (5, 10)) == 2.0

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -88,17 +90,20 @@ def test_files_that_are_something_else(tmp_path):
     (tmp_path / "short.zip").write_bytes(content[: len(content) // 2])
     with pytest.raises(DamagedError, match=r"short\.zip is damaged"):
         ReptileMetaLearner.load(tmp_path / "short.zip", Navigation())
-    later(tmp_path / "meta.zip", tmp_path / "later.zip")
+    changed(tmp_path / "meta.zip", tmp_path / "forged.zip", counters={"num_meta_iterations": -1})
+    with pytest.raises(ForeignError, match="num_meta_iterations must be a whole number >= 0, the file has -1"):
+        ReptileMetaLearner.load(tmp_path / "forged.zip", Navigation())
+    changed(tmp_path / "meta.zip", tmp_path / "later.zip", format_version=99)
     with pytest.raises(ForeignError, match="this version of sb3-reptile reads"):
         ReptileMetaLearner.load(tmp_path / "later.zip", Navigation())
 
 
-def later(path, to):
+def changed(path, to, **values):
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(to, "w") as copy:
         for name in archive.namelist():
             content = archive.read(name)
             if name == "meta.json":
-                content = json.dumps({**json.loads(content), "format_version": 99}).encode()
+                content = json.dumps({**json.loads(content), **values}).encode()
             copy.writestr(name, content)
 
 
@@ -209,14 +214,14 @@ def test_a_folder_in_use_is_refused_and_given_back(tmp_path):
 def test_training_continues_if_a_later_checkpoint_cannot_be_saved(tmp_path, monkeypatch):
     checkpoint, learner = MetaCheckpoint(1, tmp_path), sine_learner()
 
-    def fail():
+    def fail(*_):
         raise OSError("no space left")
 
     def after_the_first(local, _):
-        monkeypatch.setattr(checkpoint, "save", fail)
+        monkeypatch.setattr(checkpoint, "_write_checkpoint", fail)
         return True
 
-    with pytest.warns(UserWarning, match="no checkpoint was saved, training continues: no space left"):
+    with pytest.warns(UserWarning, match="no checkpoint was saved at meta-iteration 1, .* no space left; the latest"):
         learner.learn(3, callback=[ConvertCallback(after_the_first), checkpoint])
     assert learner.num_meta_iterations == 3
     assert resume(tmp_path, SineWaves(10)).num_meta_iterations == 0
@@ -246,3 +251,74 @@ def test_statistics_of_batch_norm_are_in_the_file(tmp_path):
         tmp_path / "meta.zip", Navigation(), algorithm_kwargs={**DQN_ARGUMENTS, **kwargs}, device="cpu"
     )
     assert_equal(loaded.parameters, learner.parameters)
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path):
+    def remove(local, _):
+        if local["self"].num_meta_iterations == 2:
+            shutil.rmtree(tmp_path / "checkpoints")
+        return True
+
+    learner = sine_learner()
+    learner.learn(3, callback=[ConvertCallback(remove), MetaCheckpoint(1, tmp_path / "checkpoints")])
+    assert resume(tmp_path / "checkpoints", SineWaves(10)).num_meta_iterations == 3
+
+
+def test_a_run_that_another_process_has_continued_is_not_overwritten(tmp_path):
+    sine_learner().learn(1, callback=MetaCheckpoint(1, tmp_path, keep=9))
+    first, second = (resume(tmp_path, SineWaves(10)) for _ in range(2))
+    first.learn(1, callback=MetaCheckpoint(1, tmp_path, keep=9), reset_num_timesteps=False)
+    with pytest.raises(ValueError, match="another process has continued the run"):
+        second.learn(1, callback=MetaCheckpoint(1, tmp_path, keep=9), reset_num_timesteps=False)
+    assert resume(tmp_path, SineWaves(10)).num_meta_iterations == 2
+
+
+def test_a_run_continues_in_its_folder_after_an_error(tmp_path):
+    def fail(local, _):
+        if local["self"].num_meta_iterations == 2:
+            raise KeyboardInterrupt
+        return True
+
+    learner = sine_learner()
+    with pytest.raises(KeyboardInterrupt):
+        learner.learn(4, callback=[MetaCheckpoint(1, tmp_path), ConvertCallback(fail)])
+    resumed = resume(tmp_path, SineWaves(10))
+    assert resumed.num_meta_iterations == 2
+    resumed.learn(2, callback=MetaCheckpoint(1, tmp_path), reset_num_timesteps=False)
+    assert_equal(resumed.parameters, sine_learner().learn(4).parameters)
+
+
+def test_the_last_meta_iteration_is_saved_also_if_a_callback_stops(tmp_path):
+    sine_learner().learn(5, callback=[MetaCheckpoint(10, tmp_path), ConvertCallback(stop_after_two)])
+    assert resume(tmp_path, SineWaves(10)).num_meta_iterations == 2
+
+
+def test_the_tasks_of_a_checkpoint_are_those_that_it_is_resumed_with(tmp_path):
+    dqn_learner([left, right, left], **FULL).learn(1, callback=MetaCheckpoint(1, tmp_path / "sequence"))
+    with pytest.raises(ValueError, match="meta-training on 3 tasks, got 2 tasks: resume"):
+        resume(tmp_path / "sequence", [left, right])
+    dqn_learner().learn(1, callback=MetaCheckpoint(1, tmp_path / "function"))
+    with pytest.raises(ValueError, match="meta-training on tasks that a function draws, got 3 tasks"):
+        resume(tmp_path / "function", [left, right, left])
+    with pytest.warns(UserWarning, match=r"Navigation\(radius=0\.8.*got Navigation\(radius=0\.5"):
+        resume(tmp_path / "function", Navigation(radius=0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume(tmp_path / "function", Navigation())
+        resume(tmp_path / "function", lambda rng: goal())
+    dqn_learner(["CartPole-v1"], meta_batch_size=1).learn(1, callback=MetaCheckpoint(1, tmp_path / "ids"))
+    with pytest.warns(UserWarning, match="meta-training on CartPole-v1, got CartPole-v0"):
+        resume(tmp_path / "ids", ["CartPole-v0"])
+
+
+def test_a_file_beside_a_folder_of_its_name_is_loaded(tmp_path):
+    (tmp_path / "meta").mkdir()
+    learner = sine_learner()
+    learner.save(tmp_path / "meta")
+    assert_equal(ReptileMetaLearner.load(tmp_path / "meta", SineWaves(10)).parameters, learner.parameters)
+
+
+def test_checkpoints_are_saved_at_the_beginning_at_their_frequency_and_at_the_end(tmp_path, capsys):
+    sine_learner().learn(5, callback=MetaCheckpoint(2, tmp_path, verbose=1))
+    saved = [line.rpartition("-")[2] for line in capsys.readouterr().out.splitlines() if "Checkpoint: " in line]
+    assert saved == ["0", "2", "4", "5"]

@@ -153,3 +153,25 @@ def test_states_of_optimizers_are_copied_and_averaged():
     set_optimizer_states(fresh, mean)
     assert th.equal(fresh.actor.optimizer.state_dict()["state"][0]["exp_avg"], first[0])
     assert fresh.actor.optimizer.param_groups[0]["lr"] == 0.5
+    # Updates of the model do not reach the states that it was given
+    before = first[0].clone()
+    fresh.learning_starts = 5
+    fresh.learn(10, log_interval=None)
+    assert not th.equal(fresh.actor.optimizer.state_dict()["state"][0]["exp_avg"], before)
+    assert th.equal(mean["actor.optimizer"][0]["exp_avg"], before)
+
+
+def test_a_parameter_that_a_model_did_not_update_has_the_mean_state_of_the_others():
+    states = [
+        {"actor": {0: {"step": th.tensor(2.0)}}, "critic": {}},
+        {"actor": {}, "critic": {1: {"step": th.ones(1)}}},
+    ]
+    mean = mean_of_states([*states, {"actor": {0: {"step": th.tensor(4.0)}}, "critic": {}}])
+    assert mean == {"actor": {0: {"step": th.tensor(3.0)}}, "critic": {1: {"step": th.ones(1)}}}
+
+
+def test_compiled_networks_have_the_names_of_plain_ones():
+    model = make(DQN)
+    names = learned_parameters(model).keys()
+    model.policy = th.compile(model.policy)
+    assert learned_parameters(model).keys() == names

@@ -2,20 +2,31 @@
 
 import copy
 import gc
+import tempfile
 import weakref
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
-from sb3_reptile.meta import JointTasks, Navigation, Regression, ReptileMetaLearner, SineWaves
+from sb3_reptile.meta import (
+    JointTasks,
+    MetaCheckpoint,
+    Navigation,
+    Regression,
+    ReptileMetaLearner,
+    SineWaves,
+    resume,
+)
+from sb3_reptile.meta.inner_runs import Processes
 from sb3_reptile.meta.learned_parameters import learned_parameters, optimizer_states
 from sb3_reptile.meta.navigation import HiddenGoal
 from sb3_reptile.meta.sine_waves import SineWave
@@ -24,6 +35,7 @@ from tests.meta.learners import (
     DQN_ARGUMENTS,
     Normalized,
     Pulls,
+    Written,
     assert_equal,
     dqn_learner,
     goal,
@@ -33,17 +45,6 @@ from tests.meta.learners import (
     up,
 )
 from tests.vec_env.conftest import cluster  # noqa: F401 -- a fixture
-
-
-class Written(KVWriter):
-    def __init__(self):
-        self.rows = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.rows.append({"step": step, **key_values})
-
-    def close(self):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -194,12 +195,85 @@ def test_nodes_of_a_cluster_train_on_the_tasks_of_a_meta_iteration(monkeypatch):
     monkeypatch.setattr(ray_cluster, "connect", lambda address: users.append(address))
     monkeypatch.setattr(ray_cluster, "disconnect", users.pop)
     monkeypatch.setattr(ray_cluster, "map_on_cluster", map_on_cluster)
+    n_threads = []
+    monkeypatch.setattr(th, "set_num_threads", n_threads.append)
     learner, on_cluster = dqn_learner(), dqn_learner(ray="host:6379")
     for one in (learner, on_cluster):
         one.learn(1)
     assert_equal(on_cluster.parameters, learner.parameters)
     assert calls == [2]
     assert not users
+    # Results depend on the number of threads
+    assert n_threads == [th.get_num_threads()] * 2
+
+
+def test_processes_end_with_training():
+    processes = Processes(2)
+    processes.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        processes.run_all(dqn_learner()._inner_runs())
+
+
+def test_every_run_has_another_seed_and_every_meta_iteration_other_tasks():
+    learner = sine_learner(meta_batch_size=3)
+    runs = []
+    for _ in range(3):
+        runs += learner._inner_runs()
+        learner.learn(1)
+    assert len({run.seed for run in runs}) == len({run.task.seed for run in runs}) == 9
+
+
+def test_runs_leave_no_folders_of_loggers(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    learner = sine_learner()
+    learner.set_logger(Logger(None, []))
+    learner.learn(1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_copies_of_a_task_are_monitored():
+    learner, writer = dqn_learner(n_envs=2), Written()
+    learner.set_logger(Logger(None, [writer]))
+    learner.learn(1)
+    assert -40 < writer.rows[0]["rollout/ep_rew_mean"] < 0
+
+
+def test_kept_replay_buffers_of_hindsight_have_the_environment_of_the_run(tmp_path):
+    def bits():
+        return BitFlippingEnv(4, max_steps=4)
+
+    arguments = dict(replay_buffer_class=HerReplayBuffer, policy_kwargs=dict(net_arch=[4]))
+    learner = dqn_learner([bits], DQN, arguments, policy="MultiInputPolicy", meta_batch_size=1, replay_buffer="task")
+    learner.learn(1)
+    first = learner.replay_buffers[0].env
+    learner.learn(1, callback=MetaCheckpoint(1, tmp_path))
+    buffer = learner.replay_buffers[0]
+    assert buffer.env is not first
+    assert buffer.size() == 64
+    resumed = resume(tmp_path, [bits], device="cpu")
+    for one in (learner, resumed):
+        one.learn(1, reset_num_timesteps=False)
+    assert_equal(resumed.parameters, learner.parameters)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_returns_do_not_reach_from_one_run_into_the_next_in_buffers_of_sb3(n_steps):
+    # No episode ends within a run
+    tasks = [lambda: HiddenGoal((-0.8, 0.0), max_steps=1000)]
+    learner = dqn_learner(tasks, DQN, dict(n_steps=n_steps), meta_batch_size=1, replay_buffer="task")
+    learner.learn(2)
+    buffer = learner.replay_buffers[0]
+    assert buffer.size() == 64
+    assert buffer.timeouts[31].all()
+    assert not buffer.timeouts[:31].any()
+
+
+def test_kept_replay_buffers_give_batches_on_the_device_of_the_model():
+    learner = dqn_learner([left], meta_batch_size=1, replay_buffer="task")
+    learner.learn(1)
+    learner.replay_buffers[0].device = th.device("meta")
+    learner.learn(1)
+    assert learner.replay_buffers[0].device == th.device("cpu")
 
 
 def test_ray_without_the_extra_is_an_error_that_names_it(monkeypatch):
@@ -248,6 +322,7 @@ def test_what_is_logged():
     assert row["train/loss"] > 0
     assert row["time/meta_iterations"] == 2
     assert row["time/total_timesteps"] == 128
+    assert "train/n_updates" not in row
 
 
 def test_a_fresh_optimizer_and_one_that_is_carried_over_differ():
@@ -306,6 +381,7 @@ def test_memory_does_not_grow_with_the_number_of_tasks():
     learner.inner_learner.arguments["replay_buffer_class"] = Seen
     learner.learn(4)
     gc.collect()
+    assert learner.model.replay_buffer is None
     assert len(buffers) == 4
     assert not any(buffer() for buffer in buffers)
 
@@ -452,6 +528,22 @@ def test_a_schedule_out_of_range_is_an_error_when_it_is_used():
         sine_learner(meta_step_size=lambda progress: 2.0).learn(1)
     with pytest.raises(ValueError, match="total_meta_iterations must be a whole number >= 0, got -1"):
         sine_learner().learn(-1)
+    with pytest.raises(ValueError, match="log_interval must be a whole number >= 1, got 0"):
+        sine_learner().learn(1, log_interval=0)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    learner = sine_learner(seed=np.int64(3), meta_step_size=np.float32(0.5), inner_timesteps=np.int32(3))
+    learner.learn(1)
+    assert_equal(learner.parameters, sine_learner(meta_step_size=0.5).learn(1).parameters)
+    learner.save(tmp_path / "meta.zip")
+    assert ReptileMetaLearner.load(tmp_path / "meta.zip", SineWaves(10)).meta_step_size == 0.5
+
+
+def test_zero_meta_iterations_change_nothing():
+    learner = sine_learner()
+    before = learner.parameters
+    assert_equal(learner.learn(0).parameters, before)
 
 
 def test_a_run_without_a_gradient_step_is_an_error():
@@ -501,9 +593,33 @@ def test_joint_tasks_are_another_task_in_each_episode():
     again.reset(seed=3)
     again.reset()
     assert tuple(again.unwrapped.goal) == goals[0]
+    # Also the episodes are the same
+    starts = []
+    for joint in (env, again):
+        joint.reset(seed=5)
+        starts.append([joint.reset()[0].tolist() for _ in range(3)])
+    assert starts[0] == starts[1]
     other = JointTasks([goal, lambda: gym.make("CartPole-v1")], seed=0)
     with pytest.raises(ValueError, match="all tasks must have the same spaces"):
         reset_often(other)
+
+
+def test_joint_tasks_close_the_environments_of_former_episodes():
+    opened, closed = [], []
+
+    class Door(HiddenGoal):
+        def __init__(self):
+            super().__init__((0.5, 0.5))
+            opened.append(self)
+
+        def close(self):
+            closed.append(self)
+
+    env = JointTasks([Door], seed=0)
+    reset_often(env)
+    env.close()
+    assert len(opened) == 21
+    assert closed == opened
 
 
 def reset_often(env):

@@ -6,12 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 
 import tests.benchmarks  # noqa: F401
 from sb3_reptile.meta import JointTasks, Regression, ReptileMetaLearner, SineWaves
 from sb3_reptile.meta.sine_waves import SineWave
+from tests.meta.learners import Written
 
 benchmark = importlib.import_module("meta")
 WAVES = benchmark.Waves(meta_iterations=400, inner_steps=8, n_held_out=100)
@@ -69,10 +72,13 @@ def test_each_epoch_uses_every_point_once():
     model = Regression("MlpPolicy", wave, batch_size=3, seed=0, device="cpu")
     model.env.reset()
     batches = model._batches()
+    orders = []
     for _ in range(2):
         inputs = [next(batches)[0] for _ in range(3)]
         assert [len(batch) for batch in inputs] == [3, 3, 1]
-        assert sorted(th.cat(inputs).flatten().tolist()) == [-3, -2, -1, 0, 1, 2, 3]
+        orders.append(th.cat(inputs).flatten().tolist())
+        assert sorted(orders[-1]) == [-3, -2, -1, 0, 1, 2, 3]
+    assert orders[0] != orders[1]
 
 
 def test_joint_training_has_another_wave_in_each_epoch():
@@ -97,3 +103,30 @@ def test_regression_is_saved_and_loaded_as_sb3_does(tmp_path):
     model = Regression.load(tmp_path / "meta.zip", env=wave)
     obs = np.zeros((3, 1), np.float32)
     assert np.array_equal(model.predict(obs)[0], learner.predict(obs)[0])
+
+
+def test_the_learning_rate_follows_its_schedule_and_what_is_learned_is_logged(tmp_path):
+    rates, writer = [], Written()
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            assert self.model.policy.training
+            rates.append(self.model.policy.optimizer.param_groups[0]["lr"])
+            return self.n_calls < 3
+
+    model = Regression("MlpPolicy", SineWave(1.0, 0.0, np.arange(4.0)), LinearSchedule(1.0, 0.0, 1.0), device="cpu")
+    model.set_logger(Logger(None, [writer]))
+    model.predict(np.zeros(1, np.float32))
+    model.learn(4, callback=Watch(), log_interval=2)
+    assert rates == [1.0, 0.75, 0.5]
+    assert model.num_timesteps == 3
+    (row,) = writer.rows
+    assert row["train/loss"] > 0
+    assert row["train/learning_rate"] == 0.75
+
+
+def test_the_seed_determines_the_network():
+    wave = SineWave(1.0, 0.0, np.arange(4.0))
+    first, again, other = (Regression("MlpPolicy", wave, seed=seed, device="cpu").policy for seed in (1, 1, 2))
+    obs = np.ones((1, 1), np.float32)
+    assert first.predict(obs)[0] == again.predict(obs)[0] != other.predict(obs)[0]

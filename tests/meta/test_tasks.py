@@ -103,10 +103,11 @@ def test_goals_are_on_a_circle_and_are_not_observed():
 def test_navigation_rewards_the_way_to_the_goal_and_ends_there():
     env = HiddenGoal((0.8, 0.0))
     env.reset(seed=0)
-    rewards, terminated = [], False
-    while not terminated:
+    rewards, terminated, truncated = [], False, False
+    while not (terminated or truncated):
         _, reward, terminated, truncated, _ = env.step(0)
         rewards.append(reward)
+    assert terminated
     assert not truncated
     assert len(rewards) < 12
     assert rewards == sorted(rewards)
@@ -115,6 +116,35 @@ def test_navigation_rewards_the_way_to_the_goal_and_ends_there():
     ends = [env.step(1)[2:4] for _ in range(40)]
     assert ends[-1] == (False, True)
     assert set(ends[:-1]) == {(False, False)}
+
+
+def test_navigation_stays_in_the_square_and_is_not_exact():
+    env = HiddenGoal((-0.8, 0.0))
+    positions = [env.reset(seed=0)[0], *(env.step(0)[0] for _ in range(15))]
+    steps = np.diff(positions, axis=0)
+    assert max(position[0] for position in positions) == 1
+    assert not np.allclose(steps[:5], (0.1, 0.0), atol=1e-3)
+    assert np.allclose(steps[:5], (0.1, 0.0), atol=0.1)
+
+
+def test_an_episode_that_ends_at_the_goal_in_its_last_step_is_not_truncated():
+    env = HiddenGoal((0.8, 0.0))
+    env.reset(seed=0)
+    n_steps = 1
+    while not any(env.step(0)[2:4]):
+        n_steps += 1
+    short = HiddenGoal((0.8, 0.0), max_steps=n_steps)
+    short.reset(seed=0)
+    assert [short.step(0)[2:4] for _ in range(n_steps)][-1] == (True, False)
+
+
+@pytest.mark.parametrize("family", [CartPoleControls, Navigation, CartPolePhysics, MiniGridGoals])
+def test_families_have_a_time_limit(family):
+    if family is MiniGridGoals:
+        pytest.importorskip("minigrid")
+    env = draw(family(max_steps=3), 0)
+    env.reset(seed=0)
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("wrong", [(2.0, 0.0), (0.0, 0.0, 0.0), (float("nan"), 0.0)])
@@ -169,11 +199,20 @@ class Open(HiddenGoal):
         ([7], TypeError, "task 0 must be a Gymnasium id, environment or function"),
         (["CartPole-v1", "Nowhere-v0"], ValueError, "Nowhere"),
         ([Open()], TypeError, "task 0 cannot be copied .* pass a function that makes it"),
+        ([lambda rng: goal()], TypeError, "task 0 is called with no arguments, which it does not take .*rng"),
+        (left, TypeError, r"tasks is called with a numpy\.random\.Generator.* one that draws a random task is given"),
     ],
 )
 def test_tasks_that_are_not_allowed(tasks, error, message):
     with pytest.raises(error, match=message):
         TaskSampler(tasks)
+
+
+class Closes(DummyVecEnv):
+    is_closed = False
+
+    def close(self):
+        self.is_closed = True
 
 
 def test_vectorized_environments_are_refused():
@@ -182,9 +221,11 @@ def test_vectorized_environments_are_refused():
         TaskSampler(env)
     with pytest.raises(TypeError, match="task 0 must be"):
         TaskSampler([env])
-    (task,) = TaskSampler(lambda rng: DummyVecEnv([goal])).draw(np.random.default_rng(0), 1)
-    with pytest.raises(TypeError, match="got DummyVecEnv: return one copy and use n_envs"):
+    vectorized = [Closes([goal])]
+    (task,) = TaskSampler(lambda rng: vectorized[0]).draw(np.random.default_rng(0), 1)
+    with pytest.raises(TypeError, match="got Closes: return one environment that is not vectorized; n_envs"):
         task.make()
+    assert vectorized[0].is_closed
     (task,) = TaskSampler(lambda rng: iter([goal()])).draw(np.random.default_rng(0), 1)
     with pytest.raises(TypeError, match="must be a Gymnasium environment, got list_iterator"):
         task.make()

@@ -86,7 +86,7 @@ def test_what_does_not_fit_at_all_is_refused(teacher, tmp_path):
         ReptileDQN("MlpPolicy", "CartPole-v1", **small(pretrained=teacher, policy_kwargs=dict(net_arch=[7, 7, 9])))
     with pytest.raises(TypeError, match=r"pretrained must be the path of a saved DQN, QRDQN or ReptileDQN.*got int"):
         ReptileDQN("MlpPolicy", "CartPole-v1", **small(pretrained=3))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"pretrained: there is no file .*nothing\.zip$"):
         ReptileDQN("MlpPolicy", "CartPole-v1", **small(pretrained=tmp_path / "nothing.zip"))
 
 

@@ -340,7 +340,7 @@ def test_a_transfer_cannot_change_when_training_is_resumed(given, teacher, tmp_p
         ({"observations": OTHER_CART["observations"]}, ValueError, r"it has 2 actions, this environment 3: map them"),
         ({"freeze_steps": 0}, ValueError, "freeze_steps must be a whole number >= 1, or inf, got 0"),
         ({"freeze_steps": 2.5}, ValueError, "freeze_steps must be a whole number"),
-        ({"freeze_steps": "1e4"}, TypeError, "freeze_steps must be a number"),
+        ({"freeze_steps": "1e4"}, TypeError, r"freeze_steps must be a whole number >= 1, or inf, got '1e4' \(str\)"),
         ({"freeze_steps": float("nan")}, ValueError, "freeze_steps must be"),
         ({"freeze_layers": 1}, ValueError, "freeze_layers=1 needs freeze_steps"),
         ({**OTHER_CART, "freeze_steps": 9, "freeze_layers": 3}, ValueError, "from 1 to 2, as the network has 3 layers"),

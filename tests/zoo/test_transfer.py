@@ -75,7 +75,7 @@ def test_the_command_line_overrides_the_file(command, here, tmp_path):
         ("transfer:{'actions':[0,1,1]}", "must have one entry for each of this environment's 2 actions, got 3"),
         ("transfer:{'freeze':10}", "transfer has no option 'freeze'; did you mean 'freeze_steps'"),
         ("transfer:freeze", "transfer must be a dict of actions, observations"),
-        ("pretrained:nothing.zip", "No such file or directory"),
+        ("pretrained:nothing.zip", "pretrained: there is no file nothing.zip"),
     ],
 )
 def test_mistakes_give_one_line(given, said, command, here):
