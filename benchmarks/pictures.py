@@ -45,10 +45,18 @@ QUESTIONS: tuple[tuple[str, str, str], ...] = (
         "no",
         "nothing to decay:\nPPO and A2C forget anyway",
     ),
-    ("Does the task change during training,\nor might it?", "no", "SB3's uniform replay,\nor the default"),
+    ("Does the task change during training,\nor might it?", "no", "SB3's uniform replay, or\nthe default decay"),
     ("Do you know when it changes?", "yes", "model.replay_buffer.reset()\nat each change"),
-    ("Can one policy be good\nbefore and after a change?", "yes, or\nunknown", "the default"),
-    ("Do former phases return, and do\nchanges concern all actions?", "yes", 'half_life="auto",\nlarge buffer_size'),
+    (
+        "Can one policy be good\nbefore and after a change?",
+        "yes, or\nunknown",
+        "the default decay, or\nReptileDQN(...) as it is",
+    ),
+    (
+        "Do former phases return, and do\nchanges concern all actions?",
+        "yes",
+        'half_life="auto", as in\nReptileDQN(...) as it is,\nwith a large buffer_size',
+    ),
 )
 OTHERWISE = "half_life=300, or\na FIFO buffer of 1,000 to 3,000"
 

@@ -1,5 +1,6 @@
 """
-The pictures of `docs/how_to/read_the_logs.md`: what four short runs of ReptileDQN on CartPole-v1 write to TensorBoard.
+The pictures of `docs/explanation/what_logs_show.md`: what four short runs of ReptileDQN on CartPole-v1 write to
+TensorBoard.
 
     python benchmarks/reading_logs.py [--from-records]
 

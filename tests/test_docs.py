@@ -75,7 +75,7 @@ def assert_numbers_are_from(part, of):
     ("page", "begins", "ends", "of"),
     [
         ("README.md", "![Scores", "## Who needs it", "docs/explanation/results.md"),
-        ("docs/how_to/choosing.md", "## When not", "## Set the other", "docs/explanation/results.md"),
+        ("docs/explanation/choice.md", "## When decay does not help", "## Half-life", "docs/explanation/results.md"),
         ("docs/explanation/choice.md", "## The defaults of", "## A comparison", "benchmarks/results/learners.md"),
         ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results.md"),
         ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results.md"),
@@ -94,7 +94,6 @@ def assert_numbers_are_from(part, of):
             "benchmarks/results/compare/reptile_dqn/DriftingCartPoleActions-v0/comparison.md",
         ),
         ("docs/explanation/transfer.md", "Networks that learned", "Freezing layers", "benchmarks/results/transfer.md"),
-        ("docs/how_to/sbx.md", "## Speed", "", "benchmarks/results/training.md"),
         ("docs/explanation/auto.md", "**Speed**", "", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "| 1,000,000 transitions", "These ratios", "benchmarks/results/sampling.md"),
         ("docs/explanation/cost.md", "A replay buffer of", "All results:", "benchmarks/results/checkpoint.md"),

@@ -133,8 +133,8 @@ def test_auto_states_the_constants_of_its_settings():
         assert sentence in text, sentence
 
 
-def test_read_the_logs_states_what_was_logged():
-    text = read("docs/how_to/read_the_logs.md")
+def test_what_logs_show_states_what_was_logged():
+    text = read("docs/explanation/what_logs_show.md")
     logs = importlib.import_module("reading_logs")
     runs = {
         name: [{key: float(row[key] or "nan") for key in logs.KEYS} for row in logs.read() if row["run"] == name]
@@ -170,7 +170,7 @@ def test_returns_of_single_runs_are_those_of_the_records():
     first = {seed: min(step for of, step, mean in cartpole if of == seed and mean == 500) for seed in (1, 2)}
     last = {seed: mean for seed, step, mean in cartpole if step == 50_000}
     assert last[1] == last[2] == 500
-    text = read("docs/how_to/rl_zoo.md")
+    text = read("docs/explanation/promises.md")
     assert f"first after {first[1]:,} and {first[2]:,} of 50,000 steps, and again in the last" in text
     assert f"with seed 0 the last evaluation was {last[0]:.0f} (" in text
 
@@ -180,7 +180,7 @@ def test_the_memory_of_the_default_is_stated_as_it_is():
     share = weight / weight[-1]
     text = read("docs/explanation/how_replay_forgets.md")
     assert "from a buffer of 100,000. " in text
-    assert "the default from those older than 300." in text
+    assert "the default decay from those older than 300." in text
     assert share[300] == pytest.approx(0.5, abs=0.02)
     older = f"{1 - share[10_000]:.0%}".replace("%", " %")
     assert f"{older} of the draws are older than 10,000" in text

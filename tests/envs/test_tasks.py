@@ -18,7 +18,8 @@ from sb3_reptile.envs import STATIONARY_TASKS, TASKS, DriftingPhysics
 from sb3_reptile.networks import MinAtarCnn
 from tests.envs.tasks import make, run
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "drifting_tasks.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE = (DOCS / "reference" / "drifting_tasks.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:.*WARN", "ignore:The minimal resolution", "ignore:.*unconventional shape")
@@ -186,7 +187,8 @@ def test_tasks_are_registered_by_name_alone_and_import_no_extra():
 
 
 def test_the_yaml_of_the_docs_makes_a_task_drift():
-    wrapped, minatar = (yaml.safe_load(example) for example in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    page = (DOCS / "how_to" / "make_a_task_drift.md").read_text(encoding="utf-8")
+    wrapped, minatar = (yaml.safe_load(example) for example in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     env = get_wrapper_class(wrapped["CartPole-v1"])(gym.make("CartPole-v1"))
     assert isinstance(env, DriftingPhysics)
     assert env.parameters["length"][0] == env.unwrapped.length
