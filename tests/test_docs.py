@@ -75,6 +75,7 @@ def assert_numbers_are_from(part, of):
     ("page", "begins", "ends", "of"),
     [
         ("README.md", "![Scores", "## Who needs it", "docs/explanation/results.md"),
+        ("README.md", "**It is faster", "With the RL Zoo (", "benchmarks/results/training.md"),
         ("docs/explanation/choice.md", "## When decay does not help", "## Half-life", "docs/explanation/results.md"),
         ("docs/explanation/choice.md", "## The defaults of", "## A comparison", "benchmarks/results/learners.md"),
         ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results.md"),
