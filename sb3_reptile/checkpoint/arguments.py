@@ -91,6 +91,8 @@ def resolve_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], seed: 
     for name in {"n_steps", "gamma"} & given.keys() & inside["replay_buffer_kwargs"].keys():  # SB3 put it there
         items["replay_buffer_kwargs"].setdefault(name, given[name])
     arguments = arguments_from_json(flat, given, "resume")
+    if "alpha" not in given and arguments.get("priority", "") is None:
+        arguments.pop("alpha", None)  # former versions of ReptileDQN took it without priorities, and ignored it
     for name in NESTED:
         arguments[name] = arguments_from_json(inside[name], items[name], f"resume with {name}=dict")
     names = {*given, *(f"{name}.{key}" for name in NESTED for key in items[name])}

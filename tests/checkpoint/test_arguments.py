@@ -134,8 +134,8 @@ TAKEN_OVER = {
     "exploration": ("plain", dict(exploration_final_eps=0.4), lambda m: m.exploration_final_eps == 0.4),
     "double_q": (
         "plain",
-        dict(double_q=True, loss="mse", alpha=0.1),
-        lambda m: (m.double_q, m.loss, m.alpha) == (True, "mse", 0.1),
+        dict(double_q=True, loss="mse", beta=0.1),
+        lambda m: (m.double_q, m.loss, m.beta) == (True, "mse", 0.1),
     ),
     "stats_window_size": ("plain", dict(stats_window_size=7), lambda m: m.ep_info_buffer.maxlen == 7),
     "train_freq": (
@@ -157,6 +157,15 @@ def test_an_argument_that_can_change_is_taken_over(case, folders):
     model.learn(20, reset_num_timesteps=False)
     if case != "initial_weights":  # draws since
         assert is_taken_over(model)
+
+
+def test_a_former_model_with_an_alpha_that_it_ignored_is_resumed(tmp_path):
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+    model.alpha = 0.3
+    model.learn(60, callback=ResumableCheckpoint(20, tmp_path / "run"))
+    assert resume(tmp_path / "run", cartpole(), device="cpu").alpha == 0.6
+    with pytest.raises(ArgumentError, match="alpha=0.2 is the exponent of priorities: set priority='td_error' too"):
+        resume(tmp_path / "run", cartpole(), device="cpu", alpha=0.2)
 
 
 def test_another_decay_draws_as_if_it_had_always_been_that_one(folders):
