@@ -164,7 +164,7 @@ def test_a_former_model_with_an_alpha_that_it_ignored_is_resumed(tmp_path):
     model.alpha = 0.3
     model.learn(60, callback=ResumableCheckpoint(20, tmp_path / "run"))
     assert resume(tmp_path / "run", cartpole(), device="cpu").alpha == 0.6
-    with pytest.raises(ArgumentError, match="alpha=0.2 is the exponent of priorities: set priority='td_error' too"):
+    with pytest.raises(ArgumentError, match=r"alpha=0.2 is the exponent of priorities: set priority='td_error' too"):
         resume(tmp_path / "run", cartpole(), device="cpu", alpha=0.2)
 
 
