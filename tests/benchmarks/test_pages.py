@@ -53,6 +53,18 @@ def test_the_page_of_add_is_that_of_the_records_and_its_ratios_are_in_the_docs()
         assert f"| {name} | {one} | {eight} |" in text
 
 
+@pytest.mark.parametrize("task", ["DriftingCartPoleActions-v0", "DriftingPricing-v0", "CartPole-v1"])
+def test_choice_states_the_returns_and_verdicts_of_the_comparisons(task):
+    report = RESULTS / "compare" / "reptile_dqn" / task / "comparison.md"
+    returns = [row[1].split()[0] for row in rows_of(report).values() if len(row) == 5 and row[0] == "5"]
+    assert len(returns) == 4
+    text = (ROOT / "docs/explanation/choice.md").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if f"{task}/comparison.md" in line)
+    assert line.endswith(f"| {' | '.join(returns)} |")
+    verdict = next(line for line in report.read_text(encoding="utf-8").splitlines() if line.startswith("**"))
+    assert f": *{verdict.strip('*')}*" in text
+
+
 def test_applications_have_the_table_of_their_records(monkeypatch, tmp_path):
     report = importlib.import_module("application_report")
     page = (RESULTS / "applications.md").read_text(encoding="utf-8")
