@@ -42,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--algo", default=ALGO, help=f"the algorithm that is trained on each task (default: {ALGO})")
     parser.add_argument("--policy", default="MlpPolicy", help="its policy (default: MlpPolicy)")
     parser.add_argument(
-        "-params", "--hyperparams", nargs="+", action=StoreDict, default={}, help="its arguments, NAME:VALUE"
+        "-params",
+        "--hyperparams",
+        nargs="+",
+        action=StoreDict,
+        default={},
+        help="its arguments, NAME:VALUE; also normalize, True or a dict of arguments of VecNormalize, and n_envs",
     )
     parser.add_argument("-n", "--meta-iterations", type=int, default=100, help="meta-iterations (default: 100)")
     parser.add_argument("--inner-timesteps", type=int, default=1_000, help="steps on each task (default: 1000)")
@@ -97,6 +102,7 @@ def _learner(arguments: argparse.Namespace, algorithm: Any) -> Any:
             tasks = FAMILIES[arguments.tasks](**arguments.task_params)
         except TypeError as error:
             exit_with_error(f"--task-params: {describe(error)}")
+    hyperparams = dict(arguments.hyperparams)
     given: dict[str, Any] = dict(
         policy=arguments.policy,
         inner_timesteps=arguments.inner_timesteps,
@@ -104,7 +110,10 @@ def _learner(arguments: argparse.Namespace, algorithm: Any) -> Any:
         meta_step_size=arguments.meta_step_size,
         optimizer_state=arguments.optimizer_state,
         replay_buffer=arguments.replay_buffer,
-        algorithm_kwargs=arguments.hyperparams,
+        # Hyperparameters in the RL Zoo
+        normalize=hyperparams.pop("normalize", False),
+        n_envs=hyperparams.pop("n_envs", 1),
+        algorithm_kwargs=hyperparams,
     )
     free = dict(
         n_processes=arguments.processes,

@@ -48,6 +48,20 @@ def test_another_algorithm_and_gymnasium_ids(here, tmp_path):
     assert learner.algorithm.__name__ == "QRDQN"
 
 
+def test_normalization_and_the_number_of_environments_are_hyperparameters_as_in_the_rl_zoo(here, tmp_path):
+    command = [*SMALL, "gamma:0.9", "n_envs:2"]
+    rest = ["--tasks", "navigation", "--verbose", "0", "-n", "1", "--checkpoint", tmp_path / "checkpoints"]
+    here(*command, "normalize:dict(norm_reward=False)", *rest, cwd=tmp_path)
+    learner = ReptileMetaLearner.load(tmp_path / "meta.zip", Navigation())
+    assert (learner.normalize, learner.n_envs) == (dict(norm_reward=False), 2)
+    assert learner.algorithm_kwargs == {**ARGUMENTS, "gamma": 0.9}
+    # Of each run: the first observation and 16 others in two environments, as a rollout is 4 steps in each
+    assert learner.get_vec_normalize_env().obs_rms.count == pytest.approx(2 * 17, abs=1e-3)
+    assert "another normalize" in here(*command, "normalize:true", *rest, code=2, cwd=tmp_path)
+    here(*SMALL, "normalize:true", *rest[:-2], "-o", "both.zip", cwd=tmp_path)
+    assert ReptileMetaLearner.load(tmp_path / "both.zip", Navigation()).normalize is True
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,6 +79,7 @@ def test_another_algorithm_and_gymnasium_ids(here, tmp_path):
         (["--tasks", "navigation", "--processes", "9"], "n_processes must be at most meta_batch_size"),
         (["--tasks", "navigation", "-o", "."], "--output must be a file, . is a folder"),
         (["--tasks", "navigation", "-params", "learning_starts:40"], "no gradient step in 30 steps"),
+        (["--tasks", "navigation", "-params", "normalize:3"], "normalize must be True, False or a dict .*got 3"),
     ],
 )
 def test_arguments_that_are_not_allowed(here, arguments, message, tmp_path):
