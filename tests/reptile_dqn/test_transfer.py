@@ -237,6 +237,14 @@ def test_loaded_parameters_learn_at_the_smaller_rate(learner, teacher):
     assert_same_parameters(student, reference_with_groups(teacher, 0.1, 400))
 
 
+def test_the_optimizer_has_its_arguments_in_all_groups(teacher):
+    optimizer = dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.7, momentum=0.5))
+    transfer = {"actions": [None, 1], "learning_rate_factor": 0.1}
+    student = student_of(teacher, "CartPole-v1", transfer, policy_kwargs=optimizer)
+    assert isinstance(student.policy.optimizer, th.optim.RMSprop)
+    assert [(group["alpha"], group["momentum"]) for group in student.policy.optimizer.param_groups] == [(0.7, 0.5)] * 2
+
+
 def test_if_all_is_loaded_all_learns_at_the_smaller_rate_in_closed_form(teacher, capsys):
     arguments = dict(half_life=INF, verbose=1)
     student = student_of(teacher, "CartPole-v1", {"learning_rate_factor": 0.25}, learning_rate=4e-3, **arguments)
