@@ -11,8 +11,10 @@ from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_reptile import DecayedHerReplayBuffer
 from sb3_reptile.checkpoint import resume
+from sb3_reptile.meta import ReptileMetaLearner
+from sb3_reptile.meta import resume as resume_meta_training
 from sb3_reptile.storage.folder import MANIFEST
-from tests.fixtures.make_fixtures import BUFFERS, MODELS, SETS, draw, make_env, parameters_of
+from tests.fixtures.make_fixtures import BUFFERS, META_LEARNERS, MODELS, SETS, draw, make_env, parameters_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -105,6 +107,27 @@ def test_a_checkpoint_is_resumed_and_draws_what_was_saved(name_of_set, name, tmp
     assert model.replay_buffer.size() == expected["size"]
     assert_draws(model.replay_buffer, expected)
     model.learn(20, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(("name_of_set", "name"), files("meta_learners"))
+def test_a_meta_learner_is_loaded_and_resumed_and_goes_on(name_of_set, name, tmp_path):
+    path = FIXTURES / name_of_set / "meta_learners" / name
+    shutil.unpack_archive(f"{path}-checkpoint.zip", tmp_path / "checkpoint")
+    expected = np.load(f"{path}.npz")
+    tasks, options = META_LEARNERS[name]
+    resumed = resume_meta_training(tmp_path / "checkpoint", tasks, device="cpu")
+    assert {task: buffer.size() for task, buffer in resumed.replay_buffers.items()} == {0: 40, 1: 40}
+    for learner in (ReptileMetaLearner.load(f"{path}.zip", tasks, device="cpu"), resumed):
+        assert sorted(learner.parameters) == sorted(expected.files)
+        for parameter, value in learner.parameters.items():
+            assert np.array_equal(value.numpy(), expected[parameter]), parameter
+        assert (learner.num_meta_iterations, learner.n_meta_iterations_ever, learner.num_timesteps) == (2, 2, 240)
+        assert {option: getattr(learner, option) for option in options if option != "device"} == {
+            option: value for option, value in options.items() if option != "device"
+        }
+        assert list(learner.optimizers) == ["policy.optimizer"]
+        learner.learn(1, reset_num_timesteps=False)
+        assert learner.num_meta_iterations == 3
 
 
 @pytest.mark.parametrize(("name_of_set", "version"), [("v0_1", 2), ("format_1", 1)])
