@@ -604,6 +604,16 @@ def test_joint_tasks_are_another_task_in_each_episode():
         reset_often(other)
 
 
+def test_joint_tasks_are_drawn_from_another_stream_than_that_of_the_environment():
+    env = JointTasks([left, right], seed=0)
+    drawn = []
+    for seed in range(20):
+        env.reset(seed=seed)
+        of_environment = np.random.default_rng(seed).choice(2, size=1, replace=False)[0]
+        drawn.append((bool(env.unwrapped.goal[0] > 0), bool(of_environment)))
+    assert len(set(drawn)) == 4
+
+
 def test_joint_tasks_close_the_environments_of_former_episodes():
     opened, closed = [], []
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_reptile.meta import CartPoleControls, CartPolePhysics, MiniGridGoals, Navigation, SineWaves
 from sb3_reptile.meta.navigation import HiddenGoal
 from sb3_reptile.meta.task_sampling import TaskSampler
-from sb3_reptile.meta.tasks import FAMILIES
+from sb3_reptile.meta.tasks import FAMILIES, PermutedForces
 from tests.meta.learners import goal, left, right
 
 EVERY = [*(family() for family in FAMILIES.values()), CartPoleControls(n_forces=4), SineWaves()]
@@ -52,6 +52,11 @@ def test_inverted_cartpole_is_cartpole_with_its_actions_swapped():
             assert np.array_equal(ours, expected)
 
 
+def test_forces_are_numbered_from_the_left_to_the_right():
+    assert PermutedForces((0, 1)).forces.tolist() == [-10.0, 10.0]
+    assert PermutedForces((2, 0, 1), max_force=4.0).forces.tolist() == [4.0, -4.0, 0.0]
+
+
 def test_permuted_forces_are_applied():
     env = draw(CartPoleControls(n_forces=4, max_force=(9.0, 9.0)), 0).unwrapped
     assert sorted(env.forces) == pytest.approx([-9.0, -3.0, 3.0, 9.0])
@@ -61,6 +66,11 @@ def test_permuted_forces_are_applied():
         env.steps_beyond_terminated = None
         speeds.append(env.step(action)[0][1])
     assert np.argsort(speeds).tolist() == np.argsort(env.forces).tolist()
+
+
+def test_the_strongest_force_is_drawn_from_its_range():
+    strongest = [draw(CartPoleControls(max_force=(4.0, 8.0)), seed).unwrapped.forces.max() for seed in range(50)]
+    assert 4.0 <= min(strongest) < 4.5 < 7.5 < max(strongest) <= 8.0
 
 
 def test_held_out_permutations_are_never_drawn_in_training():

@@ -240,9 +240,12 @@ def test_loaded_parameters_learn_at_the_smaller_rate(learner, teacher):
 def test_the_optimizer_has_its_arguments_in_all_groups(teacher):
     optimizer = dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.7, momentum=0.5))
     transfer = {"actions": [None, 1], "learning_rate_factor": 0.1}
-    student = student_of(teacher, "CartPole-v1", transfer, policy_kwargs=optimizer)
+    student = student_of(teacher, "CartPole-v1", transfer, policy_kwargs=optimizer, learning_rate=1e-3)
     assert isinstance(student.policy.optimizer, th.optim.RMSprop)
-    assert [(group["alpha"], group["momentum"]) for group in student.policy.optimizer.param_groups] == [(0.7, 0.5)] * 2
+    groups = student.policy.optimizer.param_groups
+    assert [(group["alpha"], group["momentum"]) for group in groups] == [(0.7, 0.5)] * 2
+    # Also before the first update
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-4])
 
 
 def test_if_all_is_loaded_all_learns_at_the_smaller_rate_in_closed_form(teacher, capsys):
@@ -353,6 +356,7 @@ def test_a_transfer_cannot_change_when_training_is_resumed(given, teacher, tmp_p
         ({"freeze_layers": 1}, ValueError, "freeze_layers=1 needs freeze_steps"),
         ({**OTHER_CART, "freeze_steps": 9, "freeze_layers": 3}, ValueError, "from 1 to 2, as the network has 3 layers"),
         ({"freeze_steps": 9, "freeze_layers": 0}, ValueError, "freeze_layers must be a whole number >= 1, got 0"),
+        ({"freeze_steps": 9, "freeze_layers": 1.5}, ValueError, "freeze_layers must be a whole number >= 1, got 1.5"),
         ({"learning_rate_factor": 1}, ValueError, r"learning_rate_factor must be in \(0, 1\), got 1"),
         ({"learning_rate_factor": 0.0}, ValueError, r"use freeze_steps for none"),
         ({"learning_rate_factor": "0.1"}, TypeError, "must be a number"),
