@@ -39,9 +39,6 @@ class TransferringDQN(DQN):
             load_pretrained(self.policy, self.pretrained, self.transfer)
         if self.transfer is None:
             return
-        self._frozen = ()
-        if self.transfer.freeze_steps is not None:
-            frozen_layers(self.policy.q_net, self.transfer)
         if self.transfer.learning_rate_factor is not None:
             self.policy.optimizer = grouped_optimizer(
                 self.policy, self.lr_schedule, self.transfer.learning_rate_factor, self._new_parameters()

@@ -9,11 +9,13 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from sb3_reptile.reptile_dqn.transfer import Transfer
 from tests.conftest import INF, assert_same_parameters, cartpole, parameters, small
 
 OTHER_CART = {"observations": [3, None, 1, 0, 2], "actions": [None, 1, 0]}
@@ -78,6 +80,12 @@ def test_a_mapping_of_equal_sizes_permutes(teacher):
     student = student_of(teacher, "CartPole-v1", {"actions": [1, 0]})
     obs = th.randn(20, 4)
     th.testing.assert_close(student.q_net(obs), teacher.q_net(obs).flip(1))
+
+
+def test_a_mapping_can_be_an_array():
+    assert Transfer(actions=np.array([1, 0])) == Transfer(actions=(1, 0))
+    with pytest.raises(TypeError, match="whole numbers or None, got"):
+        Transfer(actions=np.array([True, False]))
 
 
 def test_numbers_of_dict_observations_are_counted_key_by_key():
@@ -237,6 +245,21 @@ def test_loaded_parameters_learn_at_the_smaller_rate(learner, teacher):
     assert_same_parameters(student, reference_with_groups(teacher, 0.1, 400))
 
 
+@pytest.mark.parametrize(
+    ("transfer", "new"),
+    [
+        ({"observations": [3, None, 1, 0, 2], "actions": [1, 1, 0]}, {"0.weight"}),
+        ({"observations": [3, 3, 1, 0, 2], "actions": [None, 1, 0]}, {"4.weight", "4.bias"}),
+        (OTHER_CART, {"0.weight", "4.weight", "4.bias"}),
+    ],
+)
+def test_layers_with_new_observations_or_actions_learn_at_the_full_rate(transfer, new, teacher):
+    student = student_of(teacher, transfer={**transfer, "learning_rate_factor": 0.1})
+    names = {id(parameter): name for name, parameter in student.q_net.q_net.named_parameters()}
+    groups = [{names[id(value)] for value in group["params"]} for group in student.policy.optimizer.param_groups]
+    assert groups == [new, set(names.values()) - new]
+
+
 def test_the_optimizer_has_its_arguments_in_all_groups(teacher):
     optimizer = dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.7, momentum=0.5))
     transfer = {"actions": [None, 1], "learning_rate_factor": 0.1}
@@ -287,6 +310,8 @@ def test_a_loaded_model_goes_on_as_it_was(at, teacher, tmp_path):
     student = student_of(teacher, transfer=ALL)
     student.learn(at)
     student.save(tmp_path / "student")
+    saved, _, _ = load_from_zip_file(tmp_path / "student")
+    assert {"_frozen", "pretrained"}.isdisjoint(saved)
     loaded = ReptileDQN.load(tmp_path / "student", env=OtherCart())
     assert loaded.transfer == student.transfer
     assert loaded.pretrained is None
