@@ -15,6 +15,7 @@ from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.checkpoint.resuming import KIND, list_checkpoints
 from sb3_reptile.storage import DamagedError, NotStorableError, StorageError
 from sb3_reptile.storage.folder import Folder
+from sb3_reptile.storage.lock import LOCK
 from tests.checkpoint.training import EachStep, cartpole, resumable, small, steps_of
 
 
@@ -73,7 +74,7 @@ def test_what_cannot_be_saved_is_an_error_at_the_beginning(tmp_path):
         model.learn(20, callback=ResumableCheckpoint(20, tmp_path))
 
 
-def test_keep_checkpoints_remain_and_the_last_is_of_the_end(tmp_path):
+def test_keep_checkpoints_remain_and_the_last_is_of_the_end(tmp_path, capsys):
     model = ReptileDQN("MlpPolicy", cartpole(2), train_freq=4, **small())
     seen = []
     look = EachStep(lambda _: seen.append(steps_of(tmp_path)))
@@ -82,9 +83,13 @@ def test_keep_checkpoints_remain_and_the_last_is_of_the_end(tmp_path):
     assert seen[-1] == [48, 64, 80]
     assert steps_of(tmp_path) == [64, 80, 96]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    newest = list_checkpoints(tmp_path)[-1]
     again = resume(tmp_path, cartpole(2))
     again.learn(32, callback=ResumableCheckpoint(21, tmp_path, keep=3), reset_num_timesteps=False)
     assert steps_of(tmp_path) == [96, 112, 128]
+    # It is kept, not saved again
+    assert list_checkpoints(tmp_path)[0] == newest
+    assert capsys.readouterr().out == ""
 
 
 def test_checkpoints_of_another_run_are_not_touched(tmp_path):
@@ -93,9 +98,29 @@ def test_checkpoints_of_another_run_are_not_touched(tmp_path):
     model.learn(40, callback=callback)
     model.learn(20, callback=callback, reset_num_timesteps=False)
     assert steps_of(tmp_path) == [40, 60]
-    with pytest.raises(ValueError, match=r"contains checkpoints of another run: continue it with resume\("):
+    with pytest.raises(ValueError, match=r"contains checkpoints of another run: continue it with resume\(") as refused:
         ReptileDQN("MlpPolicy", cartpole(), **small()).learn(40, callback=ResumableCheckpoint(20, tmp_path))
     assert steps_of(tmp_path) == [40, 60]
+    # Also while the error and the objects in its traceback are in use
+    assert refused.tb is not None
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_checkpoint_that_was_written_before_an_interruption_is_of_this_run(tmp_path, monkeypatch):
+    model, callback = ReptileDQN("MlpPolicy", cartpole(), **small()), ResumableCheckpoint(20, tmp_path)
+    model.learn(20, callback=callback)
+    write = callback._write
+
+    def interrupted(path):
+        write(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callback, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(20, callback=callback, reset_num_timesteps=False)
+    monkeypatch.undo()
+    model.learn(20, callback=callback, reset_num_timesteps=False)
+    assert steps_of(tmp_path)[-1] == model.num_timesteps == 60
 
 
 def test_a_folder_is_the_same_by_any_name(tmp_path, monkeypatch):
@@ -157,6 +182,16 @@ def test_leftovers_of_processes_that_ended_are_removed(tmp_path):
     model = resume(folder, cartpole())
     model.learn(4, callback=ResumableCheckpoint(20, folder), reset_num_timesteps=False)
     assert all(not name.startswith(".") for name in os.listdir(folder))
+
+
+def test_leftovers_are_also_removed_during_training(tmp_path):
+    def leave(num_timesteps):
+        if num_timesteps == 25:
+            (tmp_path / ".000009-step-99.123.saving").mkdir()
+
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+    model.learn(40, callback=[ResumableCheckpoint(20, tmp_path), EachStep(leave)])
+    assert all(not name.startswith(".") for name in os.listdir(tmp_path))
 
 
 def test_only_off_policy_algorithms_are_allowed(tmp_path):
@@ -236,6 +271,23 @@ def test_training_goes_on_whatever_makes_saving_fail(where, error, tmp_path, mon
     assert steps_of(tmp_path) == [0, 20, 80]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
     assert resume(tmp_path, cartpole()).num_timesteps == 80
+
+
+def test_failures_are_counted_from_the_last_checkpoint(tmp_path, monkeypatch):
+    model, callback = ReptileDQN("MlpPolicy", cartpole(), **small()), ResumableCheckpoint(20, tmp_path)
+    write = callback._write_checkpoint
+
+    def write_sometimes(path, previous):
+        if model.num_timesteps in (20, 60):
+            raise ERRORS["ESTALE"]
+        write(path, previous)
+
+    monkeypatch.setattr(callback, "_write_checkpoint", write_sometimes)
+    with pytest.warns(UserWarning, match="no checkpoint was saved") as warned:
+        model.learn(80, callback=callback)
+    messages = [str(warning.message) for warning in warned if "no checkpoint was saved" in str(warning.message)]
+    assert len(messages) == 2
+    assert not any("in a row" in message for message in messages)
 
 
 def test_a_folder_that_is_replaced_by_a_file_does_not_end_training(tmp_path):
