@@ -435,16 +435,17 @@ def draw(found: dict[Run, Record], path: Path) -> None:
             plotting.label_panel(panel, about, "gradient steps on a new wave", "mean squared error")
         else:
             plotting.label_panel(panel, about, "training episodes on a new task", "return, without exploration")
-        panel.set_xticks(points_of(name))
+        # Not so many that they touch
+        panel.set_xticks([point for point in points_of(name) if point == 0 or 8 * point >= max(points_of(name))])
     plotting.legend_below(figure, panels)
     plotting.save(figure, path)
 
 
-def report() -> None:
-    """Write `benchmarks/results/meta.md` and the figure."""
-    found = read_records()
-    if not found:
-        raise SystemExit(f"there are no records in {RECORDS}: train runs first")
+def page(found: dict[Run, Record]) -> str:
+    """
+    :param found: The records
+    :return: The text of `benchmarks/results/meta.md`
+    """
     learned = [name for name, family in FAMILIES.items() if isinstance(family, Family)]
     sections = []
     for name in FAMILIES:
@@ -457,10 +458,16 @@ def report() -> None:
             sections += [f"## {about[0].upper()}{about[1:]}", "", *tables.table(header, rows)]
     header = ["family", "steps of pretraining", *STARTS.values()]
     header += ["Reptile - scratch", "P(better)", "Reptile - joint", "P(better)"]
-    text = PageTemplate(TEMPLATE).fill(
-        "page", curves=sections, areas=tables.table(header, area_rows(found, learned)), seeds=SEEDS
-    )
-    (RESULTS / "meta.md").write_text(text + "\n")
+    areas_of_all = tables.table(header, area_rows(found, learned))
+    return PageTemplate(TEMPLATE).fill("page", curves=sections, areas=areas_of_all, seeds=SEEDS) + "\n"
+
+
+def report() -> None:
+    """Write `benchmarks/results/meta.md` and the figure."""
+    found = read_records()
+    if not found:
+        raise SystemExit(f"there are no records in {RECORDS}: train runs first")
+    (RESULTS / "meta.md").write_text(page(found), encoding="utf-8")
     draw(found, PICTURES / "meta_adaptation.png")
 
 

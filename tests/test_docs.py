@@ -88,6 +88,8 @@ def assert_numbers_are_from(part, of):
             "* **It pays**",
             "benchmarks/results/vec_env.md",
         ),
+        ("docs/explanation/meta_learning.md", "| navigation", "* **Joint", "benchmarks/results/meta.md"),
+        ("docs/explanation/meta_learning.md", "| sine waves", "* **Reptile", "benchmarks/results/meta.md"),
         ("docs/explanation/transfer.md", "Networks that learned", "Freezing layers", "benchmarks/results/transfer.md"),
         ("docs/explanation/auto.md", "**Speed**", "", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "| 1,000,000 transitions", "These ratios", "benchmarks/results/sampling.md"),

@@ -34,6 +34,7 @@ PAGES = {
     "training": lambda module: module.markdown(records("training")),
     "checkpoint": lambda module: module.markdown(module.read(module.RESULTS / "checkpoint.csv")),
     "vec_env": lambda module: module.report(),
+    "meta": lambda module: module.page(module.read_records()),
 }
 
 
