@@ -435,7 +435,7 @@ def draw(found: dict[Run, Record], path: Path) -> None:
             plotting.label_panel(panel, about, "gradient steps on a new wave", "mean squared error")
         else:
             plotting.label_panel(panel, about, "training episodes on a new task", "return, without exploration")
-        # Not so many that they touch
+        # Those that do not touch each other
         panel.set_xticks([point for point in points_of(name) if point == 0 or 8 * point >= max(points_of(name))])
     plotting.legend_below(figure, panels)
     plotting.save(figure, path)
