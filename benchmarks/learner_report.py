@@ -40,8 +40,8 @@ HEADER = """# Replay and learners
 
 `python benchmarks/learner_report.py` makes this page from the records of
 `python benchmarks/learning.py --learner {learners}`
-and those of one-step returns. "auto" has the default decay within a regime. Its runs from before 27 November 2026 are of
-an earlier detector: those of the tuning tasks.
+and those of one-step returns. "auto" has the default decay within a regime. Its runs from before 27 November 2026
+are of an earlier detector: those of the tuning tasks.
 """
 COMPARED = """## The same learner for all methods
 
