@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,50 +150,41 @@ def fake_images() -> Any:
     return FakeImages()
 
 
+ZOO_CARTPOLE = Task(
+    lambda: "CartPole-v1",
+    "MlpPolicy",
+    CARTPOLE,
+    warm_up=6 * 256,
+    steps=256,
+    about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
+    threads=(1,),
+)
+DEFAULT_CARTPOLE = Task(
+    lambda: "CartPole-v1",
+    "MlpPolicy",
+    {},
+    warm_up=600,
+    steps=200,
+    about="SB3's defaults, batch 32, an update every 4 steps",
+    threads=(1,),
+)
+ABOUT_OWN = "auto and λ-returns of 10 steps next to one-step returns and decay alone"
+
 TASKS = {
-    "CartPole-v1": Task(
-        lambda: "CartPole-v1",
-        "MlpPolicy",
-        CARTPOLE,
-        warm_up=6 * 256,
-        steps=256,
-        about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
+    "CartPole-v1": replace(
+        ZOO_CARTPOLE,
         methods=(
             *MAIN_METHODS,
             *(name for name in METHODS if name.startswith("ReptileDQN") and name not in (*MAIN_METHODS, OWN)),
             "SB3 DQN, fused Adam",
         ),
-        threads=(1,),
     ),
-    "CartPole-v1, defaults": Task(
-        lambda: "CartPole-v1",
-        "MlpPolicy",
-        {},
-        warm_up=600,
-        steps=200,
-        about="SB3's defaults, batch 32, an update every 4 steps",
-        threads=(1,),
+    "CartPole-v1, defaults": DEFAULT_CARTPOLE,
+    "CartPole-v1, ReptileDQN's defaults": replace(
+        ZOO_CARTPOLE, methods=(REFERENCE, EXACT, OWN), about=f"the RL Zoo's hyperparameters; {ABOUT_OWN}"
     ),
-    "CartPole-v1, ReptileDQN's defaults": Task(
-        lambda: "CartPole-v1",
-        "MlpPolicy",
-        CARTPOLE,
-        warm_up=6 * 256,
-        steps=256,
-        about="the RL Zoo's hyperparameters; auto and λ-returns of 10 steps next to one-step returns and decay alone",
-        methods=(REFERENCE, EXACT, OWN),
-        threads=(1,),
-    ),
-    "CartPole-v1, SB3's and ReptileDQN's defaults": Task(
-        lambda: "CartPole-v1",
-        "MlpPolicy",
-        {},
-        warm_up=600,
-        steps=200,
-        about="SB3's defaults, batch 32, an update every 4 steps; auto and λ-returns of 10 steps next to one-step "
-        "returns and decay alone",
-        methods=(REFERENCE, EXACT, OWN),
-        threads=(1,),
+    "CartPole-v1, SB3's and ReptileDQN's defaults": replace(
+        DEFAULT_CARTPOLE, methods=(REFERENCE, EXACT, OWN), about=f"{DEFAULT_CARTPOLE.about}; {ABOUT_OWN}"
     ),
     "CartPole-v1, 8 environments": Task(
         eight_cartpoles,

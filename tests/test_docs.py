@@ -89,6 +89,7 @@ def assert_numbers_are_from(part, of):
             "benchmarks/results/vec_env.md",
         ),
         ("docs/explanation/meta_learning.md", "| navigation", "* **Joint", "benchmarks/results/meta.md"),
+        ("docs/explanation/meta_learning.md", "* **Adaptation", "[benchmarks", "benchmarks/results/meta.md"),
         ("docs/explanation/meta_learning.md", "| sine waves", "* **Reptile", "benchmarks/results/meta.md"),
         ("docs/explanation/transfer.md", "Networks that learned", "Freezing layers", "benchmarks/results/transfer.md"),
         ("docs/explanation/auto.md", "**Speed**", "", "benchmarks/results/training.md"),

@@ -27,20 +27,16 @@ def all_finite(values: Any, dtype: np.dtype) -> bool:
 
 class FiniteBytes:
     """
-    Whether floats are finite, from their bytes as one integer. A float is not finite if all bits of its exponent are
-    set (IEEE 754), which is when adding the lowest of them carries into the bit of the sign.
+    Whether numbers of type float32 are finite, from their bytes as one integer. One is not finite if all bits of its
+    exponent are set (IEEE 754), which is when adding the lowest of them carries into the bit of the sign.
 
-    :param dtype: Type of the floats, of 2, 4 or 8 bytes
     :param n_floats: Largest number of floats
     """
 
-    def __init__(self, dtype: np.dtype, n_floats: int) -> None:
-        n_exponent = {2: 5, 4: 8, 8: 11}[dtype.itemsize]
-        sign = 1 << 8 * dtype.itemsize - 1
-        lowest = sign >> n_exponent
-        of_each = np.array([sign - lowest, lowest, sign], dtype=f"u{dtype.itemsize}")
+    def __init__(self, n_floats: int) -> None:
         self._exponents, self._lowest, self._signs = (
-            int.from_bytes(np.repeat(bits, n_floats).tobytes(), sys.byteorder) for bits in of_each
+            int.from_bytes(np.full(n_floats, bits, np.uint32).tobytes(), sys.byteorder)
+            for bits in (0x7F800000, 0x00800000, 0x80000000)
         )
 
     def __call__(self, data: bytes) -> bool:
@@ -77,7 +73,7 @@ class BadTransitions:
     :param n_envs: Number of environments
     """
 
-    #: For rewards and observations that are few floats of one type
+    #: For rewards and observations that are few numbers of type float32
     _few: FiniteBytes | None = None
 
     def __init__(
@@ -95,8 +91,8 @@ class BadTransitions:
         # The type of observations that are one array of floats
         self._only = self._floats[0][1] if self._floats and not is_dict else None
         n_floats = n_envs * (1 + sum(prod(space.shape or ()) for _, space in by_key if space.dtype == reward_dtype))
-        if n_floats * reward_dtype.itemsize <= FEW_BYTES:
-            self._few = FiniteBytes(reward_dtype, n_floats)
+        if reward_dtype == np.float32 and n_floats * reward_dtype.itemsize <= FEW_BYTES:
+            self._few = FiniteBytes(n_floats)
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:
         """

@@ -176,16 +176,15 @@ def test_an_observation_that_follows_an_accepted_one_is_checked_if_it_differs():
     assert buffer.size() == 2
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-def test_floats_are_finite_by_their_bytes_as_numpy_says(dtype):
-    dtype = np.dtype(dtype)
+def test_floats_are_finite_by_their_bytes_as_numpy_says():
     rng = np.random.default_rng(0)
-    is_finite = FiniteBytes(dtype, 5)
-    special = np.array([NAN, INF, -INF, 0.0, -0.0, np.finfo(dtype).max, -np.finfo(dtype).tiny, 1.0], dtype)
-    special = np.append(special, np.full(1, -1, f"i{dtype.itemsize}").view(dtype))  # a NaN with all bits set
+    is_finite = FiniteBytes(5)
+    limits = np.finfo(np.float32)
+    special = np.array([NAN, INF, -INF, 0.0, -0.0, limits.max, -limits.tiny, 1.0], np.float32)
+    special = np.append(special, np.full(1, -1, np.int32).view(np.float32))  # a NaN with all bits set
     verdicts = []
     for _ in range(3_000):
-        values = np.where(rng.random(5) < 0.2, rng.choice(special, 5), np.frombuffer(rng.bytes(5 * 8), dtype)[:5])
+        values = np.where(rng.random(5) < 0.2, rng.choice(special, 5), np.frombuffer(rng.bytes(20), np.float32))
         verdicts.append(is_finite(values.tobytes()))
         assert verdicts[-1] == np.isfinite(values).all(), values
     assert 300 < sum(verdicts) < 2_700
