@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
-from sb3_reptile.replay.bad_transitions import FiniteBytes
+from sb3_reptile.replay.bad_transitions import BadTransitions, FiniteBytes
 from tests.conftest import make_buffer
 from tests.replay import hindsight
 
@@ -248,3 +248,14 @@ def test_integers_whose_bits_would_be_no_float_are_numbers(is_dict):
         obs, next_obs = ({"x": x} if is_dict else x for x in (obs, next_obs))
         buffer.add(obs, next_obs, np.zeros(1), reward, np.zeros(1), [{}])
     assert buffer.size() == 2
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float64])
+def test_rewards_that_are_stored_as_another_type_are_checked_as_that_type(dtype):
+    checks = BadTransitions("raise", spaces.Discrete(3), np.dtype(dtype), n_envs=2)
+    obs = np.zeros(2, np.int64)
+    # As float32, the first would be infinite, and the second consists of such numbers
+    numbers = {np.int32: 0x7F800000, np.float64: np.frombuffer(bytes.fromhex("0000807f") * 2)[0]}
+    assert checks.accepts(None, obs, np.full(2, numbers[dtype], dtype))
+    if dtype is np.float64:
+        assert not checks.accepts(None, obs, np.array([0.0, INF]))
