@@ -33,11 +33,11 @@ class RemoteAttributes(VecEnv):
                 stacklevel=2,
             )
             return [None] * self.num_envs
-        return [image for images in self._call_threads("get_images") for image in images]
+        return self.env_method("render")
 
     def has_attr(self, attr_name: str) -> bool:
         """Check if an attribute exists for a vectorized environment (see base class)."""
-        return all(self._call_threads("has_attr", attr_name))
+        return all(self.env_method("has_wrapper_attr", attr_name))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return attribute from vectorized environment (see base class)."""
@@ -81,10 +81,3 @@ class RemoteAttributes(VecEnv):
             for place, result in zip(in_worker, cloudpickle.loads(pickled), strict=True):
                 results[place] = result
         return results
-
-    def _call_threads(self, method: str, *args: Any) -> list[Any]:
-        """Call a method of ``VecEnv`` for all environments; what it returns for those of each thread."""
-        self._check_open()
-        arguments = cloudpickle.dumps((args, {}))
-        pickled = self.workers.call_all([(worker, "call", (method, arguments)) for worker in self.workers.all])
-        return [result for of_worker in pickled for result in cloudpickle.loads(of_worker)]

@@ -292,7 +292,7 @@ class Workers:
 
     def stop(self) -> None:
         """Close the environments, and end the actors."""
-        refs = [worker.actor.call.remote("close", cloudpickle.dumps(((), {}))) for worker in self.all if worker.actor]
+        refs = [worker.actor.close.remote() for worker in self.all if worker.actor]
         if refs and self._failure is None:
             # A step that is still under way may take longer than anybody wants to wait
             self._ray.wait(refs, num_returns=len(refs), timeout=10)

@@ -319,7 +319,7 @@ def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
     with pytest.raises(ValueError, match="actions must be those of 2 environments, got 3"):
         env.step(np.zeros((3, 3)))
     env.step_async(np.zeros((2, 3)))
-    closing = [worker.actor.instance._threads[0].envs.envs[0] for worker in env.workers.all]
+    closing = [worker.actor.instance._envs.envs[0] for worker in env.workers.all]
     env.close()
     env.close()
     assert [one.is_closed for one in closing] == [True, True]
