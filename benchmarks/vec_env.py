@@ -6,11 +6,13 @@ How long environments take to step in RayVecEnv, SubprocVecEnv and DummyVecEnv, 
 
 An environment waits for the duration of its step, as one does whose simulator is another process, or computes for this
 time; without a duration it returns at once, so that the overhead remains. The vectorized environments take turns within
-a round, and every round begins with another one, because the speed of a machine changes while others use it.
+a round, and every round begins with another one, because the speed of a machine changes while others use it. Only the
+one that is measured exists: processes that wait for work also take some of a processor's time.
 """
 
 import argparse
 import csv
+import itertools
 import os
 import statistics
 import time
@@ -28,6 +30,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_reptile.evaluation.machine import installed_versions, processor_name
 from sb3_reptile.evaluation.records import now
 from sb3_reptile.vec_env import Asynchronous, RayVecEnv
+from sb3_reptile.vec_env.ray_cluster import connected
 
 RESULTS = Path(__file__).parent / "results" / "vec_env.csv"
 FIELDS = [
@@ -51,6 +54,8 @@ RAY = ((1, 1), (4, 1), (4, 4), (8, 1), (8, 8))
 ROUNDS = 3
 # Seconds of a turn
 TURN = 0.6
+# Seconds before the first turn: Ray starts spare processes after it has started a worker
+WARM_UP = 3.0
 # Of environments that compute: milliseconds of a step
 COMPUTING = 10.0
 # Workers share the processors, as the processes of SubprocVecEnv do
@@ -147,23 +152,25 @@ def append(number: int, measured: Measured, steps: int, seconds: float) -> None:
 
 
 def measure_steps(rounds: int, n_envs: Sequence[int], durations: Sequence[float]) -> None:
-    for n in n_envs:
-        made = [(measured, make()) for measured, make in vec_envs(n)]
-        for does, milliseconds in [*(("waits", duration) for duration in durations), ("computes", COMPUTING)]:
-            # Threads do not help those that compute
-            turns = [(of, env) for of, env in made if does == "waits" or of.threads_per_worker == 1]
-            for _, env in turns:
-                env.set_attr("seconds", milliseconds / 1000)
-                env.set_attr("does", does)
+    works = [*(("waits", duration) for duration in durations), ("computes", COMPUTING)]
+    with connected("local"):
+        for n, number in itertools.product(n_envs, range(rounds)):
+            turns = list(vec_envs(n))
+            first = number % len(turns)
+            for measured, make in turns[first:] + turns[:first]:
+                env = make()
                 env.reset()
-                turn(env, 0.2)
-            for number in range(rounds):
-                first = number % len(turns)
-                for measured, env in turns[first:] + turns[:first]:
-                    steps, seconds = turn(env, TURN)
-                    append(number, measured._replace(does=does, milliseconds=milliseconds), steps * n, seconds)
-        for _, env in made:
-            env.close()
+                turn(env, WARM_UP)
+                for does, milliseconds in works:
+                    # Threads do not help those that compute
+                    if does == "waits" or measured.threads_per_worker == 1:
+                        env.set_attr("seconds", milliseconds / 1000)
+                        env.set_attr("does", does)
+                        env.reset()
+                        turn(env, 0.2)
+                        steps, seconds = turn(env, TURN)
+                        append(number, measured._replace(does=does, milliseconds=milliseconds), steps * n, seconds)
+                env.close()
 
 
 class AsynchronousDQN(Asynchronous, DQN):
