@@ -17,6 +17,9 @@ from sb3_reptile.replay.diagnostics import (
 )
 from sb3_reptile.replay.kernels import kernels
 
+# Where the reciprocal of a tiny number would overflow when multiplied by a number of rows
+LARGE = 1e290
+
 
 class AgeSampler(ABC):
     """
@@ -241,25 +244,24 @@ class LinearSampler(AgeSampler):
         return sloping - self.slope * sloping * (sloping - 1) / 2 + self.floor * (n_rows - sloping)
 
     def quantile(self, n_rows: int, u: np.ndarray) -> np.ndarray:
-        n_sloping = min(self.n_sloping, n_rows)
-        # Root of a (1 + slope / 2) - slope a^2 / 2 = total u, in the form without cancellation: slopes may be tiny
+        n_sloping = last = min(self.n_sloping, n_rows)
+        # Root of a (1 + slope / 2) - slope a^2 / 2 = u, in the form without cancellation: slopes may be tiny
         u *= self.total(n_rows)
-        b = 1 + self.slope / 2
-        root = u * (-2 * self.slope)
-        root += b * b
-        np.maximum(root, 0, out=root)
-        np.sqrt(root, out=root)
-        root += b
-        ages = 2 * u
-        ages /= root
+        half = (1 + self.slope / 2) / 2
+        ages = u * (-self.slope / 2)
+        ages += half * half
+        np.maximum(ages, 0, out=ages)
+        np.sqrt(ages, out=ages)
+        ages += half
+        np.divide(u, ages, out=ages)
         if n_rows > n_sloping and self.floor > 0:
+            last = n_rows
+            np.minimum(ages, n_sloping, out=ages)
+            # What lies beyond the slope
             u -= self.total(n_sloping)
-            with np.errstate(over="ignore"):  # what rounding leaves of it, divided by a tiny floor
-                u /= self.floor
-            u += n_sloping
-            np.minimum(ages, n_sloping - 0.5, out=ages)
-            np.copyto(ages, u, where=u >= n_sloping)
-        last = n_rows if self.floor > 0 else n_sloping
+            np.maximum(u, 0, out=u)
+            u *= min(1 / self.floor, LARGE)
+            ages += u
         return np.minimum(ages, last - 1, out=ages).astype(np.int64)
 
 
