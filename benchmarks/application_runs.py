@@ -18,7 +18,7 @@ RECORDS = Path(__file__).parent / "results" / "applications"
 RUNS = ROOT / "runs" / "applications"
 IMAGES = ROOT / "docs" / "images"
 
-DECAYED, UNIFORM = "decayed", "uniform"
+DECAYED, UNIFORM, AUTO = "decayed", "uniform", "auto"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Application:
     :param evaluated: Number of episodes for which the trained agent is evaluated without exploration
     :param clicks: Environment whose ``info`` has the click rates of an oracle and of a random policy
     :param network: File for the network of the first decayed run, for runs that start from it
+    :param n_steps: Steps of a return of ReptileDQN, for tasks that have not been run with its present defaults; None
+        for its defaults: λ-returns of 10 steps
     """
 
     about: str
@@ -52,12 +54,15 @@ class Application:
     evaluated: int = 0
     clicks: str | None = None
     network: Path | None = None
+    n_steps: int | None = 1
 
 
 ZOO = ("-m", "sb3_reptile.zoo", "train")
 NO_DECAY = "half_life:float('inf')"
-# For tasks that return to an earlier phase
-AUTO = {"auto": ("-params", "half_life:'auto'")}
+# With one-step returns, for tasks that return to an earlier phase
+ONE_STEP_AUTO = {AUTO: ("-params", "half_life:'auto'")}
+# ReptileDQN as it is, and the same learner with other replay
+SAME_LEARNER = {AUTO: (), DECAYED: ("-params", "half_life:None"), UNIFORM: ("-params", NO_DECAY)}
 
 
 def zoo(
@@ -76,6 +81,8 @@ def zoo(
     command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
     methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
     methods.update(other_methods or {})
+    if others.get("n_steps", 1) is None:
+        methods = SAME_LEARNER
     return Application(about, section, command, methods, steps, **others)
 
 
@@ -120,7 +127,7 @@ WITHOUT_DRIFT = {"control"}
 FAMILIES = {
     DECAYED: "default",
     UNIFORM: "uniform",
-    "auto": "auto",
+    AUTO: "auto",
     "half-life of 5,000": "exponential",
     f"{DECAYED}, from scratch": "another default",
     f"{DECAYED}, from Pong's network": "default",
@@ -158,7 +165,13 @@ APPLICATIONS = {
         evaluated=EVALUATED,
     ),
     "obstacles": zoo(
-        "A robot among moving obstacles", "navigation", "reptile_dqn", "MiniGrid-Dynamic-Obstacles-6x6-v0", 40_000
+        "A robot among moving obstacles",
+        "navigation",
+        "reptile_dqn",
+        "MiniGrid-Dynamic-Obstacles-6x6-v0",
+        40_000,
+        seeds=5,
+        n_steps=None,
     ),
     "rooms": zoo(
         "A robot whose goal moves to another room",
@@ -167,7 +180,8 @@ APPLICATIONS = {
         "DriftingRooms-v0",
         80_000,
         changes=changes(20_000, 80_000),
-        other_methods=AUTO,
+        seeds=5,
+        n_steps=None,
     ),
     "motorway": zoo(
         "Driving in changing traffic",
@@ -177,7 +191,7 @@ APPLICATIONS = {
         20_000,
         changes=changes(5_000, 20_000),
         # A longer memory than the default decay's
-        other_methods={"half-life of 5,000": ("-params", "half_life:5000.0"), **AUTO},
+        other_methods={"half-life of 5,000": ("-params", "half_life:5000.0"), **ONE_STEP_AUTO},
     ),
     "recommender": zoo(
         "Recommending to users whose interests change",
@@ -186,7 +200,8 @@ APPLICATIONS = {
         "DriftingRecommender-v0",
         100_000,
         changes=changes(20_000, 100_000),
-        other_methods=AUTO,
+        seeds=5,
+        n_steps=None,
         clicks="DriftingRecommender-v0",
     ),
     "shop": zoo(
@@ -196,6 +211,8 @@ APPLICATIONS = {
         "DriftingFashionShop-v0",
         70_000,
         changes=changes(10_000, 70_000),
+        seeds=5,
+        n_steps=None,
         clicks="DriftingFashionShop-v0",
     ),
     **{
@@ -261,8 +278,9 @@ def zoo_entry(run: Run) -> tuple[str, dict[str, Any]]:
 
 def command(run: Run, folder: str) -> list[str]:
     """The command that trains it, run in the root of the repository."""
-    own = APPLICATIONS[run.application].methods[run.method]
-    if is_of_the_zoo(run.application):
+    application = APPLICATIONS[run.application]
+    own = application.methods[run.method]
+    if is_of_the_zoo(run.application) and application.n_steps == 1:
         algo, entry = zoo_entry(run)
         # The records have one-step returns and the default decay, which were ReptileDQN's defaults
         recorded = [] if "n_steps" in entry else ["n_steps:1"]
@@ -285,6 +303,8 @@ def set_up(run: Run) -> str:
     what: list[Any] = [_command(run, "FOLDER", APPLICATIONS[run.application].methods[run.method])]
     if is_of_the_zoo(run.application):
         what.append(zoo_entry(run)[1])
+    if APPLICATIONS[run.application].n_steps is None:
+        what.append("the defaults of ReptileDQN")
     text = json.dumps(what, sort_keys=True)
     for present, recorded in RECORDED_AS.items():
         text = text.replace(present, recorded)
