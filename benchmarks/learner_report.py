@@ -1,26 +1,28 @@
 """
-benchmarks/results/learners.md: replay methods with the same multi-step learner, from the records alone.
+docs/explanation/results.md and its figures: replay methods with the same multi-step learner, from the records alone.
 
     python benchmarks/learner_report.py
 
-The records are those of `python benchmarks/learning.py --learner ...`, and those of one-step returns.
+The records are those of `python benchmarks/learning.py --learner ...`, and those of one-step returns. The prose is in
+`benchmarks/templates/results.md`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
+import learning_figures as figures
 import numpy as np
-from learning import LEARNER_RECORDS, RECORDS, Run, read_records
+from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
+from learning_report import recovery_table, tasks_table
 from learning_results import Results
 from methods import AUTO, DEFAULT, FALSE_ALARMS, METHODS, ORACLE, UNIFORM
-from tasks import TASKS
+from tasks import TASKS, Task
 
 from sb3_reptile.evaluation import tables
 from sb3_reptile.evaluation.records import Record
 from sb3_reptile.evaluation.statistics import (
     FEWEST_FOR_INTERVAL,
-    Estimate,
     difference_of_iqms,
     estimates,
     iqm,
@@ -28,43 +30,34 @@ from sb3_reptile.evaluation.statistics import (
     ratio_of_iqms,
 )
 from sb3_reptile.evaluation.tables import number, table
+from sb3_reptile.evaluation.templates import PageTemplate, join
 
-PAGE = LEARNER_RECORDS.with_suffix(".md")
+PAGE = ROOT / "docs" / "explanation" / "results.md"
+IMAGES = ROOT / "docs" / "images"
 # The learner of ReptileDQN's defaults
 LEARNER = "10-step-lambda-0.7"
 # Candidates for the default of ReptileDQN, and uniform replay
 CANDIDATES = (UNIFORM.name, DEFAULT.name, AUTO.name, "auto-exp-10000", "auto-exp-1000000")
 LABELS = {"auto-exp-1000000": "auto, no decay inside (half-life 1,000,000)"}
+# In figures
+SHOWN = (UNIFORM.name, "fifo-3000", DEFAULT.name, AUTO.name)
 ONE_STEP = "1-step"
-HEADER = """# Replay and learners
-
-`python benchmarks/learner_report.py` makes this page from the records of
-`python benchmarks/learning.py --learner {learners}`
-and those of one-step returns. "auto" has the default decay within a regime. Its runs from before 27 November 2026
-are of an earlier detector: those of the tuning tasks.
-"""
-COMPARED = """## The same learner for all methods
-
-Returns of 10 steps, λ = 0.7: the defaults of `ReptileDQN`, except that replay differs. Scores are 0 for random actions
-and 1 for a solved task; the score of a run is the mean over training. Interquartile means over the runs, 95 %
-stratified bootstrap intervals where there are at least {fewest} runs of both; in brackets the number of runs.
-"""
-GROUPS = {
-    "Tuning tasks": lambda task: task.role == "tuning" or task.tried,
-    "Reporting tasks whose phases conflict": lambda task: task.conflicts,
-    "Other reporting tasks that drift": lambda task: task.drifts,
-    "Reporting tasks that do not drift": lambda task: True,
+# A ratio to a score that is closer to that of random actions means little
+SMALLEST = 0.05
+# Title and figure of each group, and what belongs to it if it is in none of those before
+GROUPS: dict[str, tuple[str, Callable[[Task], bool]]] = {
+    "Reporting tasks whose phases conflict": ("conflict", lambda task: not is_tuned(task) and task.conflicts),
+    "Other reporting tasks that drift": ("drift", lambda task: not is_tuned(task) and task.drifts),
+    "Reporting tasks that do not drift": ("stationary", lambda task: not is_tuned(task)),
+    "Tuning tasks": ("tuning", lambda task: True),
 }
-FALSE = """### What a false alarm costs
 
-`{name}` is `auto` with an alarm every {every:,} steps that nothing in the environment gives a reason for: all that is
-stored counts as contradicted, and the detector has to find out that it is not. Mean returns over training:
-"""
-CHOICE = """## How the defaults were chosen
+fill = PageTemplate(Path(__file__).parent / "templates" / "results.md").fill
 
-Mean return over training; in brackets the number of runs if it is not 1. These are tuning tasks, and the runs with
-other learners have one seed: a bearing, not a result.
-"""
+
+def is_tuned(task: Task) -> bool:
+    """Whether defaults were chosen on the task, or multi-step returns were tried on it."""
+    return task.role == "tuning" or task.tried
 
 
 def cell(records: dict[Run, Record], task: str, method: str, learner: str) -> str:
@@ -81,85 +74,135 @@ def cell(records: dict[Run, Record], task: str, method: str, learner: str) -> st
     return mean if len(returns) == 1 else f"{mean} ({len(returns)})"
 
 
-def report(records: dict[Run, Record]) -> str:
+def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
     """
+    Draw the figures and write the page.
+
     :param records: Records of one-step returns and of other learners
+    :param images: Folder of the figures
     :return: The page
     """
+    own = {run._replace(learner=None): record for run, record in records.items() if run.learner == LEARNER}
+    results = Results(own)
+    left = results.with_records(TASKS)
+    groups = {}
+    for title, (_, belongs) in GROUPS.items():
+        groups[title] = [name for name in left if belongs(TASKS[name])]
+        left = [name for name in left if name not in groups[title]]
+    page = fill(
+        "page",
+        n_records=len(own),
+        hours=f"{sum(record['cpu_seconds'] for record in own.values()) / 3600:.1f}",
+        learner=LEARNER,
+        fewest=FEWEST_FOR_INTERVAL,
+        tasks=tasks_table(results.with_records(TASKS), lambda task: "tuning" if is_tuned(task) else task.role),
+        groups=join(group_section(results, title, tasks, images) for title, tasks in groups.items() if tasks),
+        false_alarms=false_alarms(results),
+        returns=returns_table(records, results),
+        choice=join(choice(records)),
+    )
+    return page + "\n"
+
+
+def choice(records: dict[Run, Record]) -> Iterable[str]:
+    """A table of the tuning tasks for each learner."""
     multi_step = [run for run in records if run.learner is not None]
-    learners = list(dict.fromkeys(run.learner for run in multi_step if run.learner is not None))
-    lines = [HEADER.format(learners=" ".join(learners)), *compared(records), CHOICE]
-    tasks = [name for name in dict.fromkeys(run.task for run in multi_step) if is_for_tuning(name)]
-    for learner in (ONE_STEP, *learners):
+    tasks = [name for name in dict.fromkeys(run.task for run in multi_step) if is_tuned(TASKS[name])]
+    for learner in (ONE_STEP, *dict.fromkeys(run.learner for run in multi_step)):
+        assert learner is not None
         rows = [
             [LABELS.get(method, METHODS[method].label), *(cell(records, task, method, learner) for task in tasks)]
             for method in CANDIDATES
         ]
         with_runs = [row for row in rows if any(row[1:])]
-        lines += [f"### {about(learner)}", "", *table(["method", *tasks], with_runs)]
-    return "\n".join(lines).rstrip() + "\n"
+        if with_runs:
+            yield "\n".join([f"### {about(learner)}", "", *table(["method", *tasks], with_runs)]).strip()
 
 
-def is_for_tuning(task: str) -> bool:
-    return next(iter(GROUPS.values()))(TASKS[task])
+def group_section(results: Results, title: str, tasks: list[str], images: Path) -> str:
+    picture = f"results_{GROUPS[title][0]}.png"
+    shown = [method for method in SHOWN if method in results.methods(tasks)]
+    figures.draw_curves(results, tasks, shown, images / picture)
+    drifting = [task for task in tasks if TASKS[task].drifts]
+    return fill(
+        "group",
+        title=title,
+        picture=picture,
+        scores=scores_table(results, tasks),
+        ratios=ratios_table(results, tasks),
+        recoveries=join(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
+    )
 
 
-def compared(records: dict[Run, Record]) -> list[str]:
-    """What the methods are worth with the learner of the defaults, by groups of tasks."""
-    results = Results({run._replace(learner=None): record for run, record in records.items() if run.learner == LEARNER})
-    lines = [COMPARED.format(fewest=FEWEST_FOR_INTERVAL)]
-    left = results.with_records(TASKS)
-    for title, belongs in GROUPS.items():
-        group = [name for name in left if belongs(TASKS[name])]
-        left = [name for name in left if name not in group]
-        if group:
-            lines += [f"### {title}", "", *scores_table(results, group), *ratios_table(results, group)]
-    return [*lines, *false_alarms(results)]
+def returns_table(records: dict[Run, Record], results: Results) -> list[str]:
+    """What the methods of the figures score with one-step returns, and with the learner of the defaults."""
+    one_step = Results({run: record for run, record in records.items() if run.learner is None})
+    methods = (UNIFORM.name, DEFAULT.name, AUTO.name)
+    rows = []
+    for task in results.with_records(TASKS):
+        cells = [
+            "" if matrix is None else f"{number(iqm(matrix)[0], 2)} ({len(matrix)})"
+            for method in methods
+            for found in (one_step, results)
+            for matrix in [scores_of(found, [task], method)]
+        ]
+        if any(cells[::2]):
+            rows.append([f"`{task}`", *cells])
+    header = [f"{METHODS[method].label}, {returns}" for method in methods for returns in ("one step", "λ-returns")]
+    return table(["score", *header], rows)
 
 
-def scores_of(results: Results, task: str, method: str) -> np.ndarray | None:
-    """Scores of the runs, shape (runs, 1)."""
-    return results.score_matrix([task], method)
+def scores_of(results: Results, tasks: list[str], method: str) -> np.ndarray | None:
+    """Scores of the runs, shape (runs, tasks); None if a task has no run."""
+    return results.score_matrix(tasks, method)
 
 
-def scores_table(results: Results, tasks: Iterable[str]) -> list[str]:
+def titled(tasks: list[str]) -> dict[str, list[str]]:
+    """Each task, and all of them."""
+    return {f"`{task}`": [task] for task in tasks} | ({"all": tasks} if len(tasks) > 1 else {})
+
+
+def compared_methods(results: Results, tasks: list[str]) -> dict[str, np.ndarray]:
+    """Scores of the methods with runs on all of the tasks, but for those whose alarms are artificial."""
+    methods = [name for name in results.methods(tasks) if name != FALSE_ALARMS.name]
+    found = {name: scores_of(results, tasks, name) for name in methods}
+    return {name: matrix for name, matrix in found.items() if matrix is not None}
+
+
+def scores_table(results: Results, tasks: list[str]) -> list[str]:
     methods = [name for name in results.methods(tasks) if name != FALSE_ALARMS.name]
     rows = []
-    for task in tasks:
-        found = {method: scores_of(results, task, method) for method in methods}
-        values = {method: iqm(matrix)[0] for method, matrix in found.items() if matrix is not None}
-        best = max((value for method, value in values.items() if method != ORACLE.name), default=None)
+    for title, chosen in titled(tasks).items():
+        found = compared_methods(results, chosen)
+        values = {name: iqm(matrix)[0] for name, matrix in found.items()}
+        best = max((value for name, value in values.items() if name != ORACLE.name), default=None)
         cells = [
-            ""
-            if matrix is None
-            else f"{tables.bold_if(values[method] == best, number(values[method], 2))} ({len(matrix)})"
-            for method, matrix in found.items()
+            f"{tables.bold_if(values[name] == best, number(values[name], 2))} ({len(found[name])})"
+            if name in found
+            else ""
+            for name in methods
         ]
-        rows.append([f"`{task}`", *cells])
+        rows.append([title, *cells])
     return table(["score", *(METHODS[method].label for method in methods)], rows)
 
 
-def ratios_table(results: Results, tasks: Iterable[str]) -> list[str]:
+def ratios_table(results: Results, tasks: list[str]) -> list[str]:
     """``auto`` next to uniform replay, and next to the best of the others in hindsight."""
     rows = []
-    for task in tasks:
-        auto, uniform = (scores_of(results, task, method.name) for method in (AUTO, UNIFORM))
-        others = {
-            METHODS[method].label: matrix
-            for method in results.methods([task])
-            if METHODS[method].family not in ("auto", "oracle")
-            and (matrix := scores_of(results, task, method)) is not None
-        }
-        if auto is None or uniform is None:
+    for title, chosen in titled(tasks).items():
+        found = compared_methods(results, chosen)
+        if AUTO.name not in found or UNIFORM.name not in found:
             continue
-        best = max(others, key=lambda label: iqm(others[label])[0])
+        auto, uniform = found[AUTO.name], found[UNIFORM.name]
+        others = {name: matrix for name, matrix in found.items() if METHODS[name].family not in ("auto", "oracle")}
+        best = max(others, key=lambda name: iqm(others[name])[0])
         rows.append(
             [
-                f"`{task}`",
+                title,
                 tables.cell(estimates(difference_of_iqms, auto, uniform)[0]),
                 ratio(auto, uniform),
                 tables.cell(estimates(probability_of_improvement, auto, uniform)[0]),
-                best,
+                METHODS[best].label,
                 ratio(auto, others[best]),
             ]
         )
@@ -168,17 +211,15 @@ def ratios_table(results: Results, tasks: Iterable[str]) -> list[str]:
 
 
 def ratio(scores: np.ndarray, others: np.ndarray) -> str:
-    """The ratio of two scores; empty if that of the others is so near to random actions that it means little."""
-    if iqm(others)[0] < 0.05:
-        return ""
-    return tables.cell(Estimate(*estimates(ratio_of_iqms, scores, others)[0]))
+    """The ratio of two scores; empty if that of the others is close to that of random actions."""
+    return "" if iqm(others)[0] < SMALLEST else tables.cell(estimates(ratio_of_iqms, scores, others)[0])
 
 
-def false_alarms(results: Results) -> list[str]:
+def false_alarms(results: Results) -> str:
     """What alarms cost where nothing has changed."""
     tasks = results.with_records(TASKS, FALSE_ALARMS.name)
     if not tasks:
-        return []
+        return ""
     every = FALSE_ALARMS.callbacks["FalseAlarms"]["every"]
     rows = []
     for task in tasks:
@@ -192,8 +233,8 @@ def false_alarms(results: Results) -> list[str]:
                 tables.cell(estimates(difference_of_iqms, with_alarms, auto)[0], decimals),
             ]
         )
-    text = FALSE.format(name=FALSE_ALARMS.name, every=every)
-    return [text, *table(["task", "alarms", "auto", "auto, false alarms", "difference"], rows)]
+    header = ["task", "alarms", "auto", "auto, false alarms", "difference"]
+    return fill("false_alarms", name=FALSE_ALARMS.name, every=f"{every:,}", table=table(header, rows))
 
 
 def about(learner: str) -> str:

@@ -8,7 +8,8 @@ Which replay learns best, where tasks drift and where they do not: methods x tas
 
 Methods are in `benchmarks/methods.py`, tasks in `benchmarks/tasks.py`. Every finished run is a line of
 `benchmarks/results/learning/TASK.jsonl`; an interrupted run is repeated.
-`benchmarks/learning_report.py` makes the tables and figures of `docs/explanation/results.md` from these records.
+`benchmarks/learning_report.py` makes `docs/explanation/results_one_step.md` from these records, and
+`benchmarks/learner_report.py` makes `docs/explanation/results.md` from those of other learners.
 """
 
 import argparse

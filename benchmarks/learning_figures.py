@@ -1,4 +1,4 @@
-"""The figures of `docs/explanation/results.md`."""
+"""The figures of `docs/explanation/results_one_step.md`."""
 
 from collections.abc import Callable
 from pathlib import Path

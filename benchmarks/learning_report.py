@@ -1,10 +1,11 @@
 """
-docs/explanation/results.md and its figures, from the records of benchmarks/learning.py alone.
+docs/explanation/results_one_step.md and its figures, from the records of benchmarks/learning.py alone.
 
-    python benchmarks/learning_report.py [--records benchmarks/results/learning] [--output docs/explanation/results.md]
+    python benchmarks/learning_report.py [--records benchmarks/results/learning]
+        [--output docs/explanation/results_one_step.md]
 
 The same records give the same bytes: the seeds of the bootstrap are fixed. Records may be incomplete; the tables state
-the number of seeds. The prose is in `benchmarks/templates/results.md`.
+the number of seeds. The prose is in `benchmarks/templates/results_one_step.md`.
 """
 
 import argparse
@@ -45,7 +46,7 @@ UNIFORM = METHODS["uniform"]
 NO_RECORDS = "No records yet."
 NOT_SIGNIFICANT = "no significant difference"
 
-fill = PageTemplate(Path(__file__).parent / "templates" / "results.md").fill
+fill = PageTemplate(Path(__file__).parent / "templates" / "results_one_step.md").fill
 
 
 # ---- Cells
@@ -91,12 +92,12 @@ def verdict(difference: Estimate) -> str:
 # ---- Tables
 
 
-def tasks_table(names: list[str]) -> list[str]:
+def tasks_table(names: list[str], role_of: Callable[[Task], str] = lambda task: task.role) -> list[str]:
     header = ["task", "description", "role", "steps", "transitions replayed per step", "random return", "reference"]
     rows = []
     for name in names:
         task = TASKS[name]
-        row = [f"`{name}`", task.about, task.role, f"{task.steps:,}", f"{task.volume:g}"]
+        row = [f"`{name}`", task.about, role_of(task), f"{task.steps:,}", f"{task.volume:g}"]
         rows.append([*row, returns_in_words(task.random_return), returns_in_words(task.reference_return)])
     return table(header, rows, text_columns=3)
 
@@ -439,7 +440,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "docs" / "explanation" / "results.md", help="page to write"
+        "--output", type=Path, default=ROOT / "docs" / "explanation" / "results_one_step.md", help="page to write"
     )
     arguments = parser.parse_args()
     records = read_records(arguments.records)

@@ -74,12 +74,17 @@ def assert_numbers_are_from(part, of):
 @pytest.mark.parametrize(
     ("page", "begins", "ends", "of"),
     [
-        ("README.md", "![Scores", "## Who needs it", "docs/explanation/results.md"),
+        ("README.md", "![Scores", "## Who needs it", "docs/explanation/results_one_step.md"),
         ("README.md", "**It is faster", "With the RL Zoo (", "benchmarks/results/training.md"),
-        ("docs/explanation/choice.md", "## When decay does not help", "## Half-life", "docs/explanation/results.md"),
-        ("docs/explanation/choice.md", "## The defaults of", "## Comparisons with", "benchmarks/results/learners.md"),
-        ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results.md"),
-        ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results.md"),
+        (
+            "docs/explanation/choice.md",
+            "## When decay does not help",
+            "## Half-life",
+            "docs/explanation/results_one_step.md",
+        ),
+        ("docs/explanation/choice.md", "## The defaults of", "## Comparisons with", "docs/explanation/results.md"),
+        ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results_one_step.md"),
+        ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results_one_step.md"),
         ("docs/explanation/cost.md", "## Training", "## SAC and TD3", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "## SAC and TD3", "## Sampling", "benchmarks/results/training.md"),
         (

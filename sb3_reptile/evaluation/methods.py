@@ -24,8 +24,8 @@ from sb3_reptile.reptile_dqn import ReptileDQN
 #: Names of the methods that every comparison trains unless some of them are named
 STANDARD = ("uniform", "fifo", "default", "auto")
 UNIFORM = {"half_life": math.inf}
-# Size of the small FIFO buffer, the best one on the tasks that drift in docs/results.md, or this part of a shorter run
-# or of a smaller buffer
+# Size of the small FIFO buffer, the best one on the tasks that drift in docs/explanation/results_one_step.md, or this
+# part of a shorter run or of a smaller buffer
 FIFO_SIZE, FIFO_PART = 3_000, 10
 
 OPTIONS = [field.name for field in dataclasses.fields(ReplayOptions)]

@@ -142,7 +142,7 @@ class PowerLaw(Decay):
 
 #: The decay if neither a half-life nor a decay is given. In a buffer of 100,000, half of the draws are younger than 300
 #: transitions and 7 % older than 10,000. It ranks first on the tuning tasks, by a small margin
-#: (docs/explanation/results.md)
+#: (docs/explanation/results_one_step.md)
 DEFAULT_DECAY = PowerLaw(scale=100, exponent=1.5)
 
 

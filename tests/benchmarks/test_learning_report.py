@@ -1,4 +1,4 @@
-"""docs/explanation/results.md follows from the records of benchmarks/learning.py alone."""
+"""docs/explanation/results_one_step.md follows from the records of benchmarks/learning.py alone."""
 
 import importlib
 import random
@@ -57,13 +57,13 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
         for run in runs:
             learning.append(made_up_record(run), records)
         random.Random(number).shuffle(runs)  # two processes finish in any order
-        page = tmp_path / f"docs{number}" / "explanation" / "results.md"
+        page = tmp_path / f"docs{number}" / "explanation" / "results_one_step.md"
         monkeypatch.setattr(sys, "argv", ["report", "--records", str(records), "--output", str(page)])
         report.main()
         written.append({path.name: path.read_bytes() for path in page.parent.parent.rglob("*") if path.is_file()})
     assert written[0] == written[1]
-    page = written[0]["results.md"].decode()
-    for picture in set(written[0]) - {"results.md"}:
+    page = written[0]["results_one_step.md"].decode()
+    for picture in set(written[0]) - {"results_one_step.md"}:
         assert f"](../images/{picture})" in page
     assert ("| **default** |" in page) == bool(runs)
     assert page.count("No records yet") == missing
@@ -147,9 +147,3 @@ def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path,
     task = TASKS["cartpole-actions"]
     assert float(less) == pytest.approx(100 / (task.reference_return - task.random_return), abs=0.015)
     assert page[start + 3 :] == []
-
-
-def test_the_page_of_learners_is_that_of_the_records():
-    learners = importlib.import_module("learner_report")
-    assert learners.report(learners.all_records()) == learners.PAGE.read_text(encoding="utf-8")
-    assert "| auto | 404 | 383 | 152 | 3.2 | -408 |" in learners.PAGE.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ def pictures(monkeypatch):
 
 
 def test_the_headline_has_the_values_of_the_results(pictures):
-    page = (ROOT / "docs" / "explanation" / "results.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "results_one_step.md").read_text(encoding="utf-8")
     section = page[page.index("## Reporting tasks that drift") : page.index("## Reporting tasks that do not drift")]
     tasks = [name for name, task in pictures.TASKS.items() if task.role == "reporting" and task.drifts]
     results = pictures.Results(pictures.read_records(pictures.RECORDS))

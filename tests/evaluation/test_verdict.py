@@ -1,4 +1,4 @@
-"""The verdict of a comparison states what the intervals allow, and agrees with docs/results.md on our own records."""
+"""The verdict of a comparison states what the intervals allow, and agrees with our own results."""
 
 import json
 import math
@@ -106,7 +106,7 @@ def verdict_on(task, random, fifo):
 @pytest.mark.parametrize(
     ("task", "random", "fifo", "expected"),
     [
-        # docs/results.md: the default minus uniform replay 0.28 (0.22 to 0.33): better
+        # docs/explanation/results_one_step.md: the default minus uniform replay 0.28 (0.22 to 0.33): better
         ("cartpole-actions", 22.3, "fifo-3000", "auto is ahead of uniform replay by "),
         # no significant difference
         ("cartpole", 22.3, "fifo-1000", "No method is significantly better than uniform replay, but 5 seeds only "),

@@ -1,0 +1,120 @@
+"""docs/explanation/results.md follows from the records of benchmarks/learning.py --learner."""
+
+import importlib
+
+import pytest
+
+import tests.benchmarks  # noqa: F401
+from sb3_reptile.evaluation import statistics
+from tests.benchmarks.test_learning import TASKS, Run, made_up_record
+
+pytest.importorskip("rliable")
+learners = importlib.import_module("learner_report")
+methods = importlib.import_module("methods")
+AUTO, DEFAULT, UNIFORM = methods.AUTO.name, methods.DEFAULT.name, methods.UNIFORM.name
+
+
+def made_up(returns, seeds=3, learner=learners.LEARNER):
+    """Records of runs with constant returns, by task and method."""
+    runs = {
+        Run(task, method, seed, None, learner): value
+        for (task, method), value in returns.items()
+        for seed in range(seeds)
+    }
+    return {run: made_up_record(run, value) for run, value in runs.items()}
+
+
+def rows_of(page, title):
+    """The cells of the tables below a title, by their first cell."""
+    section = page[page.index(f"\n## {title}\n") :].split("\n## ")[1]
+    cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return [(row[0], row[1:]) for row in cells]
+
+
+def test_the_page_is_that_of_the_records(tmp_path):
+    assert learners.report(learners.all_records(), tmp_path) == learners.PAGE.read_text(encoding="utf-8")
+    page = learners.PAGE.read_text(encoding="utf-8")
+    for picture in tmp_path.iterdir():
+        assert f"](../images/{picture.name})" in page
+        assert (learners.IMAGES / picture.name).exists()
+
+
+def test_tasks_are_in_the_group_that_they_belong_to_and_tried_ones_count_as_tuning(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+    names = ("rooms", "lunarlander-gravity", "acrobot", "cartpole-physics", "pendulum")
+    page = learners.report(made_up({(name, UNIFORM): -100 for name in names}), tmp_path)
+    groups = {title: [name for name, _ in rows_of(page, title) if name.startswith("`")] for title in learners.GROUPS}
+    assert groups == {
+        "Reporting tasks whose phases conflict": ["`rooms`"],
+        "Other reporting tasks that drift": ["`lunarlander-gravity`"],
+        "Reporting tasks that do not drift": ["`acrobot`"],
+        "Tuning tasks": ["`pendulum`", "`cartpole-physics`"],
+    }
+    roles = {row[0]: row[1][1] for row in rows_of(page, "How it is measured")[1:]}
+    assert roles["`cartpole-physics`"] == "tuning"
+    assert roles["`rooms`"] == "reporting"
+
+
+def test_auto_is_compared_with_the_best_other_method_of_each_task_and_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    returns = {
+        ("cartpole-long", UNIFORM): 150,
+        ("cartpole-long", DEFAULT): 200,
+        ("cartpole-long", "fifo-3000"): 250,
+        ("cartpole-long", AUTO): 300,
+        ("cartpole-long", f"oracle-{DEFAULT}"): 400,
+        ("acrobot-torques", UNIFORM): -300,
+        ("acrobot-torques", DEFAULT): -150,
+        ("acrobot-torques", AUTO): -200,
+    }
+    page = learners.report(made_up(returns) | made_up({("cartpole-long", UNIFORM): 60}, learner=None), tmp_path)
+    rows = rows_of(page, "Reporting tasks whose phases conflict")
+    compared = {name: cells for name, cells in rows if len(cells) == 5 and cells[3] != "steps to 90 %"}
+
+    def score(task, value):
+        return TASKS[task].scores([value], [])[0]
+
+    def first_number(text):
+        return float(text.split()[0])
+
+    difference, ratio, _, best, to_best = compared["`cartpole-long`"]
+    assert best == "FIFO 3,000"
+    expected = [score("cartpole-long", value) for value in (300, 150, 250)]
+    assert first_number(difference) == pytest.approx(expected[0] - expected[1], abs=0.02)
+    assert first_number(ratio) == pytest.approx(expected[0] / expected[1], abs=0.05)
+    assert first_number(to_best) == pytest.approx(expected[0] / expected[2], abs=0.03)
+    assert compared["`acrobot-torques`"][3] == "default"
+    # Of all tasks, only methods with runs on each of them
+    assert compared["all"][3] == "default"
+    scores = dict(rows[: [name for name, _ in rows].index("`auto` next to")])
+    header = scores["score"]
+    assert scores["all"][header.index("FIFO 3,000")] == ""
+    # An oracle is not the best
+    assert "**" in scores["`cartpole-long`"][header.index("auto")]
+    of_returns = dict(rows_of(page, "What multi-step returns are worth"))["`cartpole-long`"]
+    assert [cell.endswith("(3)") for cell in of_returns] == [True, True, False, True, False, True]
+    assert first_number(of_returns[0]) == pytest.approx(score("cartpole-long", 60), abs=0.02)
+
+
+def test_a_ratio_to_a_score_close_to_that_of_random_actions_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+    random_return = TASKS["cartpole-long"].random_return
+    returns = {("cartpole-long", UNIFORM): random_return, ("cartpole-long", AUTO): 300}
+    page = learners.report(made_up(returns), tmp_path)
+    rows = [
+        cells for name, cells in rows_of(page, "Reporting tasks whose phases conflict") if name == "`cartpole-long`"
+    ]
+    assert [cells[1] for cells in rows if cells[3:4] == ["uniform"]] == [""]
+
+
+def test_what_artificial_alarms_cost_is_stated_and_they_are_no_method_of_the_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+    returns = {("cartpole", AUTO): 400, ("cartpole", UNIFORM): 300, ("cartpole", methods.FALSE_ALARMS.name): 380}
+    page = learners.report(made_up(returns), tmp_path)
+    assert "auto, false alarms" not in [cell for _, cells in rows_of(page, "Tuning tasks") for cell in cells]
+    (alarms, _, _, less), *_ = [
+        cells for name, cells in rows_of(page, "What a false alarm costs") if name == "`cartpole`"
+    ]
+    # Every 10,000 of 50,000 steps
+    assert alarms == "4"
+    assert float(less.split()[0]) == pytest.approx(-20, abs=5)
