@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from sb3_reptile.replay.auto.evidence import log_likelihood_ratios, update_false_alarm_rate
 from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions, as_transitions, join
-from sb3_reptile.replay.auto.neighbours import Neighbours
+from sb3_reptile.replay.auto.neighbours import Neighbours, Placed
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
 from sb3_reptile.replay.auto.segments import Segment, Segments
 from sb3_reptile.replay.auto.settings import DEFAULTS, Settings
@@ -212,11 +212,12 @@ class Consistency:
         if self.segments.forget(first_kept):
             self._place_samples()
         self._fit_if_due()
-        if self.model is not None and len(new.rows) > 0:
+        placed = None if self._neighbours is None else self._neighbours.place(new)
+        if placed is not None and len(new.rows) > 0:
             every = self.settings.compare_every
-            self._compare(new.take(slice(self.chunks_seen % every, None, every)))
+            self._compare(placed.take(slice(self.chunks_seen % every, None, every)))
             self._notice_change()
-        self._keep(new)
+        self._keep(new, placed)
 
     def _fit_if_due(self) -> None:
         """Fit a new outcome model to the consistent segments and the present from time to time."""
@@ -234,7 +235,7 @@ class Consistency:
         samples = (segment.sample for segment in self.segments)
         self._neighbours = None if self.model is None else Neighbours(self.model, self.present, samples)
 
-    def _compare(self, new: Transitions) -> None:
+    def _compare(self, new: Placed) -> None:
         """Add what new transitions say about each segment to its cumulative sums."""
         assert self._neighbours is not None
         is_known = self.rows_seen * self.n_envs >= self.settings.noisy_from
@@ -290,15 +291,15 @@ class Consistency:
         self.segments.join_neighbours(self.rows_seen)
         self._place_samples()
 
-    def _keep(self, chunk: Transitions) -> None:
-        """Add new transitions to the samples."""
+    def _keep(self, chunk: Transitions, placed: Placed | None) -> None:
+        """Add new transitions, which the present model has placed if there is one, to the samples."""
         row = self.rows_seen - self.rows_per_chunk
         if (row - self.segments[-1].start) * self.n_envs >= self.settings.segment_size:
             self.segments.open(row)
             self.segments.join_neighbours(self.rows_seen)
             self._place_samples()
-        self.segments.add_to_sample(chunk)
+        n_before = len(self.segments[-1].sample.rows)
+        kept = self.segments.add_to_sample(chunk)
         self.present = join([self.present, chunk]).take(slice(-self.settings.present_size, None))
-        if self._neighbours is not None:
-            self._neighbours.place_sample(len(self.segments) - 1, self.segments[-1].sample)
-            self._neighbours.place_present(self.present)
+        if self._neighbours is not None and placed is not None:
+            self._neighbours.add(placed, n_before, kept)

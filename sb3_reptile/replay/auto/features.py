@@ -34,7 +34,9 @@ def rows_of(stored: Any, rows: np.ndarray) -> Any:
 
 def limit(values: np.ndarray) -> np.ndarray:
     """Replace NaN by 0 and clip to plus and minus ``LARGEST``."""
-    return np.clip(np.nan_to_num(values), -LARGEST, LARGEST)
+    limited = np.clip(values, -LARGEST, LARGEST)
+    limited[np.isnan(limited)] = 0
+    return limited
 
 
 @cache

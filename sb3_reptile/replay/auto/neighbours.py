@@ -1,7 +1,7 @@
 """Comparison of new transitions with the most similar stored ones."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,16 +44,29 @@ class Means(NamedTuple):
 
 class Placed(NamedTuple):
     """
-    Samples as the outcome model places them.
+    Transitions, or several samples of them, as the outcome model places them.
 
-    :param places: Shape (samples, points, d)
-    :param squares: Squared norms of the places, shape (samples, points)
-    :param residuals: Shape (samples, points, n_outcomes)
+    :param places: Shape (points, d), or (samples, points, d)
+    :param squares: Squared norms of the places, shape (points,) or (samples, points)
+    :param residuals: Shape (points, n_outcomes) or (samples, points, n_outcomes)
     """
 
     places: np.ndarray
     squares: np.ndarray
     residuals: np.ndarray
+
+    def take(self, which: Any) -> "Placed":
+        """
+        :param which: An index, a mask or a slice
+        """
+        return Placed(*(array[which] for array in self))
+
+    def followed_by(self, others: "Placed") -> "Placed":
+        """
+        :param others: Other transitions
+        :return: These and the others
+        """
+        return Placed(*map(np.concatenate, zip(self, others, strict=True)))
 
 
 class Comparison(NamedTuple):
@@ -105,39 +118,48 @@ class Neighbours:
     def __init__(self, model: OutcomeModel, present: Transitions, samples: Iterable[Transitions]) -> None:
         self.model = model
         self.settings = model.settings
-        self.place_present(present)
+        self._present = self.place(present).take(np.newaxis)
         samples = list(samples)
         shape = len(samples), self.settings.sample_size
         places = np.full((*shape, self._present.places.shape[2]), NOWHERE)
         residuals = np.zeros((*shape, self._present.residuals.shape[2]))
         self._samples = Placed(places, (places**2).sum(axis=2), residuals)
         for index, sample in enumerate(samples):
-            self.place_sample(index, sample)
+            self._set_sample(index, self.place(sample))
 
-    def place_present(self, present: Transitions) -> None:
+    def place(self, transitions: Transitions) -> Placed:
         """
-        :param present: The newest transitions
+        :param transitions: Any transitions
+        :return: Where the outcome model places them
         """
-        places, residuals = self.model(present)
-        self._present = Placed(places[None], (places**2).sum(axis=1)[None], residuals[None])
+        places, residuals = self.model(transitions)
+        return Placed(places, (places**2).sum(axis=1), residuals)
 
-    def place_sample(self, index: int, sample: Transitions) -> None:
-        """
-        :param index: Index of a segment
-        :param sample: Its sample, which is not smaller than before
-        """
-        places, residuals = self.model(sample)
-        for array, values in zip(self._samples, (places, (places**2).sum(axis=1), residuals), strict=True):
-            array[index, : len(sample.rows)] = values
+    def _set_sample(self, index: int, sample: Placed) -> None:
+        for array, values in zip(self._samples, sample, strict=True):
+            array[index, : len(values)] = values
 
-    def compare(self, new: Transitions, noisy: np.ndarray) -> Comparison:
+    def add(self, new: Placed, n_before: int, kept: np.ndarray) -> None:
+        """
+        Add new transitions to the present and to the sample of the last segment.
+
+        :param new: The new transitions
+        :param n_before: Size of the sample so far
+        :param kept: Which of the sample so far, followed by the new transitions, are in the sample now
+        """
+        present = self._present.take(0).followed_by(new).take(slice(-self.settings.present_size, None))
+        self._present = present.take(np.newaxis)
+        before = self._samples.take((-1, slice(n_before)))
+        self._set_sample(-1, before.followed_by(new).take(kept))
+
+    def compare(self, new: Placed, noisy: np.ndarray) -> Comparison:
         """
         Look up the most similar situations in the present and in each segment, and compare their outcomes.
 
         :param new: n new transitions
         :param noisy: Which outcomes are noisy, shape (n_outcomes,)
         """
-        places, residuals = self.model(new)
+        places, residuals = new.places, new.residuals
         squares_now, squares = (self._squared_distances(places, stored) for stored in (self._present, self._samples))
         means_now = self._average(squares_now, residuals, self._present, noisy)
         means = self._average(squares, residuals, self._samples, noisy)

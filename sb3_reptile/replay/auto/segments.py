@@ -101,6 +101,8 @@ class Segments(list[Segment]):
         :param cusum: Cumulative sums, shape (segments, 2 * n_outcomes); changed in place
         :param silent: Which segments are silent, shape (segments,)
         """
+        if not silent.any():
+            return
         regimes = np.array([segment.regime for segment in self])
         same = (regimes[1:] == regimes[:-1])[:, None].astype(np.float64)
         # The last segment has no evidence about what was before it
@@ -135,18 +137,20 @@ class Segments(list[Segment]):
         last = self[-1]
         self.append(Segment(row, last.regime, last.cusum.copy(), last.sample.take(slice(0))))
 
-    def add_to_sample(self, new: Transitions) -> None:
+    def add_to_sample(self, new: Transitions) -> np.ndarray:
         """
         Add some of the transitions to the sample of the last segment.
 
         :param new: New transitions
+        :return: Which of the sample so far, followed by the new transitions, are in the sample now: indices, increasing
         """
-        size = self.settings.sample_size
-        picked = new.take(self.generator.random(len(new.rows)) < size / self.settings.segment_size)
-        sample = join([self[-1].sample, picked])
-        if len(sample.rows) > size:
-            sample = sample.take(np.sort(self.generator.permutation(len(sample.rows))[:size]))
-        self[-1].sample = sample
+        size, n_before = self.settings.sample_size, len(self[-1].sample.rows)
+        picked = np.flatnonzero(self.generator.random(len(new.rows)) < size / self.settings.segment_size)
+        kept = np.concatenate([np.arange(n_before), n_before + picked])
+        if len(kept) > size:
+            kept = kept[np.sort(self.generator.permutation(len(kept))[:size])]
+        self[-1].sample = join([self[-1].sample, new]).take(kept)
+        return kept
 
     def split(self, row: int, regime: int) -> None:
         """

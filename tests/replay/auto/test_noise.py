@@ -80,7 +80,8 @@ def test_means_and_noise_are_those_of_similar_situations():
     model = OutcomeModel(samples[0], 1)
     noisy = np.array([True, False])
     new = transitions(np.repeat([-0.5, 0.5], 20) + np.linspace(-0.3, 0.3, 40), np.zeros(40))
-    comparison = Neighbours(model, samples[0], samples).compare(new, noisy)
+    neighbours = Neighbours(model, samples[0], samples)
+    comparison = neighbours.compare(neighbours.place(new), noisy)
     means, variances, counts, reaches = comparison.means
     assert means.shape == variances.shape == (40, 2, 1)
     assert (counts == SETTINGS.mean_neighbours).all()
@@ -106,14 +107,16 @@ def test_only_the_same_action_is_averaged():
     )
     model = OutcomeModel(sample, 2)
     new = sample.take(slice(0, 1))
-    (means, _, counts, _) = Neighbours(model, sample, [sample]).compare(new, np.array([True])).means
+    neighbours = Neighbours(model, sample, [sample])
+    (means, _, counts, _) = neighbours.compare(neighbours.place(new), np.array([True])).means
     assert counts.tolist() == [[5]]
     assert means.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_without_noisy_outcomes_nothing_is_averaged():
     sample = transitions(np.linspace(-1, 1, 20), np.zeros(20))
-    comparison = Neighbours(OutcomeModel(sample, 1), sample, [sample]).compare(sample, np.zeros(2, bool))
+    neighbours = Neighbours(OutcomeModel(sample, 1), sample, [sample])
+    comparison = neighbours.compare(neighbours.place(sample), np.zeros(2, bool))
     assert comparison.means.means.shape == (20, 1, 0)
     assert not comparison.means.counts.any()
 
