@@ -143,6 +143,22 @@ class InThreads(Numbered):
     def thread(self):
         return threading.get_ident()
 
+    @property
+    def read_in(self):
+        return threading.get_ident()
+
+    @property
+    def written_in(self):
+        return self._written_in
+
+    @written_in.setter
+    def written_in(self, value):
+        self._written_in = threading.get_ident()
+
+    def close(self):
+        self.threads.append(threading.get_ident())
+        super().close()
+
     def reset(self, *, seed=None, options=None):
         self.threads.append(threading.get_ident())
         return super().reset(seed=seed, options=options)

@@ -95,6 +95,8 @@ def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thre
     in_step, in_call = env.get_attr("threads"), env.env_method("thread")
     assert [set(of_env) for of_env in in_step] == [{thread} for thread in in_call]
     assert in_call[0] == in_call[1] != in_call[2] == in_call[3]
+    env.set_attr("written_in", 0)
+    assert env.get_attr("read_in") == env.get_attr("written_in") == in_call
     # The first exception; the others are not left in their step
     env.set_attr("broken", 1, [1])
     env.set_attr("broken", 3, [3])
@@ -102,6 +104,9 @@ def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thre
         env.step(np.zeros(4, int))
     env.set_attr("broken", None)
     assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+    made = env.workers.all[0].actor.instance._envs.envs
+    env.close()
+    assert [one.threads[-1] for one in made] == in_call
 
 
 class Raises(Numbered):
