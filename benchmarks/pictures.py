@@ -45,20 +45,15 @@ QUESTIONS: tuple[tuple[str, str, str], ...] = (
         "no",
         "nothing to decay:\nPPO and A2C forget anyway",
     ),
-    ("Does the task change during training,\nor might it?", "no", "SB3's uniform replay, or\nthe default decay"),
+    (
+        "Does the task change during training,\nor might it?",
+        "no",
+        "SB3's uniform replay, or\nReptileDQN(...) as it is",
+    ),
     ("Do you know when it changes?", "yes", "model.replay_buffer.reset()\nat each change"),
-    (
-        "Can one policy be good\nbefore and after a change?",
-        "yes, or\nunknown",
-        "the default decay, or\nReptileDQN(...) as it is",
-    ),
-    (
-        "Do former phases return, and do\nchanges concern all actions?",
-        "yes",
-        'half_life="auto", as in\nReptileDQN(...) as it is,\nwith a large buffer_size',
-    ),
+    ("Is your algorithm DQN?", "yes", "ReptileDQN(...) as it is"),
 )
-OTHERWISE = "half_life=300, or\na FIFO buffer of 1,000 to 3,000"
+OTHERWISE = "the default decay:\nreplay_buffer_class=\nDecayedReplayBuffer"
 
 
 class Bar(NamedTuple):

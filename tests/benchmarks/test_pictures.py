@@ -35,12 +35,10 @@ def test_the_flow_chart_has_at_most_six_questions_and_the_answers_of_the_page(pi
     page = (ROOT / "docs" / "how_to" / "choosing.md").read_text(encoding="utf-8")
     page = " ".join(page.replace("`", "").split())
     for answer in (
-        "SB3's uniform replay, or the default decay",
-        "the default decay, or ReptileDQN(...) as it is",
+        "SB3's uniform replay, or ReptileDQN(...) as it is",
         "model.replay_buffer.reset()",
-        'half_life="auto"',
-        "half_life=300",
-        "a FIFO buffer of 1,000 to 3,000",
+        "the default decay",
+        "DecayedReplayBuffer",
         "PPO and A2C",
     ):
         answers = " ".join([*(answer for *_, answer in pictures.QUESTIONS), pictures.OTHERWISE])
