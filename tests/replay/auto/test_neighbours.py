@@ -19,9 +19,9 @@ def test_what_was_added_lies_where_all_of_it_would_be_placed(n_envs):
         if kept is None:
             continue
         samples = [segment.sample for segment in consistency.segments]
-        anew = Neighbours(consistency.model, consistency.present, samples)
+        fresh = Neighbours(consistency.model, consistency.present, samples)
         for name in ("_present", "_samples"):
-            for one, other in zip(getattr(kept, name), getattr(anew, name), strict=True):
+            for one, other in zip(getattr(kept, name), getattr(fresh, name), strict=True):
                 np.testing.assert_array_equal(one, other)
         seen.add((len(consistency.changes), len(samples[-1].rows) == consistency.settings.sample_size))
     # With and without a change, and a sample that was and was not full
