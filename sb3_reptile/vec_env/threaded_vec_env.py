@@ -24,6 +24,18 @@ def _reset(env: gym.Env, **kwargs: Any) -> Outcome:
     return None, env.reset(**kwargs)
 
 
+class CallingThread:
+    """Stands in for the executor of another thread: what is submitted is done at once, in the calling thread."""
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        outcome: Future[Any] = Future()
+        try:
+            outcome.set_result(function(*args, **kwargs))
+        except BaseException as error:  # as executors do
+            outcome.set_exception(error)
+        return outcome
+
+
 class Begun:
     """
     Stands in for an environment that already does what ``DummyVecEnv`` is about to ask for.
@@ -47,11 +59,15 @@ class ThreadedVecEnv(DummyVecEnv):
     because simulators and renderers may belong to a thread. All else is done by ``DummyVecEnv`` with their results.
 
     :param env_fns: Functions that make the environments
-    :param n_threads: Number of threads
+    :param n_threads: Number of threads, the calling one among them
     """
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], n_threads: int) -> None:
-        executors = [ThreadPoolExecutor(1) for _ in range(n_threads)]
+        # The last environments are stepped when all others are under way, by the thread that would wait for them
+        executors: list[ThreadPoolExecutor | CallingThread] = [
+            *(ThreadPoolExecutor(1) for _ in range(n_threads - 1)),
+            CallingThread(),
+        ]
         self._executors = [executors[n_threads * index // len(env_fns)] for index in range(len(env_fns))]
         # One after another: what environments share while they are made may not be safe in threads
         super().__init__([partial(self._call, index, fn) for index, fn in enumerate(env_fns)])
