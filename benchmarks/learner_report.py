@@ -15,7 +15,7 @@ import learning_figures as figures
 import numpy as np
 from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
 from learning_report import recovery_table, tasks_table
-from learning_results import Results
+from learning_results import Matrices, Results
 from methods import AUTO, DEFAULT, FALSE_ALARMS, METHODS, ORACLE, UNIFORM
 from tasks import TASKS, Task
 
@@ -52,6 +52,12 @@ GROUPS: dict[str, tuple[str, Callable[[Task], bool]]] = {
     "Tuning tasks": ("tuning", lambda task: True),
 }
 
+# What the headline shows: the first is a part of the first group
+GLANCE: dict[str, Callable[[Task], bool]] = {
+    "tasks whose phases conflict": lambda task: not is_tuned(task) and task.conflicts,
+    "tasks that never change": lambda task: not task.drifts,
+}
+
 fill = PageTemplate(Path(__file__).parent / "templates" / "results.md").fill
 
 
@@ -74,6 +80,46 @@ def cell(records: dict[Run, Record], task: str, method: str, learner: str) -> st
     return mean if len(returns) == 1 else f"{mean} ({len(returns)})"
 
 
+def with_learner(records: dict[Run, Record]) -> Results:
+    """
+    :param records: Records of one-step returns and of other learners
+    :return: Those with the learner of ReptileDQN's defaults
+    """
+    return Results({run._replace(learner=None): record for run, record in records.items() if run.learner == LEARNER})
+
+
+def glance(results: Results) -> dict[str, tuple[list[str], Matrices]]:
+    """
+    :param results: Records with one learner
+    :return: For each group of the headline, the tasks with runs of all methods of the figures, and their scores
+    """
+    found = {}
+    for title, belongs in GLANCE.items():
+        tasks = [name for name, task in TASKS.items() if belongs(task) and all(results.of(name, m) for m in SHOWN)]
+        matrices = {method: results.score_matrix(tasks, method) for method in SHOWN}
+        found[title] = tasks, {method: matrix for method, matrix in matrices.items() if matrix is not None}
+    return {title: (tasks, matrices) for title, (tasks, matrices) in found.items() if matrices}
+
+
+def glance_table(results: Results) -> list[str]:
+    groups = glance(results)
+    rows = [
+        [METHODS[method].label, *(tables.cell(estimates(iqm, of[method])[0]) for _, of in groups.values())]
+        for method in SHOWN
+    ]
+    rows += [
+        [f"auto / {METHODS[method].label}", *(ratio(of[AUTO.name], of[method]) for _, of in groups.values())]
+        for method in SHOWN
+        if method != AUTO.name
+    ]
+    header = [
+        f"{len(tasks)} {title} ({min(map(len, of.values()))} seed{'s' * (min(map(len, of.values())) > 1)} or more)"
+        for title, (tasks, of) in groups.items()
+    ]
+    names = [f"{title}: {', '.join(f'`{task}`' for task in tasks)}." for title, (tasks, _) in groups.items()]
+    return [*table(["IQM of the score", *header], rows), *names] if groups else []
+
+
 def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
     """
     Draw the figures and write the page.
@@ -82,8 +128,8 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
     :param images: Folder of the figures
     :return: The page
     """
-    own = {run._replace(learner=None): record for run, record in records.items() if run.learner == LEARNER}
-    results = Results(own)
+    results = with_learner(records)
+    own = results.records
     left = results.with_records(TASKS)
     groups = {}
     for title, (_, belongs) in GROUPS.items():
@@ -95,6 +141,7 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
         hours=f"{sum(record['cpu_seconds'] for record in own.values()) / 3600:.1f}",
         learner=LEARNER,
         fewest=FEWEST_FOR_INTERVAL,
+        glance=glance_table(results),
         tasks=tasks_table(results.with_records(TASKS), lambda task: "tuning" if is_tuned(task) else task.role),
         groups=join(group_section(results, title, tasks, images) for title, tasks in groups.items() if tasks),
         false_alarms=false_alarms(results),

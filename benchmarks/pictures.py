@@ -1,22 +1,21 @@
 """
 The pictures of the README and of docs/: headline, flow chart, shapes of the decays, flow of the data.
 
-    python benchmarks/pictures.py [--records benchmarks/results/learning] [--output docs/images]
+    python benchmarks/pictures.py [--records benchmarks/results/learners] [--output docs/images]
 
-The headline is drawn from the records of `benchmarks/learning.py` alone.
+The headline is drawn from the records of `benchmarks/learning.py --learner` alone.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from learning import RECORDS, ROOT, read_records
-from learning_results import FIFO, Results, best_of
-from methods import AUTO, DEFAULT
-from tasks import TASKS
+from learner_report import SHOWN, glance, with_learner
+from learning import LEARNER_RECORDS, ROOT, read_records
+from learning_results import Matrices, Results
+from methods import DEFAULT, METHODS
 
 from sb3_reptile.evaluation import plotting
 from sb3_reptile.evaluation.plotting import error_bars, label_panel, style_of
@@ -62,34 +61,23 @@ class Bar(NamedTuple):
     estimate: Estimate
 
 
-def headline(results: Results, tasks: Sequence[str], fifo: str | None) -> list[Bar]:
+def headline(matrices: Matrices) -> list[Bar]:
     """
-    :param results: The records
-    :param tasks: Tasks of a panel
-    :param fifo: The FIFO buffer that is shown
-    :return: IQM of the score of each method with runs on all of the tasks
+    :param matrices: Scores of the methods
+    :return: The IQM of each
     """
-    matrices = results.score_matrices(tasks)
-    shown = [("uniform\n(SB3)", "uniform", "uniform")]
-    if fifo is not None:
-        shown.append((f"FIFO\n{int(fifo.split('-')[1]):,}", "fifo", fifo))
-    shown += [("default", "default", DEFAULT.name), ("auto", "auto", AUTO.name)]
+    labels = ("uniform\n(SB3)", "FIFO\n3,000", "default", "auto")
     return [
-        Bar(label, family, estimates(iqm, matrices[method])[0]) for label, family, method in shown if method in matrices
+        Bar(label, METHODS[method].family if method != DEFAULT.name else "default", estimates(iqm, matrices[method])[0])
+        for label, method in zip(labels, SHOWN, strict=True)
     ]
 
 
 def draw_headline(results: Results, path: Path) -> None:
-    groups = {
-        drifts: results.with_records(
-            [name for name, task in TASKS.items() if task.role == "reporting" and task.drifts is drifts]
-        )
-        for drifts in (True, False)
-    }
-    fifo = best_of(results.score_matrices(groups[True]), FIFO)
+    groups = glance(results)
     figure, panels = plotting.grid(2, width=3.5, height=2.9)
-    for panel, (drifts, tasks) in zip(panels, groups.items(), strict=True):
-        bars = headline(results, tasks, fifo)
+    for number, (panel, (title, (tasks, matrices))) in enumerate(zip(panels, groups.items(), strict=True)):
+        bars = headline(matrices)
         value, errors = error_bars([bar.estimate for bar in bars])
         colors = [style_of(bar.family).color for bar in bars]
         panel.bar(range(len(bars)), value, color=colors, width=0.7, alpha=0.9)
@@ -100,9 +88,8 @@ def draw_headline(results: Results, path: Path) -> None:
         for place, bar in enumerate(bars):
             panel.text(place, 0.02, f"{bar.estimate.value:.2f}", ha="center", color="white", fontsize=11, weight="bold")
         panel.set_xticks(range(len(bars)), [bar.label for bar in bars], fontsize=10)
-        panel.set_ylim(0, 0.8)
-        title = f"{len(tasks)} tasks that {'drift' if drifts else 'do not drift'}"
-        label_panel(panel, title, "", "score (1 = solved)" if drifts else "")
+        panel.set_ylim(0, 1)
+        label_panel(panel, f"{len(tasks)} {title}", "", "" if number else "score (1 = solved)")
         panel.title.set_fontsize(11)
     save(figure, path)
 
@@ -210,11 +197,11 @@ def save(figure: Any, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
+    parser.add_argument("--records", type=Path, default=LEARNER_RECORDS, help="folder of the records")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images", help="folder of the pictures")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    draw_headline(Results(read_records(arguments.records)), arguments.output / "headline.svg")
+    draw_headline(with_learner(read_records(arguments.records)), arguments.output / "headline.svg")
     draw_chart(arguments.output / "which_replay.svg")
     draw_decays(arguments.output / "decays.svg")
     draw_data_flow(arguments.output / "data_flow.svg")

@@ -118,3 +118,22 @@ def test_what_artificial_alarms_cost_is_stated_and_they_are_no_method_of_the_tab
     # Every 10,000 of 50,000 steps
     assert alarms == "4"
     assert float(less.split()[0]) == pytest.approx(-20, abs=5)
+
+
+def test_the_headline_compares_on_tasks_with_runs_of_all_methods_and_leaves_tuning_tasks_out_of_those_that_conflict(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    values = dict(zip(learners.SHOWN, (100, 200, 200, 300), strict=True))
+    tasks = ("cartpole-long", "cartpole-actions", "cartpole")
+    returns = {(task, method): value for task in tasks for method, value in values.items()}
+    results = learners.with_learner(made_up(returns | {("rooms", UNIFORM): 0.5}))
+    assert {title: tasks for title, (tasks, _) in learners.glance(results).items()} == {
+        "tasks whose phases conflict": ["cartpole-long"],
+        "tasks that never change": ["cartpole"],
+    }
+    table = {row.split(" | ")[0].strip("| "): row.split(" | ")[1:] for row in learners.glance_table(results)[:-2]}
+    assert table["IQM of the score"][0] == "1 tasks whose phases conflict (3 seeds or more)"
+    score = TASKS["cartpole"].scores([300.0, 100.0], [])
+    assert [float(cell.split()[0]) for cell in table["auto"]] == pytest.approx([score[0]] * 2, abs=0.02)
+    assert float(table["auto / uniform"][1].split()[0]) == pytest.approx(score[0] / score[1], abs=0.2)

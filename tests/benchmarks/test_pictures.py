@@ -20,14 +20,16 @@ def pictures(monkeypatch):
 
 
 def test_the_headline_has_the_values_of_the_results(pictures):
-    page = (ROOT / "docs" / "explanation" / "results_one_step.md").read_text(encoding="utf-8")
-    section = page[page.index("## Reporting tasks that drift") : page.index("## Reporting tasks that do not drift")]
-    tasks = [name for name, task in pictures.TASKS.items() if task.role == "reporting" and task.drifts]
-    results = pictures.Results(pictures.read_records(pictures.RECORDS))
-    bars = pictures.headline(results, results.with_records(tasks), "fifo-3000")
-    assert [bar.family for bar in bars] == ["uniform", "fifo", "default", "auto"]
-    for bar in bars:
-        assert "{:.2f} ({:.2f} to {:.2f})".format(*bar.estimate) in section
+    page = (ROOT / "docs" / "explanation" / "results.md").read_text(encoding="utf-8")
+    section = page[page.index("## At a glance") :].split("\n## ")[0]
+    groups = pictures.glance(pictures.with_learner(pictures.read_records(pictures.LEARNER_RECORDS)))
+    assert len(groups) == 2
+    for tasks, matrices in groups.values():
+        assert all(f"`{task}`" in section for task in tasks)
+        bars = pictures.headline(matrices)
+        assert [bar.family for bar in bars] == ["uniform", "fifo", "default", "auto"]
+        for bar in bars:
+            assert "{:.2f} ({:.2f} to {:.2f})".format(*bar.estimate) in section
 
 
 def test_the_flow_chart_has_at_most_six_questions_and_the_answers_of_the_page(pictures):
