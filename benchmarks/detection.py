@@ -178,12 +178,7 @@ TASKS = {
 
 
 def live(task: Task, seed: int, env: gym.Env) -> Iterator[tuple[DecayedReplayBuffer, int]]:
-    """
-    :param task: The task
-    :param seed: Seed of environment and policy
-    :param env: Its environment
-    :return: After each step, the replay buffer and the phase of the step
-    """
+    """After each step, the replay buffer and the phase of the step."""
     generator = np.random.default_rng(seed)
     env.action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
@@ -201,11 +196,7 @@ def live(task: Task, seed: int, env: gym.Env) -> Iterator[tuple[DecayedReplayBuf
 
 
 def run(name: str, seed: int) -> dict[str, Any]:
-    """
-    :param name: Name of the task
-    :param seed: Seed of environment and policy
-    :return: The record
-    """
+    """The record of a task with this seed of environment and policy."""
     task = TASKS[name]
     phases: list[int] = []
     true, untrue = [], []
@@ -250,10 +241,6 @@ def false_alarms(record: dict[str, Any]) -> int:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """
-    :param records: The records
-    :return: The page, as Markdown
-    """
     rows = []
     for name, task in TASKS.items():
         of_task = [record for record in records if record["task"] == name]

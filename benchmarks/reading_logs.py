@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from matplotlib.figure import Figure
 from stable_baselines3.common.logger import configure
 from tasks import CARTPOLE
 from timings import Records, where
@@ -47,10 +48,7 @@ RECORDS = Records(Path(__file__).parent / "results" / "reading_logs.csv", ["run"
 
 
 def train(name: str) -> list[dict[str, str]]:
-    """
-    :param name: Name of a run
-    :return: What it logs
-    """
+    """What a run logs."""
     kwargs, swap = RUNS[name]
     kwargs = {"half_life": None, "n_steps": 1, **kwargs}
     env = gym.make("CartPole-v1")
@@ -65,12 +63,6 @@ def train(name: str) -> list[dict[str, str]]:
 
 
 def draw(name: str, records: list[dict[str, str]]) -> None:
-    """
-    :param name: Name of a run
-    :param records: Its records
-    """
-    from matplotlib.figure import Figure
-
     log = {key: np.array([float(record[key] or "nan") for record in records]) for key in KEYS}
     steps = log["time/total_timesteps"]
     figure = Figure(figsize=(9, 2.7), layout="constrained")

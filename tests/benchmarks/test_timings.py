@@ -129,10 +129,10 @@ def test_a_wrong_file_is_a_mistake_of_the_command(monkeypatch, tmp_path, capsys,
 
 
 def of_sampling(monkeypatch, program, tmp_path):
-    monkeypatch.setattr(program, "CAPACITIES", [300])
-    few = replace(program.FLOATS, rounds=1, calls={32: 1})
+    few = replace(program.FLOATS, calls={32: 1})
     monkeypatch.setattr(program, "FLOATS", few)
-    cells = [program.plain(300, few), program.n_step(300, few), program.dictionaries(300)]
+    cells = [program.plain(300, few), program.n_step(300, few), program.dictionaries(300), program.index_drawing(300)]
+    cells += [program.adding(1, is_dict=True)]
     return [record for cell in cells for record in program.records_of(cell, cell.groups(1e9), 1)]
 
 
