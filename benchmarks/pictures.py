@@ -68,12 +68,7 @@ class Bar(NamedTuple):
 
 
 def headline(results: Results, tasks: Sequence[str], fifo: str | None) -> list[Bar]:
-    """
-    :param results: The records
-    :param tasks: Tasks of a panel
-    :param fifo: The FIFO buffer that is shown
-    :return: IQM of the score of each method with runs on all of the tasks
-    """
+    """IQM of the score of each method with runs on all of the tasks; ``fifo`` is the FIFO buffer that is shown."""
     matrices = results.score_matrices(tasks)
     shown = [("uniform\n(SB3)", "uniform", "uniform")]
     if fifo is not None:
