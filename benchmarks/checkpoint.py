@@ -11,37 +11,43 @@ tables without measuring. Methods take turns, in random order; every part runs i
 The soak test adds this number of transitions, with draws and checkpoints; it is not part of the default run.
 """
 
-import argparse
-import csv
-import json
 import os
 import random
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sb3_reptile.evaluation import tables
-from sb3_reptile.evaluation.machine import THREADS, installed_versions, processor_name
-from sb3_reptile.evaluation.templates import PageTemplate, join
+import numpy as np
+import timings
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from timings import FakeImages, Record, Records, by_round, distinct, shuffled, where
 
-RESULTS = Path(__file__).parent / "results"
+from sb3_reptile import DecayedReplayBuffer, ReptileDQN
+from sb3_reptile.evaluation import tables
+from sb3_reptile.evaluation.machine import processor_name
+from sb3_reptile.evaluation.templates import PageTemplate, join
+from sb3_reptile.replay.persistence import files_of
+from sb3_reptile.storage.folder import Folder, write_folder
+
 TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "checkpoint.md")
 FIELDS = ["part", "method", "round", "measure", "value", "environment"]
-PARTS = ["save", "add", "atari", "soak"]
 PACKAGES = ["torch", "stable_baselines3", "safetensors", "numpy"]
+# Of each part of the default run; a third of them with --quick
+ROUNDS = {"save": 15, "add": 100, "atari": 12}
 PICKLE, PICKLE_FLUSHED = "SB3 pickle", "SB3 pickle, flushed to the disk"
 FULL, AGAIN = "save()", "checkpoint, 10,000 new since the last"
 CHECKED = "checkpoint, 10,000 new, read again"
 
-Record = dict[str, str]
+# Method, round, measure, value
+Measured = Iterator[tuple[str, int, str, float]]
 
 
 # ---- Measuring, in a process for each part
@@ -85,8 +91,6 @@ def flush(path: Path) -> None:
 
 def filled(buffer: Any) -> int:
     """Fill a buffer of 8 floats with episodes of 200 steps; return its size in bytes."""
-    import numpy as np
-
     generator = np.random.default_rng(0)
     buffer.observations[:] = generator.random(buffer.observations.shape, dtype=np.float32)
     buffer.next_observations[:-1] = buffer.observations[1:]
@@ -99,15 +103,11 @@ def filled(buffer: Any) -> int:
     return sum(getattr(buffer, name).nbytes for name in names)
 
 
-def measure_save(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, float]]:
-    from gymnasium import spaces
-    from stable_baselines3.common.buffers import ReplayBuffer
-    from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+def checkpoint(buffer: DecayedReplayBuffer, path: Path, previous: Folder | None) -> None:
+    write_folder(path, "benchmark", {}, files_of(buffer, buffer.state()), previous)
 
-    from sb3_reptile import DecayedReplayBuffer
-    from sb3_reptile.replay.persistence import files_of
-    from sb3_reptile.storage.folder import Folder, write_folder
 
+def measure_save(rounds: int, folder: Path) -> Measured:
     arguments = (1_000_000, spaces.Box(-1, 1, (8,)), spaces.Discrete(4))
     theirs = ReplayBuffer(*arguments, device="cpu")
     ours = DecayedReplayBuffer(*arguments, device="cpu")
@@ -115,37 +115,33 @@ def measure_save(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, flo
     filled(ours)
     pickled, saved, before, again = (folder / name for name in ("buffer.pkl", "saved", "before", "again"))
 
-    def checkpoint(path: Path, previous: Folder | None) -> None:
-        state = ours.state()
-        write_folder(path, "benchmark", {}, files_of(ours, state), previous)
-
     def save_flushed() -> None:
         save_to_pkl(pickled, theirs)
         flush(pickled)
         flush(folder)
 
     def checkpoint_and_read() -> None:
-        checkpoint(again, previous)
+        checkpoint(ours, again, previous)
         Folder(again, "benchmark").verify()
 
     methods: dict[str, Callable[[], None]] = {
         PICKLE: lambda: save_to_pkl(pickled, theirs),
         PICKLE_FLUSHED: save_flushed,
         FULL: lambda: ours.save(saved),
-        AGAIN: lambda: checkpoint(again, previous),
+        AGAIN: lambda: checkpoint(ours, again, previous),
         CHECKED: checkpoint_and_read,
     }
     loads: dict[str, Callable[[], Any]] = {
         PICKLE: lambda: load_from_pkl(pickled),
         FULL: lambda: DecayedReplayBuffer.load(saved, device="cpu"),
     }
-    checkpoint(before, None)
+    checkpoint(ours, before, None)
     for number in range(rounds):
         # As if training had added 10,000 transitions
         first = 10_000 * number % 1_000_000
         ours.rewards[first : first + 10_000] += 1
         previous = Folder(before, "benchmark")
-        for method in random.sample(list(methods), len(methods)):
+        for method in shuffled(methods):
             for path in (pickled, saved, again):
                 if method in (AGAIN, CHECKED) or path != again:
                     shutil.rmtree(path, ignore_errors=True)
@@ -166,21 +162,15 @@ def measure_save(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, flo
         os.rename(again, before)
 
 
-def measure_add(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, float]]:
-    import numpy as np
-    from gymnasium import spaces
-    from stable_baselines3.common.buffers import ReplayBuffer
-
-    from sb3_reptile import DecayedReplayBuffer
-
+def measure_add(rounds: int, folder: Path) -> Measured:
     arguments = (10_000, spaces.Box(-1, 1, (8,)), spaces.Discrete(4))
     buffers = {"SB3": ReplayBuffer(*arguments, device="cpu")}
     for what in ("allow", "raise", "skip"):
         name = f'on_bad_transition="{what}"'
         buffers[name] = DecayedReplayBuffer(*arguments, device="cpu", on_bad_transition=what)
     obs, zero = np.ones((1, 8), np.float32), np.zeros(1, np.float32)
-    for number in range(rounds * 4):
-        for name in random.sample(list(buffers), len(buffers)):
+    for number in range(rounds):
+        for name in shuffled(buffers):
             add = buffers[name].add
             start = time.perf_counter()
             for _ in range(200):
@@ -188,29 +178,13 @@ def measure_add(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, floa
             yield name, number, "microseconds", (time.perf_counter() - start) / 200 * 1e6
 
 
-def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, float]]:
-    """DQN with images from an environment that takes no time: 200,000 transitions on disk or in memory."""
-    import gymnasium as gym
-    import numpy as np
-
-    from sb3_reptile import ReptileDQN
-
+def measure_atari(rounds: int, folder: Path, methods: list[str]) -> Measured:
+    """
+    DQN with images: 200,000 transitions on disk or in memory. One method alone measures memory, two in turns measure
+    speed.
+    """
     # SB3 warns at each learn() that memory optimization truncates the last episode
     warnings.filterwarnings("ignore", module="stable_baselines3.common.off_policy_algorithm")
-
-    class FakeImages(gym.Env):
-        observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
-        action_space = gym.spaces.Discrete(6)
-        images = np.random.default_rng(0).integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
-        steps = 0
-
-        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-            super().reset(seed=seed)
-            return self.images[0], {}
-
-        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-            self.steps += 1
-            return self.images[self.steps % 64], float(action == self.steps % 6), self.steps % 50 == 0, False, {}
 
     def make(method: str) -> Any:
         on_disk = {"storage_dir": str(folder)} if method.startswith("disk") else {}
@@ -232,11 +206,9 @@ def measure_atari(rounds: int, folder: Path) -> Iterator[tuple[str, int, str, fl
             model.replay_buffer.add(image, image, zero, zero, zero, [{}])  # type: ignore[union-attr]
         return model.learn(120)
 
-    # One method alone measures memory, two in turns measure speed
-    methods = os.environ["ATARI_METHODS"].split("|")
     models = {method: make(method) for method in methods}
     for number in range(rounds):
-        for method in random.sample(methods, len(methods)):
+        for method in shuffled(methods):
             start = time.perf_counter()
             models[method].learn(100, reset_num_timesteps=False)
             if len(methods) > 1:
@@ -251,15 +223,8 @@ ATARI_METHODS = ["memory, uniform", "disk, uniform", "memory, half-life 10,000",
 SOAK_POINTS = 50
 
 
-def measure_soak(transitions: int, folder: Path) -> Iterator[tuple[str, int, str, float]]:
+def measure_soak(transitions: int, folder: Path) -> Measured:
     """Add many transitions to one buffer, with draws, priorities and checkpoints."""
-    import numpy as np
-    from gymnasium import spaces
-
-    from sb3_reptile import DecayedReplayBuffer
-    from sb3_reptile.replay.persistence import files_of
-    from sb3_reptile.storage.folder import Folder, write_folder
-
     n_envs, per_draw = 64, 10_000
     space = spaces.Box(-1, 1, (8,))
     buffer = DecayedReplayBuffer(
@@ -285,8 +250,7 @@ def measure_soak(transitions: int, folder: Path) -> Iterator[tuple[str, int, str
             draws += 1
         start = time.perf_counter()
         path = folder / f"checkpoint-{point}"
-        state = buffer.state()
-        write_folder(path, "benchmark", {}, files_of(buffer, state), previous)
+        checkpoint(buffer, path, previous)
         saving = time.perf_counter() - start
         if previous is not None:
             shutil.rmtree(previous.path)
@@ -303,67 +267,48 @@ def measure_soak(transitions: int, folder: Path) -> Iterator[tuple[str, int, str
             yield "soak", point, measure, value
 
 
-def child(part: str, rounds: int, folder: str) -> None:
+PARTS: dict[str, Callable[..., Measured]] = {
+    "save": measure_save,
+    "add": measure_add,
+    "atari": measure_atari,
+    "soak": measure_soak,
+}
+
+
+def records_of(part: str, rounds: int, *arguments: Any) -> Iterator[dict[str, Any]]:
     random.seed(rounds)
-    measure = {"save": measure_save, "add": measure_add, "atari": measure_atari, "soak": measure_soak}[part]
-    for method, number, name, value in measure(rounds, Path(folder)):
-        print(json.dumps([method, number, name, value]), flush=True)
+    environment = timings.machine(processor_name(), PACKAGES)
+    for method, number, measure, value in PARTS[part](rounds, *arguments):
+        yield {
+            "part": part,
+            "method": method,
+            "round": number,
+            "measure": measure,
+            "value": f"{value:.6g}" if measure != "transitions" else f"{value:.0f}",
+            "environment": environment,
+        }
 
 
-def environment() -> str:
-    versions = installed_versions(PACKAGES)
-    return f"{processor_name()}; {', '.join(f'{package} {number}' for package, number in versions.items())}"
-
-
-def run_child(part: str, rounds: int, storage: Path, **variables: str) -> Iterator[Record]:
-    about = environment()
-    with tempfile.TemporaryDirectory(dir=storage) as folder:
-        command = [sys.executable, __file__, "--child", part, str(rounds), folder]
-        environ = {**os.environ, **dict.fromkeys(THREADS, "1"), **variables}
-        with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                method, number, measure, value = json.loads(line)
-                yield {
-                    "part": part,
-                    "method": method,
-                    "round": str(number),
-                    "measure": measure,
-                    "value": f"{value:.6g}" if measure != "transitions" else f"{value:.0f}",
-                    "environment": about,
-                }
-        if process.returncode != 0:
-            raise SystemExit(f"failed: {part}")
-
-
-def measure(part: str, quick: bool, transitions: int, storage: Path) -> Iterator[Record]:
-    rounds = {"save": 5 if quick else 15, "add": 5 if quick else 25, "atari": 3 if quick else 12}
-    if part == "atari":
-        in_turns = ["|".join(ATARI_METHODS[:2]), "|".join(ATARI_METHODS[2:])]
-        for method in (*in_turns, *ATARI_METHODS):
-            yield from run_child(part, rounds[part], storage, ATARI_METHODS=method)
-    else:
-        yield from run_child(part, rounds.get(part, transitions), storage)
+def measure(records: Records, part: str, rounds: int, storage: Path) -> None:
+    in_turns = [ATARI_METHODS[:2], ATARI_METHODS[2:], *([method] for method in ATARI_METHODS)]
+    for arguments in [[methods] for methods in in_turns] if part == "atari" else [[]]:
+        with tempfile.TemporaryDirectory(dir=storage) as folder:
+            records.measure(records_of, part, rounds, Path(folder), *arguments)
 
 
 # ---- Tables
 
 
-def values(records: Iterable[Record], method: str, measure: str) -> dict[str, float]:
-    """By round."""
-    return {
-        record["round"]: float(record["value"])
-        for record in records
-        if record["method"] == method and record["measure"] == measure
-    }
+def values(records: list[Record], method: str, measure: str) -> dict[str, float]:
+    return by_round(where(records, method=method, measure=measure), "value")
 
 
 def ratio(records: list[Record], method: str, reference: str, measure: str) -> str:
-    ours, theirs = values(records, method, measure), values(records, reference, measure)
-    return f"{statistics.median(ours[number] / theirs[number] for number in ours):.2f}"
+    ratios = timings.ratios(values(records, method, measure), values(records, reference, measure))
+    return f"{statistics.median(ratios):.2f}"
 
 
-def median(records: Iterable[Record], method: str, measure: str) -> float:
+def median(records: list[Record], method: str, measure: str) -> float:
     return statistics.median(values(records, method, measure).values())
 
 
@@ -380,7 +325,7 @@ def save_table(records: list[Record]) -> list[str]:
 
 
 def add_table(records: list[Record]) -> list[str]:
-    methods = sorted({record["method"] for record in records}, key=lambda method: (method != "SB3", method))
+    methods = sorted(distinct(records, "method"), key=lambda method: (method != "SB3", method))
     measure = "microseconds"
     rows = [[name, f"{median(records, name, measure):.1f}", ratio(records, name, "SB3", measure)] for name in methods]
     return tables.table(["", "us", "ratio to SB3"], rows)
@@ -412,7 +357,7 @@ def markdown(records: list[Record]) -> str:
     functions = {"save": save_table, "add": add_table, "atari": atari_table, "soak": soak_table}
     sections = []
     for part, table in functions.items():
-        of_part = [record for record in records if record["part"] == part]
+        of_part = where(records, part=part)
         soak = {}
         if of_part and part == "soak":
             total = max(values(of_part, "soak", "transitions").values())
@@ -422,14 +367,8 @@ def markdown(records: list[Record]) -> str:
     return TEMPLATE.fill("page", environment=records[0]["environment"], sections=join(sections)) + "\n"
 
 
-def read(path: Path) -> list[Record]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser = timings.command_line(__doc__)
     parser.add_argument(
         "--part", choices=PARTS, action="append", help="measure only this part and keep the other records"
     )
@@ -437,34 +376,16 @@ def main() -> None:
     parser.add_argument(
         "--storage", type=Path, default=Path(), help="folder on the disk to measure (default: the working directory)"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS / "checkpoint.csv", help="CSV file to write")
-    parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child is not None:
-        part, rounds, folder = arguments.child
-        child(part, int(rounds), folder)
-        return
-    path = arguments.output
-    if path.suffix != ".csv":
-        parser.error(f"--output must end in .csv, got {path}")
-    if arguments.from_records and not path.is_file():
-        parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
-    if not arguments.from_records:
-        parts = arguments.part or ["save", "add", "atari"]
-        kept = [record for record in read(path) if record["part"] not in parts] if path.is_file() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(kept)
-            for part in parts:
-                for record in measure(part, arguments.quick, arguments.transitions, arguments.storage):
-                    writer.writerow(record)
-                    file.flush()
-    text = markdown(read(path))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text, end="")
+    parts = arguments.part or list(ROUNDS)
+
+    def measure_again(records: Records) -> None:
+        records.discard(lambda record: record["part"] in parts)
+        for part in parts:
+            rounds = ROUNDS[part] // (3 if arguments.quick else 1) if part in ROUNDS else arguments.transitions
+            measure(records, part, rounds, arguments.storage)
+
+    timings.run(parser, "checkpoint", FIELDS, measure_again, markdown)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from sb3_reptile import envs
 from sb3_reptile.evaluation import tables
+from sb3_reptile.evaluation.machine import installed_versions
 from sb3_reptile.evaluation.templates import PageTemplate
 from sb3_reptile.replay import DecayedReplayBuffer
 from sb3_reptile.replay.auto import Settings
@@ -119,71 +120,50 @@ class Task:
     gradual: bool = False
 
 
-def drifting(name: str, **kwargs: Any) -> Callable[[], gym.Env]:
-    return lambda: gym.make(f"sb3_reptile.envs:{name}", **kwargs)
+def stationary(env: str, heuristic: Heuristic, **kwargs: Any) -> Task:
+    return Task(env, partial(gym.make, env, **kwargs), heuristic)
+
+
+def drifting(about: str, env: str, heuristic: Heuristic, **kwargs: Any) -> Task:
+    return Task(about, partial(gym.make, env, period=15_000, **kwargs), heuristic)
 
 
 def pendulum_gravity() -> gym.Env:
     return envs.DriftingPhysics(gym.make("Pendulum-v1"), {"g": [10.0, 5.0]}, 15_000)
 
 
+MASSES = {"LINK_MASS_2": [1.0, 0.02]}
+GAMES = ["breakout", "space_invaders"]
 TASKS = {
-    "cartpole": Task("CartPole-v1", lambda: gym.make("CartPole-v1"), balance),
-    "acrobot": Task("Acrobot-v1", lambda: gym.make("Acrobot-v1"), swing),
-    "mountaincar": Task("MountainCar-v0", lambda: gym.make("MountainCar-v0"), rock),
-    "lunarlander": Task("LunarLander-v3", lambda: gym.make("LunarLander-v3"), land),
-    "pendulum": Task("Pendulum-v1", lambda: gym.make("Pendulum-v1"), pump),
-    "pricing": Task("Pricing-v0", drifting("Pricing-v0", elasticity=0.6, weekend=2.0), set_price),
-    "clicks": Task("Clicks-v0", drifting("Clicks-v0"), advertise),
-    "queue": Task("Queue-v0", drifting("Queue-v0", arrivals=4.0, service=4.0), open_counters),
-    "pricing-elasticity": Task(
-        "Pricing, price elasticity changes",
-        drifting("DriftingPricing-v0", period=15_000, parameters={"elasticity": [0.6, 2.0]}),
-        set_price,
+    "cartpole": stationary("CartPole-v1", balance),
+    "acrobot": stationary("Acrobot-v1", swing),
+    "mountaincar": stationary("MountainCar-v0", rock),
+    "lunarlander": stationary("LunarLander-v3", land),
+    "pendulum": stationary("Pendulum-v1", pump),
+    "pricing": stationary("Pricing-v0", set_price, elasticity=0.6, weekend=2.0),
+    "clicks": stationary("Clicks-v0", advertise),
+    "queue": stationary("Queue-v0", open_counters, arrivals=4.0, service=4.0),
+    "pricing-elasticity": drifting(
+        "Pricing, price elasticity changes", "DriftingPricing-v0", set_price, parameters={"elasticity": [0.6, 2.0]}
     ),
-    "clicks-fashion": Task(
-        "Clicks, other advertisements are liked", drifting("DriftingClicks-v0", period=15_000), advertise
-    ),
-    "queue-business": Task(
-        "Queue, arrivals and service change", drifting("DriftingQueue-v0", period=15_000), open_counters
-    ),
-    "cartpole-actions": Task("CartPole, actions swap", drifting("DriftingCartPoleActions-v0", period=15_000), balance),
-    "cartpole-physics": Task(
-        "CartPole, pole length and force change", drifting("DriftingCartPolePhysics-v0", period=15_000), balance
-    ),
-    "acrobot-masses": Task(
-        "Acrobot, link masses change",
-        drifting("DriftingAcrobot-v0", period=15_000, parameters={"LINK_MASS_2": [1.0, 0.02]}),
-        swing,
-    ),
-    "lunarlander-engines": Task(
-        "LunarLander, side engines swap", drifting("DriftingLunarLanderEngines-v0", period=15_000), land
-    ),
-    "lunarlander-gravity": Task(
-        "LunarLander, gravity and wind change", drifting("DriftingLunarLander-v0", period=15_000), land
-    ),
+    "clicks-fashion": drifting("Clicks, other advertisements are liked", "DriftingClicks-v0", advertise),
+    "queue-business": drifting("Queue, arrivals and service change", "DriftingQueue-v0", open_counters),
+    "cartpole-actions": drifting("CartPole, actions swap", "DriftingCartPoleActions-v0", balance),
+    "cartpole-physics": drifting("CartPole, pole length and force change", "DriftingCartPolePhysics-v0", balance),
+    "acrobot-masses": drifting("Acrobot, link masses change", "DriftingAcrobot-v0", swing, parameters=MASSES),
+    "lunarlander-engines": drifting("LunarLander, side engines swap", "DriftingLunarLanderEngines-v0", land),
+    "lunarlander-gravity": drifting("LunarLander, gravity and wind change", "DriftingLunarLander-v0", land),
     "pendulum-gravity": Task("Pendulum, gravity changes", pendulum_gravity, pump),
-    "minatar": Task(
-        "MinAtar, breakout and space_invaders in turn",
-        drifting("DriftingMinAtar-v0", period=15_000, games=["breakout", "space_invaders"]),
-        wander,
-    ),
-    "cartpole-gradual": Task(
-        "CartPole, pole length and force move",
-        drifting("DriftingCartPolePhysics-v0", period=15_000, kind="gradual"),
-        balance,
+    "minatar": drifting("MinAtar, breakout and space_invaders in turn", "DriftingMinAtar-v0", wander, games=GAMES),
+    "cartpole-gradual": replace(
+        drifting("CartPole, pole length and force move", "DriftingCartPolePhysics-v0", balance, kind="gradual"),
         gradual=True,
     ),
 }
 
 
 def live(task: Task, seed: int, env: gym.Env) -> Iterator[tuple[DecayedReplayBuffer, int]]:
-    """
-    :param task: The task
-    :param seed: Seed of environment and policy
-    :param env: Its environment
-    :return: After each step, the replay buffer and the phase of the step
-    """
+    """After each step, the replay buffer and the phase of the step."""
     generator = np.random.default_rng(seed)
     env.action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
@@ -201,11 +181,7 @@ def live(task: Task, seed: int, env: gym.Env) -> Iterator[tuple[DecayedReplayBuf
 
 
 def run(name: str, seed: int) -> dict[str, Any]:
-    """
-    :param name: Name of the task
-    :param seed: Seed of environment and policy
-    :return: The record
-    """
+    """The record of a task with this seed of environment and policy."""
     task = TASKS[name]
     phases: list[int] = []
     true, untrue = [], []
@@ -233,7 +209,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "consistency_of_true": round(statistics.mean(true), 4) if true else None,
         "consistency_of_untrue": round(statistics.mean(untrue), 4) if untrue else None,
         "command": f"python benchmarks/detection.py --run {name} {seed}",
-        "versions": {package: version(package) for package in ("gymnasium", "numpy", "sb3_reptile")},
+        "versions": installed_versions(("gymnasium", "numpy", "sb3_reptile")),
     }
 
 
@@ -250,10 +226,6 @@ def false_alarms(record: dict[str, Any]) -> int:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """
-    :param records: The records
-    :return: The page, as Markdown
-    """
     rows = []
     for name, task in TASKS.items():
         of_task = [record for record in records if record["task"] == name]
@@ -288,7 +260,7 @@ def draw(path: Path) -> None:
     watched = {"stored in the first phase": (period // 2, BLUE), "in the second": (3 * period // 2, ORANGE)}
     settings = Settings()
     cusum: dict[str, list[tuple[int, float, float]]] = {name: [] for name in watched}
-    env = gym.make("sb3_reptile.envs:DriftingCartPoleActions-v0", period=period)
+    env = gym.make("DriftingCartPoleActions-v0", period=period)
     for step, (buffer, _) in enumerate(live(task, 0, env), start=1):
         consistency = buffer.consistency
         assert consistency is not None

@@ -133,20 +133,11 @@ def run_of(record: Record) -> Run:
 def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
     """The records of the present tasks and methods, in an order that does not depend on when they were made."""
     records = evaluation.read(folder, TASKS, run_of, set_up)
-    return {
-        run: records[run] for run in sorted(records, key=lambda run: (*run[:3], run.volume or 0, run.learner or ""))
-    }
-
-
-def sort_key(run: Run) -> tuple[Any, ...]:
-    return *run[:3], run.volume or 0, run.learner or ""
+    return dict(sorted(records.items(), key=lambda item: (*item[0][:3], item[0].volume or 0, item[0].learner or "")))
 
 
 def reference_returns(records: dict[Run, Record]) -> tuple[float, ...]:
-    """
-    :param records: Records
-    :return: For each of MinAtar's games, the mean return of uniform replay over the last third of its runs
-    """
+    """For each of MinAtar's games, the mean return of uniform replay over the last third of its runs."""
     means = []
     for name in GAMES:
         curves = [record["curve"] for run, record in records.items() if (run.task, run.method) == (name, "uniform")]
@@ -181,11 +172,10 @@ def make_env(task: Task) -> Any:
 
 
 def build(run: Run) -> Any:
-    """
-    :param run: What to train
-    :return: The model, of one of SB3's algorithms or ours
-    """
+    """The model of a run, of one of SB3's algorithms or ours."""
+    import numpy as np
     from stable_baselines3 import DQN, SAC, TD3
+    from stable_baselines3.common.noise import NormalActionNoise
 
     from sb3_reptile import DecayedReplayBuffer, ReptileDQN, envs
 
@@ -221,15 +211,9 @@ def build(run: Run) -> Any:
             settings["replay_buffer_kwargs"] = buffer
     env = make_env(task)
     if "action_noise" in settings:
-        settings["action_noise"] = normal_noise(env.action_space.shape, settings["action_noise"])
+        shape = env.action_space.shape
+        settings["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, settings["action_noise"]))
     return algorithm(task.policy, env, seed=run.seed, device="cpu", **settings)
-
-
-def normal_noise(shape: tuple[int, ...], deviation: float) -> Any:
-    import numpy as np
-    from stable_baselines3.common.noise import NormalActionNoise
-
-    return NormalActionNoise(np.zeros(shape), np.full(shape, deviation))
 
 
 def _returns_of_actor_critic(run: Run, gamma: float) -> dict[str, Any]:
@@ -248,11 +232,7 @@ def _returns_of_actor_critic(run: Run, gamma: float) -> dict[str, Any]:
 
 
 def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Record:
-    """
-    :param run: What to train
-    :param on_step: Called with the number of each step
-    :return: Its record
-    """
+    """The record of a run; ``on_step`` is called with the number of each step."""
     import torch as th
     from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,9 +23,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import LinearSchedule
+from torch.func import functional_call, grad, vmap
 
+from sb3_reptile import ReptileDQN, meta
 from sb3_reptile.evaluation import plotting, records, tables
-from sb3_reptile.evaluation.machine import THREADS, versions_used
+from sb3_reptile.evaluation.machine import versions_used
 from sb3_reptile.evaluation.records import Record, now, sole_writer
 from sb3_reptile.evaluation.runner import Job, train_or_exit
 from sb3_reptile.evaluation.statistics import (
@@ -38,6 +42,9 @@ from sb3_reptile.evaluation.statistics import (
     probability_of_improvement,
 )
 from sb3_reptile.evaluation.templates import PageTemplate
+from sb3_reptile.meta import JointTasks, Regression, ReptileMetaLearner, SineWaves, adaptation_curve, area_under_curve
+from sb3_reptile.meta.learned_parameters import learned_parameters, set_learned_parameters
+from sb3_reptile.meta.sine_waves import LARGEST_INPUT
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -94,8 +101,6 @@ class Family:
         return self.inner_timesteps * self.meta_batch_size * self.meta_iterations
 
     def make_tasks(self, **arguments: Any) -> Any:
-        from sb3_reptile import meta
-
         name, common = self.tasks
         return getattr(meta, name)(**{**common, **arguments})
 
@@ -216,18 +221,7 @@ def command(run: Run) -> list[str]:
 
 
 def pretrain(run: Run, family: Family) -> Any:
-    """
-    :param run: The run
-    :param family: Its family
-    :return: Parameters to start adaptation from, None for random ones
-    """
-    from stable_baselines3.common.logger import Logger
-    from stable_baselines3.common.utils import LinearSchedule
-
-    from sb3_reptile import ReptileDQN
-    from sb3_reptile.meta import JointTasks, ReptileMetaLearner
-    from sb3_reptile.meta.learned_parameters import learned_parameters
-
+    """Parameters to start adaptation from, None for random ones."""
     if run.start == "scratch":
         return None
     if run.start == "joint":
@@ -252,12 +246,6 @@ def pretrain(run: Run, family: Family) -> Any:
 
 def curves_of(run: Run, family: Family) -> list[list[float]]:
     """Adaptation curve on each held-out task, which are the same for all starts."""
-    from stable_baselines3.common.logger import Logger
-
-    from sb3_reptile import ReptileDQN
-    from sb3_reptile.meta import adaptation_curve
-    from sb3_reptile.meta.learned_parameters import set_learned_parameters
-
     parameters, held_out = pretrain(run, family), family.make_tasks(**family.held_out)
     curves = []
     for number in range(family.n_held_out):
@@ -276,16 +264,7 @@ def curves_of(run: Run, family: Family) -> list[list[float]]:
 
 
 def pretrain_on_waves(run: Run, waves: Waves) -> Any:
-    """
-    :param run: The run
-    :param waves: The waves
-    :return: The network to start adaptation from
-    """
-    from stable_baselines3.common.logger import Logger
-    from stable_baselines3.common.utils import LinearSchedule
-
-    from sb3_reptile.meta import JointTasks, Regression, ReptileMetaLearner, SineWaves
-
+    """The network to start adaptation from."""
     tasks, settings = SineWaves(waves.n_points), dict(learning_rate=waves.learning_rate)
     if run.start != "reptile":
         model = Regression("MlpPolicy", JointTasks(tasks, seed=run.seed), seed=run.seed, device="cpu", **settings)
@@ -309,11 +288,6 @@ def errors_on_waves(policy: Any, waves: Waves, seed: int) -> list[float]:
     Mean squared error on held-out waves after gradient steps on 10 points of each. All waves at once: the same updates
     as those of ``Regression`` on one wave after the other.
     """
-    import torch as th
-    from torch.func import functional_call, grad, vmap
-
-    from sb3_reptile.meta.sine_waves import LARGEST_INPUT, SineWaves
-
     held_out = [SineWaves(10)(np.random.default_rng([HELD_OUT, seed, number])) for number in range(waves.n_held_out)]
     grid = np.linspace(-LARGEST_INPUT, LARGEST_INPUT, 100, dtype=np.float32)[:, None]
     points = [wave.reset()[1] for wave in held_out]
@@ -341,12 +315,7 @@ def errors_on_waves(policy: Any, waves: Waves, seed: int) -> list[float]:
 
 
 def train(run: Run) -> Record:
-    """
-    :param run: What to train
-    :return: Its record
-    """
-    import torch as th
-
+    """The record of a run."""
     th.set_num_threads(1)
     # Before training, so that the commit is that of the running code
     versions = versions_used(ROOT, CODE)
@@ -388,8 +357,6 @@ def points_of(family: str) -> tuple[int, ...]:
 
 def areas(matrix: np.ndarray) -> np.ndarray:
     """Mean return over the episodes of adaptation, shape (runs, 1)."""
-    from sb3_reptile.meta import area_under_curve
-
     return np.array([[area_under_curve(curve, EPISODES)] for curve in matrix[:, 0]])
 
 
@@ -442,10 +409,7 @@ def draw(found: dict[Run, Record], path: Path) -> None:
 
 
 def page(found: dict[Run, Record]) -> str:
-    """
-    :param found: The records
-    :return: The text of `benchmarks/results/meta.md`
-    """
+    """The text of `benchmarks/results/meta.md`."""
     learned = [name for name, family in FAMILIES.items() if isinstance(family, Family)]
     sections = []
     for name in FAMILIES:
@@ -495,8 +459,6 @@ def main() -> None:
         family, start, seed = arguments.run
         if family not in FAMILIES or start not in STARTS or not seed.isdecimal():
             parser.error(f"--run takes a family ({', '.join(FAMILIES)}), a start ({', '.join(STARTS)}) and a seed")
-        # Read when numpy and torch are imported
-        os.environ.update(dict.fromkeys(THREADS, "1"))
         print(json.dumps(train(Run(family, start, int(seed))), separators=(",", ":")), flush=True)
         return
     if arguments.report:

@@ -62,10 +62,7 @@ class Bar(NamedTuple):
 
 
 def headline(matrices: Matrices) -> list[Bar]:
-    """
-    :param matrices: Scores of the methods
-    :return: The IQM of each
-    """
+    """The IQM of the scores of each method."""
     labels = ("uniform\n(SB3)", "FIFO\n3,000", "default", "auto")
     return [
         Bar(label, METHODS[method].family if method != DEFAULT.name else "default", estimates(iqm, matrices[method])[0])

@@ -16,14 +16,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from matplotlib.figure import Figure
 from stable_baselines3.common.logger import configure
 from tasks import CARTPOLE
+from timings import Records, where
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.envs import PermutedActions
 from sb3_reptile.figures import BLUE, GREY, ORANGE, PURPLE, label_axes
 
-RECORDS = Path(__file__).parent / "results" / "reading_logs.csv"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 STEPS, SWAP = 30_000, 20_000
 # Arguments of each run, and the step at which the actions swap. Runs of CartPole differ by their seeds: these are
@@ -43,13 +44,11 @@ KEYS = [
     "replay/td_error_age_q4",
     "replay/alarms",
 ]
+RECORDS = Records(Path(__file__).parent / "results" / "reading_logs.csv", ["run", *KEYS])
 
 
 def train(name: str) -> list[dict[str, str]]:
-    """
-    :param name: Name of a run
-    :return: What it logs
-    """
+    """What a run logs."""
     kwargs, swap = RUNS[name]
     kwargs = {"half_life": None, "n_steps": 1, **kwargs}
     env = gym.make("CartPole-v1")
@@ -64,12 +63,6 @@ def train(name: str) -> list[dict[str, str]]:
 
 
 def draw(name: str, records: list[dict[str, str]]) -> None:
-    """
-    :param name: Name of a run
-    :param records: Its records
-    """
-    from matplotlib.figure import Figure
-
     log = {key: np.array([float(record[key] or "nan") for record in records]) for key in KEYS}
     steps = log["time/total_timesteps"]
     figure = Figure(figsize=(9, 2.7), layout="constrained")
@@ -100,27 +93,14 @@ def draw(name: str, records: list[dict[str, str]]) -> None:
     figure.savefig(IMAGES / f"log_{name}.png", dpi=100)
 
 
-def read() -> list[dict[str, str]]:
-    """
-    :return: The records
-    """
-    with RECORDS.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from-records", action="store_true", help="draw only")
     arguments = parser.parse_args()
-    records = read() if RECORDS.exists() else []
     for name in RUNS:
-        if not arguments.from_records and not any(record["run"] == name for record in records):
-            records += train(name)
-            with RECORDS.open("w", newline="") as file:
-                writer = csv.DictWriter(file, ["run", *KEYS], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(records)
-        draw(name, [record for record in records if record["run"] == name])
+        if not arguments.from_records and not (RECORDS.path.exists() and where(RECORDS.read(), run=name)):
+            RECORDS.append(train(name))
+        draw(name, where(RECORDS.read(), run=name))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,9 @@ tables without measuring. The buffers are full and run on one thread. They take 
 timed for a short block of calls, in random order.
 """
 
-import argparse
-import csv
 import gc
 import itertools
 import math
-import os
 import random
 import sys
 import time
@@ -25,16 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Read when numpy, torch and numba are imported
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
-
 import numpy as np
+import timings
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from timings import Record, Records, distinct, shuffled, where
 from tqdm import tqdm
 
 from sb3_reptile.evaluation import tables
@@ -47,7 +40,6 @@ from sb3_reptile.replay import (
     DecayedSampling,
 )
 
-RESULTS = Path(__file__).parent / "results"
 TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "sampling.md")
 
 CAPACITIES = [10_000, 100_000, 1_000_000, 10_000_000]
@@ -58,14 +50,16 @@ CHUNK = 10_000  # rows written at a time into the buffers of other libraries
 # Exponents of priorities and importance weights in every prioritized buffer (https://arxiv.org/abs/1511.05952)
 ALPHA, BETA = 0.6, 0.4
 
-PEERS = ["cpprb", "tianshou"]
-PACKAGES = ["numpy", "torch", "stable_baselines3", "numba", *PEERS]
+PACKAGES = ["numpy", "torch", "stable_baselines3", "numba", "cpprb", "tianshou"]
 FIELDS = ["capacity", "observation", "batch", "buffer", "operation", "median_us", "min_us", "max_us"]
 FIELDS += ["ratio", "reference", "rounds", *PACKAGES, "cpu"]
 
-Record = dict[str, str]
 # In each round, by buffer, batch size (None for add) and operation
 Times = dict[tuple[str, int | None, str], list[float]]
+
+# Dict observations: the floats in two parts
+PARTS = ("position", "velocity")
+IN_PARTS = spaces.Dict({name: spaces.Box(0, 1, (4,), np.float32) for name in PARTS})
 
 RNG = np.random.default_rng(0)
 
@@ -76,8 +70,7 @@ class Observation:
     An observation to store, and how to measure with it.
 
     :param max_capacity: The largest buffer to fill with it
-    :param rounds: Number of turns of each buffer
-    :param quick_rounds: The same with ``--quick``; 0 leaves it out
+    :param rounds: Number of turns of each buffer; a tenth with ``--quick``
     :param calls: Calls of ``sample()`` in a block, by batch size
     """
 
@@ -86,7 +79,6 @@ class Observation:
     dtype: type[np.generic]
     max_capacity: int
     rounds: int
-    quick_rounds: int
     calls: dict[int, int]
 
     @property
@@ -98,12 +90,12 @@ class Observation:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-FLOATS = Observation("8 float32", (8,), np.float32, 10_000_000, 120, 10, {32: 100, 256: 50, 2048: 10})
-# Buffers of 100,000 images would take 5.6 GB each. Filling even the small ones takes longer than a quick run.
-IMAGES = Observation("4x84x84 uint8", (4, 84, 84), np.uint8, 10_000, 40, 0, {32: 10, 256: 2, 2048: 1})
+FLOATS = Observation("8 float32", (8,), np.float32, 10_000_000, 120, {32: 100, 256: 50, 2048: 10})
+# Buffers of 100,000 images would take 5.6 GB each
+IMAGES = Observation("4x84x84 uint8", (4, 84, 84), np.uint8, 10_000, 40, {32: 10, 256: 2, 2048: 1})
 # Rows that continue each other, with all checks
-ROWS = Observation("8 float32, as in training", (8,), np.float32, 100_000, 200, 20, {})
-INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, 30, {256: 200})
+ROWS = Observation("8 float32, as in training", (8,), np.float32, 100_000, 200, {})
+INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, {256: 200})
 
 
 @dataclass(frozen=True)
@@ -286,39 +278,37 @@ def tianshou_buffer(capacity: int, observation: Observation, prioritized: bool) 
     return Contender(buffer.sample, add, update=lambda batch, priorities: buffer.update_weight(batch[1], priorities))
 
 
+PEERS = {"cpprb": cpprb_buffer, "tianshou": tianshou_buffer}
+
+
 # ---- What is compared
 
 
-def plain(capacity: int, observation: Observation, peers: list[str]) -> Cell:
+def plain(capacity: int, observation: Observation) -> Cell:
     contenders = {"SB3 ReplayBuffer": partial(sb3_buffer, ReplayBuffer, capacity, observation.space)}
     for name, settings in decays(capacity).items():
         contenders[name] = partial(sb3_buffer, DecayedReplayBuffer, capacity, observation.space, **settings)
-    for peer, make in (("cpprb", cpprb_buffer), ("tianshou", tianshou_buffer)):
-        if peer in peers:
-            contenders[f"{peer} ReplayBuffer"] = partial(make, capacity, observation, False)
-            contenders[f"{peer} PrioritizedReplayBuffer"] = partial(make, capacity, observation, True)
+    for peer in installed_versions(list(PEERS)):
+        contenders[f"{peer} ReplayBuffer"] = partial(PEERS[peer], capacity, observation, False)
+        contenders[f"{peer} PrioritizedReplayBuffer"] = partial(PEERS[peer], capacity, observation, True)
     return Cell(capacity, observation, contenders)
 
 
 def n_step(capacity: int, observation: Observation) -> Cell:
     arguments = (capacity, observation.space)
+    ours = partial(sb3_buffer, DecayedNStepReplayBuffer, *arguments, n_steps=3, half_life=1_000)
     contenders = {
         "SB3 NStepReplayBuffer, 3 steps": partial(sb3_buffer, NStepReplayBuffer, *arguments, n_steps=3),
-        "3 steps, exponential, half-life 1,000": partial(
-            sb3_buffer, DecayedNStepReplayBuffer, *arguments, n_steps=3, half_life=1_000
-        ),
+        "3 steps, exponential, half-life 1,000": ours,
     }
     return Cell(capacity, observation, contenders)
 
 
 def dictionaries(capacity: int) -> Cell:
-    """Dict observations: the floats in two parts."""
-    space = spaces.Dict({name: spaces.Box(0, 1, (4,), np.float32) for name in ("position", "velocity")})
+    ours = partial(sb3_buffer, DecayedDictReplayBuffer, capacity, IN_PARTS, half_life=1_000)
     contenders = {
-        "SB3 DictReplayBuffer, 2 keys": partial(sb3_buffer, DictReplayBuffer, capacity, space),
-        "2 keys, exponential, half-life 1,000": partial(
-            sb3_buffer, DecayedDictReplayBuffer, capacity, space, half_life=1_000
-        ),
+        "SB3 DictReplayBuffer, 2 keys": partial(sb3_buffer, DictReplayBuffer, capacity, IN_PARTS),
+        "2 keys, exponential, half-life 1,000": ours,
     }
     return Cell(capacity, FLOATS, contenders)
 
@@ -340,8 +330,7 @@ def index_drawing(capacity: int) -> Cell:
 
 def adding(n_envs: int, is_dict: bool) -> Cell:
     """`add` with the default options, rows that continue each other."""
-    names = ("position", "velocity")
-    space = spaces.Dict({name: spaces.Box(0, 1, (4,), np.float32) for name in names}) if is_dict else ROWS.space
+    space = IN_PARTS if is_dict else ROWS.space
     store: Any = DictReplayBuffer if is_dict else ReplayBuffer
     decayed: Any = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
     row = (np.ones(n_envs, np.int64), np.ones(n_envs, np.float32), np.zeros(n_envs, np.float32))
@@ -355,7 +344,7 @@ def adding(n_envs: int, is_dict: bool) -> Cell:
         observations = [
             RNG.random((n_envs, 8), dtype=np.float32)
             if not is_dict
-            else {name: RNG.random((n_envs, 4), dtype=np.float32) for name in names}
+            else {name: RNG.random((n_envs, 4), dtype=np.float32) for name in PARTS}
             for _ in range(ADDS)
         ]
         transitions = itertools.cycle(zip(observations, [*observations[1:], observations[0]], strict=True))
@@ -373,15 +362,12 @@ def adding(n_envs: int, is_dict: bool) -> Cell:
     )
 
 
-def all_adds() -> list[Cell]:
-    return [adding(n_envs, is_dict) for is_dict in (False, True) for n_envs in (1, 8)]
-
-
-def all_cells(capacities: list[int], peers: list[str]) -> Iterator[Cell]:
-    for capacity in capacities:
-        for observation in (FLOATS, IMAGES):
+def all_cells(quick: bool) -> Iterator[Cell]:
+    for capacity in CAPACITIES[: 1 if quick else None]:
+        # Filling even small buffers of images takes longer than a quick run
+        for observation in (FLOATS,) if quick else (FLOATS, IMAGES):
             if capacity <= observation.max_capacity:
-                yield plain(capacity, observation, peers)
+                yield plain(capacity, observation)
                 yield n_step(capacity, observation)
         yield dictionaries(capacity)
         yield index_drawing(capacity)
@@ -422,35 +408,29 @@ def time_adds(contender: Contender) -> float:
     return (time.perf_counter_ns() - start) / ADDS / 1e3
 
 
-def measure(cell: Cell, names: list[str], rounds: int, bar: tqdm) -> Times:
+def measure(cell: Cell, names: list[str], rounds: int) -> Times:
     """Microseconds per call."""
     contenders = {name: cell.contenders[name]() for name in names}
     times: Times = defaultdict(list)
-    turns = list(contenders.items())
     # The first round, which compiles, is not counted
     for done in range(-1, rounds):
         for batch_size, calls in cell.observation.calls.items():
-            random.shuffle(turns)
-            for name, contender in turns:
+            for name, contender in shuffled(contenders.items()):
                 for operation, value in time_samples(contender, batch_size, calls if done >= 0 else 2).items():
                     times[name, batch_size, operation].append(value)
-        random.shuffle(turns)
-        for name, contender in turns:
+        for name, contender in shuffled(contenders.items()):
             if contender.add is not None:
                 times[name, None, "add"].append(time_adds(contender))
-        if done >= 0:
-            bar.update(len(turns))
     return {key: values[1:] for key, values in times.items()}
 
 
-def records_of(cell: Cell, groups: list[list[str]], rounds: int, bar: tqdm) -> Iterator[Record]:
+def records_of(cell: Cell, groups: list[list[str]], rounds: int) -> Iterator[dict[str, Any]]:
     times: Times = defaultdict(list)
     ratios: Times = defaultdict(list)
     for names in groups:
-        bar.set_description(f"{cell.capacity:,} x {cell.observation.name}, {cell.reference}")
         gc.collect()
         gc.disable()
-        of_group = measure(cell, names, rounds, bar)
+        of_group = measure(cell, names, rounds)
         gc.enable()
         for (name, batch_size, operation), values in of_group.items():
             counterpart = of_group[cell.reference, batch_size, "add" if operation == "add" else "sample"]
@@ -460,9 +440,9 @@ def records_of(cell: Cell, groups: list[list[str]], rounds: int, bar: tqdm) -> I
     for name, batch_size, operation in sorted(times, key=lambda key: order.index(key[0])):
         values = times[name, batch_size, operation]
         yield {
-            "capacity": str(cell.capacity),
+            "capacity": cell.capacity,
             "observation": cell.observation.name,
-            "batch": "" if batch_size is None else str(batch_size),
+            "batch": batch_size,
             "buffer": name,
             "operation": "draw" if cell.observation is INDICES else operation,
             "median_us": f"{np.median(values):.3f}",
@@ -470,46 +450,32 @@ def records_of(cell: Cell, groups: list[list[str]], rounds: int, bar: tqdm) -> I
             "max_us": f"{max(values):.3f}",
             "ratio": f"{np.median(ratios[name, batch_size, operation]):.3f}",
             "reference": cell.reference,
-            "rounds": str(len(values)),
-            **environment(),
+            "rounds": len(values),
+            **installed_versions(PACKAGES),
+            "cpu": processor_name(),
         }
 
 
-def environment() -> Record:
-    return {**dict.fromkeys(PACKAGES, ""), **installed_versions(PACKAGES), "cpu": processor_name()}
-
-
-def run(path: Path, quick: bool, memory: float, only_adds: bool) -> None:
-    """Measure everything, or `add` alone; write the records of a cell as soon as it is finished."""
+def all_records(quick: bool, memory: float, only_adds: bool) -> Iterator[dict[str, Any]]:
+    """Everything, or `add` alone."""
     th.set_num_threads(1)
     np.random.seed(0)
     random.seed(0)
-    peers = list(installed_versions(PEERS))
-    for absent in [] if only_adds else sorted(set(PEERS) - set(peers)):
-        print(f"{absent} is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
-    plan = []
-    for cell in all_adds() if only_adds else all_cells(CAPACITIES[:1] if quick else CAPACITIES, peers):
-        rounds = cell.observation.quick_rounds if quick else cell.observation.rounds
-        groups = cell.groups(memory) if rounds > 0 else []
+    if only_adds:
+        cells = [adding(n_envs, is_dict) for is_dict in (False, True) for n_envs in (1, 8)]
+    else:
+        for absent in sorted(PEERS.keys() - installed_versions(list(PEERS))):
+            print(f"{absent} is not installed: left out; pip install '.[bench]' to compare with it", file=sys.stderr)
+        cells = list(all_cells(quick))
+    for cell in tqdm(cells, unit="table"):
+        groups = cell.groups(memory)
         if not groups:
             what = f"{cell.reference} and the buffers compared with it, {cell.capacity:,} x {cell.observation.name}"
-            print(f"left out {'of a quick run' if quick else 'by --memory'}: {what}", file=sys.stderr)
-        plan.append((cell, groups, rounds))
-    total = sum(rounds * len(names) for _, groups, rounds in plan for names in groups)
-    with path.open("w", encoding="utf-8", newline="") as file, tqdm(total=total, unit="turn") as bar:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        for cell, groups, rounds in plan:
-            writer.writerows(records_of(cell, groups, rounds, bar))
-            file.flush()
+            tqdm.write(f"left out by --memory: {what}", file=sys.stderr)
+        yield from records_of(cell, groups, cell.observation.rounds // (10 if quick else 1))
 
 
 # ---- Tables
-
-
-def distinct(records: Iterable[Record], field: str) -> list[str]:
-    """The values of a field, in the order of measurement."""
-    return list(dict.fromkeys(record[field] for record in records))
 
 
 def number(text: str) -> str:
@@ -530,48 +496,48 @@ def table(records: list[Record], columns: str) -> list[str]:
 def sections(records: list[Record]) -> Iterator[str]:
     """Tables with a column per capacity, or per batch size if there is only one capacity."""
     for observation in distinct(records, "observation"):
-        of_observation = [record for record in records if record["observation"] == observation]
+        of_observation = where(records, observation=observation)
         what = "index drawing alone" if observation == INDICES.name else f"observations {observation}"
         for operation in distinct(of_observation, "operation"):
-            chosen = [record for record in of_observation if record["operation"] == operation]
+            chosen = where(of_observation, operation=operation)
             capacities, batches = distinct(chosen, "capacity"), distinct(chosen, "batch")
             heading = f"## `{operation}`, {what}"
             if len(capacities) == 1 and len(batches) > 1:
                 yield "\n".join([f"{heading}, capacity {number(capacities[0])}", "", *table(chosen, "batch")])
                 continue
             for batch in batches:
-                of_batch = [record for record in chosen if record["batch"] == batch]
                 title = heading + (f", batch {number(batch)}" if batch else "")
-                yield "\n".join([title, "", *table(of_batch, "capacity")])
+                yield "\n".join([title, "", *table(where(chosen, batch=batch), "capacity")])
 
 
 def left_out(records: list[Record]) -> Iterator[str]:
     """Sentences that state what the tables leave out."""
-    measured_here = set(distinct(records, "observation"))
+    measured_here = distinct(records, "observation")
     for observation in (one for one in (FLOATS, IMAGES) if one.name in measured_here):
-        measured = {record["capacity"] for record in records if record["observation"] == observation.name}
+        measured = distinct(where(records, observation=observation.name), "capacity")
         missing = [capacity for capacity in distinct(records, "capacity") if capacity not in measured]
         if missing:
             size = 2 * observation.n_bytes * min(map(int, missing)) / 1e9
-            where = ", ".join(map(number, missing))
-            yield f"Left out: observations {observation.name} at {where} transitions ({size:.1f} GB or more each)."
+            at = ", ".join(map(number, missing))
+            yield f"Left out: observations {observation.name} at {at} transitions ({size:.1f} GB or more each)."
     for package in PACKAGES:
-        if not records[0][package] and measured_here != {ROWS.name}:
+        if not records[0][package] and measured_here != [ROWS.name]:
             yield f"{package} was not installed (`pip install '.[bench]'`)."
 
 
 def rounds_of(records: list[Record]) -> str:
-    rounds: dict[str, list[int]] = defaultdict(list)
-    for record in records:
-        rounds[record["observation"]].append(int(record["rounds"]))
-    return ", ".join(f"{min(values)} with observations {name}" for name, values in rounds.items())
+    fewest = {
+        name: min(int(record["rounds"]) for record in where(records, observation=name))
+        for name in distinct(records, "observation")
+    }
+    return ", ".join(f"{rounds} with observations {name}" for name, rounds in fewest.items())
 
 
 def markdown(records: list[Record]) -> str:
     first = records[0]
     versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
     page = TEMPLATE.fill(
-        "adds" if {record["observation"] for record in records} == {ROWS.name} else "page",
+        "adds" if distinct(records, "observation") == [ROWS.name] else "page",
         alpha=ALPHA,
         beta=BETA,
         adds=ADDS,
@@ -583,40 +549,18 @@ def markdown(records: list[Record]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="only the smallest buffers, few rounds: under half a minute"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="CSV file to write; the tables are in the same folder (default: benchmarks/results/sampling.csv, "
-        "with --quick sampling_quick.csv, with --adds adds.csv)",
-    )
+    parser = timings.command_line(__doc__)
     parser.add_argument("--adds", action="store_true", help="only `add`, with the default options, as in training")
-    parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
     parser.add_argument("--memory", type=float, default=13, help="GB that the buffers may take (default: 13)")
     arguments = parser.parse_args()
-    name = "adds" if arguments.adds else "sampling"
-    path = arguments.output or RESULTS / f"{name}{'_quick' if arguments.quick else ''}.csv"
-    if path.suffix != ".csv":
-        parser.error(f"--output must end in .csv, got {path}")
     if not arguments.memory >= 2:
         parser.error(f"--memory must be at least 2 (GB), got {arguments.memory:g}")
 
-    if not arguments.from_records:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        run(path, arguments.quick, arguments.memory * 1e9, arguments.adds)
-    elif not path.is_file():
-        parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        records = list(reader)
-    if reader.fieldnames != FIELDS or not records:
-        parser.error(f"{path} does not hold records of this benchmark; measure again")
-    text = markdown(records)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text, end="")
+    def measure_again(records: Records) -> None:
+        records.discard()
+        records.measure(all_records, arguments.quick, arguments.memory * 1e9, arguments.adds)
+
+    timings.run(parser, "adds" if arguments.adds else "sampling", FIELDS, measure_again, markdown)
 
 
 if __name__ == "__main__":

@@ -138,19 +138,9 @@ SAC_PENDULUM: dict[str, Any] = dict(
     policy_kwargs=dict(net_arch=[64, 64]),
 )
 
-# The RL Zoo's values for Pendulum-v1 (hyperparams/td3.yml), with smaller networks, a buffer and a start of learning as
-# above. The standard deviation of the action noise, which is normal
-TD3_PENDULUM: dict[str, Any] = dict(
-    learning_rate=1e-3,
-    batch_size=128,
-    buffer_size=100_000,
-    learning_starts=500,
-    gamma=0.98,
-    train_freq=1,
-    gradient_steps=1,
-    action_noise=0.1,
-    policy_kwargs=dict(net_arch=[64, 64]),
-)
+# The RL Zoo's values for Pendulum-v1 (hyperparams/td3.yml), with the networks, buffer and start of learning above, and
+# the standard deviation of the action noise, which is normal
+TD3_PENDULUM: dict[str, Any] = {**SAC_PENDULUM, "gamma": 0.98, "action_noise": 0.1}
 
 # As zoo_configs/reptile_dqn.yml, without Double DQN, which SB3's DQN does not have
 ROOMS: dict[str, Any] = dict(
@@ -166,19 +156,7 @@ ROOMS: dict[str, Any] = dict(
     exploration_final_eps=0.05,
     policy_kwargs=dict(net_arch=[128, 128]),
 )
-RECOMMENDER: dict[str, Any] = dict(
-    learning_rate=1e-3,
-    batch_size=64,
-    buffer_size=100_000,
-    learning_starts=1_000,
-    gamma=0.5,
-    target_update_interval=500,
-    train_freq=4,
-    gradient_steps=1,
-    exploration_fraction=0.05,
-    exploration_final_eps=0.05,
-    policy_kwargs=dict(net_arch=[128, 128]),
-)
+RECOMMENDER: dict[str, Any] = {**ROOMS, "learning_rate": 1e-3, "gamma": 0.5, "exploration_fraction": 0.05}
 
 # Close to those of MinAtar's authors (arXiv:1903.03176), but an update every four steps, at a higher learning rate
 MINATAR: dict[str, Any] = dict(
@@ -247,6 +225,11 @@ def stationary(
     return Task(
         about=env, role="reporting", env=env, steps=steps, settings=settings, methods=FEWEST, **returns, **others
     )
+
+
+def blind(**others: Any) -> Task:
+    """A reporting task whose phases conflict and on which nothing was tried before."""
+    return Task(**{"role": "reporting", "drifts": True, "conflicts": True, "methods": BLIND, **others})
 
 
 # Physics are given although they are the environments' defaults, so that they are part of a record's hash
@@ -406,11 +389,8 @@ TASKS = {
     # ---- Blind: here, with their roles, before anything but random actions and crash tests of a few hundred steps was
     # run on them; phases have irregular lengths. The recommender and the rooms are applications, too, with other phases
     # and Double DQN. MinAtar's space_invaders and Pendulum were known with other changes, or none.
-    "rooms": Task(
+    "rooms": blind(
         about="a robot whose goal moves to another of three rooms",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingRooms-v0",
         env_kwargs=dict(period=[24_000, 14_000, 26_000, 16_000], parameters={"goal_room": [0, 3, 1]}),
         steps=80_000,
@@ -418,15 +398,11 @@ TASKS = {
         random_return=0.16,
         # The shortest way to the goal, on average over all cells and directions
         reference_return=0.92,
-        methods=BLIND,
         regimes=(0, 1, 2),
         seconds=60,
     ),
-    "recommender": Task(
+    "recommender": blind(
         about="a recommender whose users' interests change",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingRecommender-v0",
         env_kwargs=dict(period=[24_000, 16_000, 22_000, 18_000], parameters={"mood": [0.0, 1.0]}),
         steps=80_000,
@@ -434,14 +410,10 @@ TASKS = {
         random_return=(6.9, 7.5),
         # An oracle that shows each user the best item, where users have been shown random ones before
         reference_return=(39.9, 34.3),
-        methods=BLIND,
         seconds=60,
     ),
-    "pricing": Task(
+    "pricing": blind(
         about="prices for customers who begin to mind them, and to stay away at weekends",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingPricing-v0",
         env_kwargs=dict(
             period=[20_000, 12_000, 18_000, 10_000], parameters={"elasticity": [0.6, 2.0], "weekend": [2.0, 0.7]}
@@ -451,14 +423,10 @@ TASKS = {
         random_return=(174.3, 102.9),
         # The best price of each day, which no policy exceeds
         reference_return=(222.0, 157.6),
-        methods=BLIND,
         seconds=50,
     ),
-    "acrobot-torques": Task(
+    "acrobot-torques": blind(
         about="Acrobot-v1 whose torques are as usual, reversed or rotated",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingPermutedActions-v0",
         env_kwargs=dict(
             env="Acrobot-v1",
@@ -469,15 +437,11 @@ TASKS = {
         settings=drifting(LUNAR_LANDER, exploration=12_000 / 80_000, gradient_steps=2),
         random_return=-498.9,
         reference_return=-100.0,
-        methods=BLIND,
         regimes=(0, 1, 2),
         seconds=100,
     ),
-    "lunarlander-permuted": Task(
+    "lunarlander-permuted": blind(
         about="LunarLander-v3 whose engines are as usual, swapped at the sides, or all reversed",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingPermutedActions-v0",
         env_kwargs=dict(
             env="LunarLander-v3",
@@ -488,15 +452,11 @@ TASKS = {
         settings=drifting(LUNAR_LANDER, exploration=12_000 / 100_000, gradient_steps=2),
         random_return=-185.5,
         reference_return=200.0,
-        methods=BLIND,
         regimes=(0, 1, 2),
         seconds=160,
     ),
-    "minatar-permuted": Task(
+    "minatar-permuted": blind(
         about="MinAtar's space_invaders whose actions are reversed: waiting and firing, up and right, left and down",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingPermutedActions-v0",
         env_kwargs=dict(
             env="DriftingMinAtar-v0",
@@ -509,15 +469,11 @@ TASKS = {
         random_return=2.8,
         # As that of the task with two games
         reference_return=21.9,
-        methods=BLIND,
         seconds=200,
         policy="CnnPolicy",
     ),
-    "pendulum-td3": Task(
+    "pendulum-td3": blind(
         about="Pendulum-v1 under TD3, whose motor is reversed",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingPendulum-v0",
         env_kwargs=dict(period=[8_000, 5_000, 7_000, 4_000], factors=[1.0, -1.0]),
         steps=24_000,
@@ -528,32 +484,24 @@ TASKS = {
         seconds=60,
         algorithm="TD3",
     ),
-    "cartpole-long": Task(
+    "cartpole-long": blind(
         about="CartPole-v1 whose two actions swap eight times",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingCartPoleActions-v0",
         env_kwargs=dict(period=[30_000, 15_000, 25_000, 20_000, 12_000, 28_000, 18_000, 22_000, 30_000]),
         steps=200_000,
         settings=drifting(CARTPOLE, exploration=8_000 / 200_000, buffer_size=200_000),
         random_return=22.2,
         reference_return=475.0,
-        methods=BLIND,
         seconds=200,
     ),
-    "lunarlander-long": Task(
+    "lunarlander-long": blind(
         about="LunarLander-v3 whose side engines swap eight times",
-        role="reporting",
-        drifts=True,
-        conflicts=True,
         env="DriftingLunarLanderEngines-v0",
         env_kwargs=dict(period=[32_000, 18_000, 26_000, 14_000, 22_000, 28_000, 16_000, 20_000, 24_000]),
         steps=200_000,
         settings=drifting(LUNAR_LANDER, exploration=12_000 / 200_000, gradient_steps=2, buffer_size=200_000),
         random_return=-183.9,
         reference_return=200.0,
-        methods=BLIND,
         seconds=310,
     ),
 }

@@ -10,27 +10,31 @@ holds one model of each method, and they take turns: in every round each of them
 order, and is compared with the reference in the same round.
 """
 
-import argparse
-import csv
-import json
 import math
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import sb3_contrib
+import stable_baselines3
+import timings
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
 from tasks import CARTPOLE
+from timings import FakeImages, Record, Records, by_round, distinct, where
 from tqdm import tqdm
 
+import sb3_reptile
 from sb3_reptile.evaluation.machine import installed_versions, processor
+from sb3_reptile.evaluation.templates import PageTemplate, join
 
-RESULTS = Path(__file__).parent / "results"
+TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "training.md")
 
 REFERENCE = "SB3 DQN"
 SBX = "SBX DQN"
@@ -88,15 +92,13 @@ MAIN_METHODS = [REFERENCE, SBX, EXACT, FAST, EAGER]
 PACKAGES = ["torch", "stable_baselines3", "sbx_rl", "jax", "numpy"]
 FIELDS = ["task", "threads", "round", "method", "steps", "updates", "seconds", "log_seconds", "environment"]
 
-Record = dict[str, str]
-
 
 @dataclass(frozen=True)
 class Task:
     """
     What is learned, and for how long.
 
-    :param make_env: What SB3 gets as environment
+    :param env: What SB3 gets as environment, or a function that makes it
     :param settings: Keyword arguments of every method
     :param warm_up: Steps before the clock starts, some updates included
     :param steps: Steps of a turn
@@ -107,7 +109,7 @@ class Task:
     :param rounds: Number of rounds
     """
 
-    make_env: Callable[[], Any]
+    env: str | Callable[[], Any]
     policy: str
     settings: dict[str, Any]
     warm_up: int
@@ -119,39 +121,8 @@ class Task:
     rounds: int = ROUNDS
 
 
-def eight_cartpoles() -> Any:
-    from stable_baselines3.common.env_util import make_vec_env
-
-    return make_vec_env("CartPole-v1", n_envs=8)
-
-
-def fake_images() -> Any:
-    """An environment that takes no time: 64 random images in turn, episodes of 50 steps."""
-    import gymnasium as gym
-    import numpy as np
-
-    class FakeImages(gym.Env):
-        observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
-        action_space = gym.spaces.Discrete(6)
-
-        def __init__(self) -> None:
-            self.images = np.random.default_rng(0).integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
-            self.steps = 0
-
-        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-            super().reset(seed=seed)
-            self.steps = 0
-            return self.images[0], {}
-
-        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-            self.steps += 1
-            return self.images[self.steps % 64], float(action == self.steps % 6), self.steps == 50, False, {}
-
-    return FakeImages()
-
-
 ZOO_CARTPOLE = Task(
-    lambda: "CartPole-v1",
+    "CartPole-v1",
     "MlpPolicy",
     CARTPOLE,
     warm_up=6 * 256,
@@ -160,7 +131,7 @@ ZOO_CARTPOLE = Task(
     threads=(1,),
 )
 DEFAULT_CARTPOLE = Task(
-    lambda: "CartPole-v1",
+    "CartPole-v1",
     "MlpPolicy",
     {},
     warm_up=600,
@@ -187,7 +158,7 @@ TASKS = {
         DEFAULT_CARTPOLE, methods=(REFERENCE, EXACT, OWN), about=f"{DEFAULT_CARTPOLE.about}; {ABOUT_OWN}"
     ),
     "CartPole-v1, 8 environments": Task(
-        eight_cartpoles,
+        lambda: make_vec_env("CartPole-v1", n_envs=8),
         "MlpPolicy",
         CARTPOLE,
         warm_up=16 * 256,
@@ -195,7 +166,7 @@ TASKS = {
         about="the RL Zoo's hyperparameters with 8 environments, 128 updates every 2,048 steps",
     ),
     "images": Task(
-        fake_images,
+        FakeImages,
         "CnnPolicy",
         dict(
             batch_size=32,
@@ -214,7 +185,7 @@ TASKS = {
     ),
     **{
         f"Pendulum-v1, {algorithm}": Task(
-            lambda: "Pendulum-v1",
+            "Pendulum-v1",
             "MlpPolicy",
             dict(learning_starts=100),
             warm_up=128,
@@ -227,7 +198,7 @@ TASKS = {
     },
     **{
         f"SBX's {algorithm} on {env_id}{name}": Task(
-            lambda env_id=env_id: env_id,  # type: ignore[misc]
+            env_id,
             "MlpPolicy",
             dict(learning_starts=100, policy_kwargs=dict(net_arch=[256, 256]), **settings),
             warm_up=192,
@@ -259,20 +230,14 @@ TASKS = {
 
 
 def make_model(task: Task, method: str) -> Any:
-    import sb3_contrib
-    import stable_baselines3
-    from stable_baselines3.common.env_util import make_vec_env
-
-    import sb3_reptile
-
     algorithm: Any = sb3_reptile.ReptileDQN
     library, _, name = method.partition(",")[0].partition(" ")
     if library == "SBX":
         import sbx
 
-        import sb3_reptile.sbx
+        from sb3_reptile import sbx as decayed
 
-        algorithm = getattr(sb3_reptile.sbx if method.endswith("decayed replay") else sbx, name)
+        algorithm = getattr(decayed if method.endswith("decayed replay") else sbx, name)
     elif library == "SB3":
         algorithm = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
 
@@ -281,7 +246,7 @@ def make_model(task: Task, method: str) -> Any:
     settings["policy_kwargs"] = {**task.settings.get("policy_kwargs", {}), **METHODS[method].get("policy_kwargs", {})}
     if "replay_buffer_class" in settings:
         settings["replay_buffer_class"] = getattr(sb3_reptile, settings["replay_buffer_class"])
-    env = task.make_env()
+    env = task.env() if callable(task.env) else task.env
     if "n_envs" in settings:
         env = make_vec_env(env, n_envs=settings.pop("n_envs"))
     return algorithm(task.policy, env, seed=0, device="cpu", **settings)
@@ -302,13 +267,11 @@ class Stopwatch:
         return result
 
 
-def child(task_name: str, threads: int, methods: list[str], rounds: int) -> None:
-    """Let the methods take turns, and print a record of each turn."""
+def turns(task_name: str, threads: int, methods: list[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """Let the methods take turns; a record of each."""
     if hasattr(os, "sched_setaffinity"):
         # XLA makes as many threads as there are processors to run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-    import torch as th
-
     th.set_num_threads(threads)
     random.seed(0)
     task = TASKS[task_name]
@@ -318,8 +281,9 @@ def child(task_name: str, threads: int, methods: list[str], rounds: int) -> None
     }
     for model in models.values():
         model.learn(task.warm_up)
-    for number in range(rounds):
-        for method in random.sample(methods, len(methods)):
+    environment = timings.machine(processor(), PACKAGES)
+    for number in tqdm(range(rounds), f"{task_name}, threads: {threads}", unit="round"):
+        for method in timings.shuffled(methods):
             if method == SBX and number % task.sbx_every:
                 continue
             model = models[method]
@@ -327,7 +291,7 @@ def child(task_name: str, threads: int, methods: list[str], rounds: int) -> None
             log_seconds = logging[method].seconds if method in logging else 0.0
             start = time.perf_counter()
             model.learn(task.steps, reset_num_timesteps=False)
-            record = {
+            yield {
                 "task": task_name,
                 "threads": threads,
                 "round": number,
@@ -336,183 +300,92 @@ def child(task_name: str, threads: int, methods: list[str], rounds: int) -> None
                 "steps": model.num_timesteps - steps,
                 "updates": model._n_updates - updates,
                 "log_seconds": f"{logging[method].seconds - log_seconds:.6f}" if method in logging else "",
-                "environment": environment(),
+                "environment": environment,
             }
-            print(json.dumps({key: str(value) for key, value in record.items()}), flush=True)
 
 
-def start_child(task: str, threads: int, methods: list[str], rounds: int) -> Iterable[Record]:
-    xla_flags = os.environ.get("XLA_FLAGS", "")
-    if threads == 1:
-        xla_flags += " --xla_cpu_multi_thread_eigen=false"
-    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    environ = {**os.environ, **dict.fromkeys(variables, str(threads)), "XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
-    what = json.dumps({"task_name": task, "threads": threads, "methods": methods, "rounds": rounds})
-    command = [sys.executable, __file__, "--child", what]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            yield json.loads(line)
-    if process.returncode != 0:
-        raise SystemExit(f"failed: {task}, threads: {threads}")
-
-
-def environment() -> str:
-    versions = [f"{package} {version}" for package, version in installed_versions(PACKAGES).items()]
-    return f"{processor()}; {', '.join(versions)}"
-
-
-def run(path: Path, names: Sequence[str], quick: bool, kept: Sequence[Record]) -> None:
-    """Measure the tasks, and write each record when it is there, after those that are kept."""
+def measure(records: Records, names: Sequence[str], quick: bool) -> None:
     with_sbx = bool(installed_versions(["sbx_rl"]))
     if not with_sbx:
         print("sbx-rl is not installed and left out; to compare with it: pip install '.[bench]'", file=sys.stderr)
-    plan = []
+    flags = os.environ.get("XLA_FLAGS", "")
     for name in names:
         task = TASKS[name]
         chosen = [method for method in task.methods if with_sbx or not method.startswith("SBX")]
-        rounds = QUICK_ROUNDS if quick else task.rounds
-        plan += [(name, threads, chosen, rounds) for threads in task.threads]
-    total = sum(len(methods) * rounds for _, _, methods, rounds in plan)
-    with path.open("w", encoding="utf-8", newline="") as file, tqdm(total=total, unit="turn") as bar:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-        file.flush()
-        for name, threads, methods, rounds in plan:
-            bar.set_description(f"{name}, threads: {threads}")
-            for record in start_child(name, threads, methods, rounds):
-                writer.writerow(record)
-                file.flush()
-                bar.update()
+        for threads in task.threads:
+            one_thread = " --xla_cpu_multi_thread_eigen=false" if threads == 1 else ""
+            variables = {"XLA_FLAGS": flags + one_thread, "JAX_PLATFORMS": "cpu"}
+            arguments = (name, threads, chosen, QUICK_ROUNDS if quick else task.rounds)
+            records.measure(turns, *arguments, threads=threads, variables=variables)
 
 
 # ---- Tables
 
 
-def distinct(records: Iterable[Record], field: str) -> list[str]:
-    """The values of a field, in the order in which they were measured."""
-    return list(dict.fromkeys(record[field] for record in records))
-
-
 def interval_of_median(values: list[float]) -> tuple[float, float]:
     """Ranks between which the median lies in 95 of 100 cases, for any distribution; normal approximation."""
-    values = sorted(values)
     half_width = 0.98 * len(values) ** 0.5
     low = max(0, math.floor(len(values) / 2 - half_width))
     return values[low], values[len(values) - 1 - low]
 
 
-def section(task: str, threads: str, records: list[Record]) -> list[str]:
-    about = f"{TASKS[task].about}. " if task in TASKS else ""
-    reference = TASKS[task].methods[0] if task in TASKS else REFERENCE
-    of_reference = {record["round"]: float(record["seconds"]) for record in records if record["method"] == reference}
-    lines = [
-        f"## {task}, {threads} thread{'' if threads == '1' else 's'}",
-        "",
-        f"{about[:1].upper()}{about[1:]}Turns of {records[0]['steps']} steps. {records[0]['environment']}.",
-        "",
-        "| method | steps/s | updates/s | ratio (95 % interval) | rounds | logging of replay |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for method in METHODS:
-        turns = [record for record in records if record["method"] == method]
-        if not turns:
-            continue
-        seconds = [float(record["seconds"]) for record in turns]
-        ratios = [of_reference[record["round"]] / float(record["seconds"]) for record in turns]
-        ratio = f"{statistics.median(ratios):.2f}"
-        if method != reference:
-            ratio += " ({:.2f} to {:.2f})".format(*interval_of_median(ratios))
-        share = ""
-        if turns[0]["log_seconds"]:
-            share = f"{100 * sum(float(record['log_seconds']) for record in turns) / sum(seconds):.2f} %"
-        rates = [f"{int(turns[0][what]) / statistics.median(seconds):,.0f}" for what in ("steps", "updates")]
-        lines.append(f"| {method} | {rates[0]} | {rates[1]} | {ratio} | {len(turns)} | {share} |")
-    return [*lines, ""]
+def row(method: str, turns: list[Record], of_reference: dict[str, float] | None) -> str:
+    """A line of a table; the reference has no interval."""
+    seconds = by_round(turns, "seconds")
+    ratio = "1.00"
+    if of_reference is not None:
+        ratios = timings.ratios(of_reference, seconds)
+        ratio = "{:.2f} ({:.2f} to {:.2f})".format(statistics.median(ratios), *interval_of_median(ratios))
+    share = ""
+    if turns[0]["log_seconds"]:
+        share = f"{100 * sum(by_round(turns, 'log_seconds').values()) / sum(seconds.values()):.2f} %"
+    steps, updates = (
+        f"{int(turns[0][what]) / statistics.median(seconds.values()):,.0f}" for what in ("steps", "updates")
+    )
+    return f"| {method} | {steps} | {updates} | {ratio} | {len(turns)} | {share} |"
+
+
+def section(name: str, threads: str, records: list[Record]) -> str:
+    task = TASKS[name]
+    reference = task.methods[0]
+    of_reference = by_round(where(records, method=reference), "seconds")
+    found = {method: turns for method in METHODS if (turns := where(records, method=method))}
+    return TEMPLATE.fill(
+        "section",
+        task=name,
+        threads="1 thread" if threads == "1" else f"{threads} threads",
+        about=f"{task.about[0].upper()}{task.about[1:]}",
+        steps=records[0]["steps"],
+        environment=records[0]["environment"],
+        rows=[row(method, turns, None if method == reference else of_reference) for method, turns in found.items()],
+    )
 
 
 def markdown(records: list[Record]) -> str:
-    lines = [
-        "# How fast whole runs are",
-        "",
-        "`python benchmarks/training.py` measures it; the records are in the CSV file of the same name.",
-        "",
-        "Environment steps and updates (gradient steps) per second of `learn()`, medians over short turns, and the",
-        "ratio of its speed to that of SB3's algorithm in the same round: the median over the rounds, with its 95 %",
-        "interval. More is faster. Steps and updates have the same ratio, as all methods make as many of both in a",
-        "turn. The methods take their turns in random order; building the models, compiling and first updates are not",
-        "timed. All run on the CPU, on as many processors (where the system lets a process choose) as there are",
-        "threads.",
-        "",
-        "The last column is the share of the time that goes into ReptileDQN's logging of replay, with SB3's",
-        "default `log_interval=4` (episodes): the shorter the episodes, the larger.",
-        "",
-        'ReptileDQN trains the same bits as with `learner="eager"`, without autograd; `learner="fast"` may round',
-        "differently. On images both use autograd. Fused Adam is",
-        "`policy_kwargs=dict(optimizer_kwargs=dict(fused=True))`.",
-        "",
-        "SBX's DQN does not clip gradients, and draws the batches of all updates between two rollouts at once. It",
-        "updates within `jax.lax.scan`, where XLA's convolutions are slow on CPUs.",
-        "",
+    sections = [
+        section(task, threads, where(records, task=task, threads=threads))
+        for task in TASKS
+        for threads in distinct(where(records, task=task), "threads")
     ]
-    if SBX not in distinct(records, "method"):
-        lines += ["sbx-rl was not installed (`pip install '.[bench]'`).", ""]
-    present = distinct(records, "task")
-    for task in sorted(present, key=lambda task: list(TASKS).index(task) if task in TASKS else len(TASKS)):
-        of_task = [record for record in records if record["task"] == task]
-        for threads in distinct(of_task, "threads"):
-            lines += section(task, threads, [record for record in of_task if record["threads"] == threads])
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def read(path: Path, parser: argparse.ArgumentParser) -> list[Record]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        records = list(reader)
-    if reader.fieldnames != FIELDS or not records:
-        parser.error(f"{path} does not hold records of this benchmark; measure again")
-    return records
+    without_sbx = "" if where(records, method=SBX) else TEMPLATE.fill("without_sbx")
+    return TEMPLATE.fill("page", sections=join([without_sbx, *sections])) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}: about three minutes"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="CSV file to write; the tables go next to it (default: benchmarks/results/training.csv, "
-        "with --quick training_quick.csv)",
-    )
+    parser = timings.command_line(__doc__)
     parser.add_argument(
         "--tasks", nargs="+", metavar="NAME", help="measure these tasks only; the CSV file keeps the records of others"
     )
-    parser.add_argument("--from-records", action="store_true", help="rebuild the tables from the CSV file")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child is not None:
-        child(**arguments.child)
-        return
-    path = arguments.output or RESULTS / ("training_quick.csv" if arguments.quick else "training.csv")
-    if path.suffix != ".csv":
-        parser.error(f"--output must end in .csv, got {path}")
-
     names = arguments.tasks or list(TASKS)
     if unknown := [name for name in names if name not in TASKS]:
         parser.error(f"--tasks: there is no task {unknown[0]!r}, use some of: {'; '.join(TASKS)}")
 
-    if not arguments.from_records:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = read(path, parser) if arguments.tasks and path.is_file() else []
-        run(path, names, arguments.quick, [record for record in kept if record["task"] not in names])
-    elif not path.is_file():
-        parser.error(f"--from-records: there is no {path}; measure first, or name the records with --output")
-    records = read(path, parser)
-    text = markdown(records)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text, end="")
+    def measure_again(records: Records) -> None:
+        records.discard(lambda record: arguments.tasks is None or record["task"] in names)
+        measure(records, names, arguments.quick)
+
+    timings.run(parser, "training", FIELDS, measure_again, markdown)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,12 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import ConvertCallback
 from tasks import CARTPOLE
 
+from sb3_reptile import ReptileDQN
 from sb3_reptile.evaluation import plotting, records, tables
 from sb3_reptile.evaluation.machine import versions_used
 from sb3_reptile.evaluation.plotting import DASH_DOTTED, DASHED, DOTTED, Style
@@ -136,13 +140,7 @@ class Motors(gym.Wrapper):
 
 
 def source(seed: int, folder: Path) -> Path:
-    """
-    :param seed: Seed of the pretrained network
-    :param folder: Folder of these networks
-    :return: The file of the network, which is trained if there is none
-    """
-    from stable_baselines3 import DQN
-
+    """The file of the network pretrained with this seed, which is trained if there is none."""
     settings = hashlib.sha256(json.dumps([SETTINGS, SOURCE_STEPS], sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"cartpole-{settings}-{seed}.zip"
     if not path.exists():
@@ -154,17 +152,7 @@ def source(seed: int, folder: Path) -> Path:
 
 
 def train(run: Run, sources: Path, steps: int = STEPS) -> Record:
-    """
-    :param run: What to train
-    :param sources: Folder of the pretrained networks
-    :param steps: Environment steps
-    :return: Its record
-    """
-    import torch as th
-    from stable_baselines3.common.callbacks import ConvertCallback
-
-    from sb3_reptile import ReptileDQN
-
+    """The record of a run that may start from a network in the folder ``sources``."""
     th.set_num_threads(1)
     # Before training, so that the commit is that of the running code
     versions = versions_used(ROOT, CODE)
@@ -207,10 +195,6 @@ def thirds(found: list[Record]) -> np.ndarray:
 
 
 def page(found: dict[str, list[Record]]) -> str:
-    """
-    :param found: The records of each method
-    :return: The page, as Markdown
-    """
     rows = []
     scratch = thirds(found["scratch"])
     for name, of_method in found.items():

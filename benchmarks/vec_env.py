@@ -6,12 +6,10 @@ How long environments take to step in RayVecEnv, SubprocVecEnv and DummyVecEnv, 
 
 An environment waits for the duration of its step, as one does whose simulator is another process, or computes for this
 time; without a duration it returns at once, so that the overhead remains. The vectorized environments take turns within
-a round, and every round begins with another one, because the speed of a machine changes while others use it. Only the
-one that is measured exists: processes that wait for work also take some of a processor's time.
+a round, in random order. Only the one that is measured exists: processes that wait for work also take some of a
+processor's time.
 """
 
-import argparse
-import csv
 import itertools
 import os
 import statistics
@@ -23,30 +21,20 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import timings
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from timings import Record, Records, shuffled
 
-from sb3_reptile.evaluation.machine import installed_versions, processor_name
+from sb3_reptile.evaluation.machine import processor_name
 from sb3_reptile.evaluation.records import now
+from sb3_reptile.evaluation.templates import PageTemplate, join
 from sb3_reptile.vec_env import Asynchronous, RayVecEnv
 from sb3_reptile.vec_env.ray_cluster import connected
 
-RESULTS = Path(__file__).parent / "results" / "vec_env.csv"
-FIELDS = [
-    "round",
-    "vec_env",
-    "envs_per_worker",
-    "threads_per_worker",
-    "n_envs",
-    "does",
-    "milliseconds",
-    "steps",
-    "seconds",
-    "load",
-    "machine",
-    "finished",
-]
+TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "vec_env.md")
+PACKAGES = ["ray", "stable_baselines3", "gymnasium", "numpy"]
 DURATIONS = (0.0, 1.0, 10.0)
 N_ENVS = (1, 4, 8, 16)
 # Environments and threads of a worker
@@ -66,8 +54,6 @@ STRAGGLERS, STRAGGLER_FACTOR = 8, 10
 STRAGGLER_STEPS = {"synchronous": 400, "asynchronous": 1_600}
 # Processes that ran or waited for a processor, on average over a minute, before this program began
 LOAD = f"{os.getloadavg()[0]:.1f}"
-
-Record = dict[str, Any]
 
 
 class Working(gym.Env):
@@ -136,28 +122,20 @@ def turn(env: VecEnv, seconds: float) -> tuple[int, float]:
     return n, passed
 
 
-def machine() -> str:
-    versions = installed_versions(["ray", "stable_baselines3", "gymnasium", "numpy"])
-    return f"{processor_name()}, {th.get_num_threads()} thread; " + ", ".join(f"{k} {v}" for k, v in versions.items())
+FIELDS = ["round", *Measured._fields, "steps", "seconds", "load", "machine", "finished"]
 
 
-def append(number: int, measured: Measured, steps: int, seconds: float) -> None:
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        record = {"round": number, **measured._asdict(), "steps": steps, "seconds": f"{seconds:.4f}", "load": LOAD}
-        writer.writerow({**record, "machine": machine(), "finished": now()})
+def record(number: int, measured: Measured, steps: int, seconds: float) -> dict[str, Any]:
+    machine = timings.machine(f"{processor_name()}, {th.get_num_threads()} thread", PACKAGES)
+    of_turn = {"round": number, **measured._asdict(), "steps": steps, "seconds": f"{seconds:.4f}"}
+    return {**of_turn, "load": LOAD, "machine": machine, "finished": now()}
 
 
-def measure_steps(rounds: int, n_envs: Sequence[int], durations: Sequence[float]) -> None:
+def measure_steps(rounds: int, n_envs: Sequence[int], durations: Sequence[float]) -> Iterator[dict[str, Any]]:
     works = [*(("waits", duration) for duration in durations), ("computes", COMPUTING)]
     with connected("local"):
         for n, number in itertools.product(n_envs, range(rounds)):
-            turns = list(vec_envs(n))
-            first = number % len(turns)
-            for measured, make in turns[first:] + turns[:first]:
+            for measured, make in shuffled(vec_envs(n)):
                 env = make()
                 env.reset()
                 turn(env, WARM_UP)
@@ -169,7 +147,8 @@ def measure_steps(rounds: int, n_envs: Sequence[int], durations: Sequence[float]
                         env.reset()
                         turn(env, 0.2)
                         steps, seconds = turn(env, TURN)
-                        append(number, measured._replace(does=does, milliseconds=milliseconds), steps * n, seconds)
+                        of_work = measured._replace(does=does, milliseconds=milliseconds)
+                        yield record(number, of_work, steps * n, seconds)
                 env.close()
 
 
@@ -177,7 +156,7 @@ class AsynchronousDQN(Asynchronous, DQN):
     """SB3's DQN with asynchronous workers."""
 
 
-def measure_straggler(rounds: int) -> None:
+def measure_straggler(rounds: int) -> Iterator[dict[str, Any]]:
     """DQN with one slow environment among fast ones, synchronous and asynchronous."""
     durations = [10.0 * STRAGGLER_FACTOR, *[10.0] * (STRAGGLERS - 1)]
     made_fns = [partial(Working, milliseconds) for milliseconds in durations]
@@ -190,12 +169,12 @@ def measure_straggler(rounds: int) -> None:
     for model in models.values():
         model.learn(100)
     for number in range(rounds):
-        for name, model in models.items():
+        for name, model in shuffled(models.items()):
             start, before = time.perf_counter(), model.num_timesteps
             model.learn(STRAGGLER_STEPS[name], reset_num_timesteps=False)
             seconds = time.perf_counter() - start
             measured = Measured(f"straggler, {name}", 1, 1, STRAGGLERS, milliseconds=10.0)
-            append(number, measured, model.num_timesteps - before, seconds)
+            yield record(number, measured, model.num_timesteps - before, seconds)
     for model in models.values():
         model.env.close()
 
@@ -205,27 +184,17 @@ def measure_straggler(rounds: int) -> None:
 Rates = dict[Measured, dict[str, float]]
 
 
-def read() -> list[Record]:
-    with RESULTS.open() as file:
-        return list(csv.DictReader(file))
-
-
 def per_second(records: list[Record]) -> Rates:
     """Environment steps per second by what was measured and round."""
     rates: Rates = {}
     for record in records:
-        of = Measured(*(kind(record[name]) for name, kind in KINDS.items()))
+        of = Measured(*(kind(record[name]) for name, kind in Measured.__annotations__.items()))
         rates.setdefault(of, {})[record["round"]] = int(record["steps"]) / float(record["seconds"])
     return rates
 
 
-KINDS: dict[str, Callable[[str], Any]] = dict(
-    zip(Measured._fields, (str, int, int, int, str, float), strict=True),
-)
-
-
 def ratio(ours: dict[str, float], theirs: dict[str, float]) -> str:
-    ratios = sorted(ours[number] / theirs[number] for number in ours if number in theirs)
+    ratios = timings.ratios(ours, theirs)
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
@@ -240,128 +209,90 @@ def milliseconds_per_step(rates: Rates, of: Measured) -> float:
     return 1000 * of.n_envs / statistics.median(rates[of].values())
 
 
-def report() -> str:
-    records = read()
+def markdown(records: list[Record]) -> str:
     rates = per_second(records)
-    numbers = " ".join(str(n) for n in sorted({of.n_envs for of in rates if not is_straggler(of)}))
+    of_steps = {of: rate for of, rate in rates.items() if not of.vec_env.startswith("straggler")}
+    groups = sorted({(of.milliseconds, of.does) for of in of_steps})
     loads = sorted({float(record["load"]) for record in records})
-    lines = [
-        "# How long environments take to step",
-        "",
-        f"`python benchmarks/vec_env.py --n-envs {numbers}` measures it, and `--report` makes this",
-        "page. The records are in the CSV file of the same name.",
-        "",
-        f"Machine: {records[-1]['machine']}; {os.cpu_count()} processors. Load average before the program began:",
-        f"{' and '.join(f'{load:g}' for load in loads)}, from other programs.",
-        "",
-        "An environment waits (sleeps) or computes for the duration of its step. Speeds are environment steps per",
-        "second of `env.step()`, medians over the rounds; ratios are to SubprocVecEnv in the same round: median,",
-        "smallest and largest. More is faster. The overhead is the time of a step less that of the environments",
-        "of a worker, which wait one after another, or at the same time in threads.",
-        "",
-    ]
-    groups = sorted({(of.does, of.milliseconds) for of in rates if not is_straggler(of)}, key=lambda group: group[::-1])
-    for does, milliseconds in groups:
-        what = (
-            f"{'compute' if does == 'computes' else 'wait'} for {milliseconds:g} ms" if milliseconds else "take no time"
-        )
-        lines += [f"## Environments that {what}", ""]
-        lines += ["| environments | vec env | steps/s | ratio to Subproc | overhead |", "|---:|---|---:|---:|---:|"]
-        measured = [of for of in rates if (of.does, of.milliseconds) == (does, milliseconds) and not is_straggler(of)]
-        for of in sorted(measured, key=lambda of: of.n_envs):
-            reference = of._replace(vec_env="Subproc", envs_per_worker=1, threads_per_worker=1)
-            in_turn = -(-of.envs_per_worker // of.threads_per_worker)
-            overhead = f"{milliseconds_per_step(rates, of) - in_turn * milliseconds:.2f} ms" if does == "waits" else ""
-            speed = f"{statistics.median(rates[of].values()):,.0f}"
-            of_subproc = ratio(rates[of], rates[reference])
-            lines.append(f"| {of.n_envs} | {label(of)} | {speed} | {of_subproc} | {overhead} |")
-        lines.append("")
-    return "\n".join([*lines, *projection(rates), *straggler(rates)])
+    page = TEMPLATE.fill(
+        "page",
+        n_envs=" ".join(map(str, sorted({of.n_envs for of in of_steps}))),
+        machine=f"{records[-1]['machine']}; {os.cpu_count()} processors",
+        loads=" and ".join(f"{load:g}" for load in loads),
+        steps=join(steps(of_steps, does, milliseconds) for milliseconds, does in groups),
+        projection=projection(of_steps),
+        straggler=straggler(rates),
+    )
+    return page + "\n"
 
 
-def is_straggler(of: Measured) -> bool:
-    return of.vec_env.startswith("straggler")
+def steps(rates: Rates, does: str, milliseconds: float) -> str:
+    """The table of environments whose steps take the same time."""
+    rows = []
+    for of in sorted((of for of in rates if of[4:] == (does, milliseconds)), key=lambda of: of.n_envs):
+        reference = of._replace(vec_env="Subproc", envs_per_worker=1, threads_per_worker=1)
+        in_turn = -(-of.envs_per_worker // of.threads_per_worker)
+        overhead = f"{milliseconds_per_step(rates, of) - in_turn * milliseconds:.2f} ms" if does == "waits" else ""
+        speed = f"{statistics.median(rates[of].values()):,.0f}"
+        rows.append(f"| {of.n_envs} | {label(of)} | {speed} | {ratio(rates[of], rates[reference])} | {overhead} |")
+    verb = "compute" if does == "computes" else "wait"
+    what = f"{verb} for {milliseconds:g} ms" if milliseconds else "take no time"
+    return TEMPLATE.fill("steps", what=what, rows=rows)
 
 
-def projection(rates: Rates) -> list[str]:
+def projection(rates: Rates) -> str:
     """Time of a step of environments that take none: a constant and a time per worker, fitted by least squares."""
     one_each = [of for of in rates if of.vec_env == "Ray" and of.milliseconds == 0 and of.envs_per_worker == 1]
     if not one_each:
-        return []
-    slope, constant = np.polyfit(
-        [of.n_envs for of in one_each], [milliseconds_per_step(rates, of) for of in one_each], 1
-    )
+        return ""
+    of_step = [milliseconds_per_step(rates, of) for of in one_each]
+    slope, constant = np.polyfit([of.n_envs for of in one_each], of_step, 1)
     constant = max(constant, 0.0)
-    lines = [
-        "## Overhead",
-        "",
-        f"A step of Ray workers whose environments take no time takes {constant:.2f} ms, and {slope:.2f} ms more per",
-        "worker (least squares over the medians with `envs_per_worker=1`). It is mostly work of the processors of",
-        "this machine, which also run the workers.",
-        "",
-        "## Projection to 1,000 environments",
-        "",
-        "From these figures, for workers on other machines, each with the processors that it needs:",
-        "",
-        f"    time of a step = {constant:.2f} ms + {slope:.2f} ms x workers + duration x environments in turn",
-        "",
-        "Environments in turn: `envs_per_worker` divided by `threads_per_worker`. With threads, environments wait.",
-        "",
-        "| duration | environments of a worker | threads | workers | time of a step | steps/s | share of stepping |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for duration in (1.0, 10.0, 100.0):
         for per_worker, threads in ((1, 1), (8, 1), (8, 8), (50, 50)):
             workers = -(-1_000 // per_worker)
             in_turn = duration * per_worker / threads
             total = constant + slope * workers + in_turn
-            lines.append(
+            rows.append(
                 f"| {duration:g} ms | {per_worker} | {threads} | {workers} | {total:,.0f} ms | {1e6 / total:,.0f} "
                 f"| {100 * in_turn / total:.0f} % |"
             )
-    return [
-        *lines,
-        "",
-        "The last column is the share of the time in which environments step. This is a projection, not a measurement:",
-        "the network adds to it, and workers that do not share the processors of the learner take less of its time.",
-        "",
-    ]
+    return TEMPLATE.fill("projection", constant=f"{constant:.2f}", slope=f"{slope:.2f}", rows=rows)
 
 
-def straggler(rates: Rates) -> list[str]:
-    keys = {of.vec_env.partition(", ")[2]: of for of in rates if is_straggler(of)}
+def straggler(rates: Rates) -> str:
+    keys = {of.vec_env.partition(", ")[2]: of for of in rates if of.vec_env.startswith("straggler")}
     if not keys:
-        return []
+        return ""
     asynchronous, synchronous = rates[keys["asynchronous"]], rates[keys["synchronous"]]
-    return [
-        "## One environment that is ten times slower",
-        "",
-        f"SB3's DQN, its defaults, with {STRAGGLERS} environments of 10 ms, of which one takes 100 ms, one per worker.",
-        "",
-        "| | steps/s | ratio |",
-        "|---|---:|---:|",
-        f"| synchronous | {statistics.median(synchronous.values()):,.0f} | |",
-        f"| asynchronous | {statistics.median(asynchronous.values()):,.0f} | {ratio(asynchronous, synchronous)} |",
-        "",
-    ]
+    return TEMPLATE.fill(
+        "straggler",
+        n_envs=STRAGGLERS,
+        synchronous=f"{statistics.median(synchronous.values()):,.0f}",
+        asynchronous=f"{statistics.median(asynchronous.values()):,.0f}",
+        ratio=ratio(asynchronous, synchronous),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each (default: {ROUNDS})")
+    parser = timings.command_line(__doc__)
+    parser.add_argument("--rounds", type=int, help=f"turns of each (default: {ROUNDS}, with --quick 1)")
     parser.add_argument("--n-envs", type=int, nargs="+", default=N_ENVS, help="numbers of environments")
     parser.add_argument("--milliseconds", type=float, nargs="+", default=DURATIONS, help="durations of a step")
     parser.add_argument("--no-straggler", action="store_true", help="leave out training with a straggler")
     parser.add_argument("--only-straggler", action="store_true", help="measure only training with a straggler")
-    parser.add_argument("--report", action="store_true", help="make the report from the records; measure nothing")
     arguments = parser.parse_args()
-    th.set_num_threads(1)
-    if not arguments.report:
+    rounds = arguments.rounds or (1 if arguments.quick else ROUNDS)
+
+    def measure(records: Records) -> None:
+        th.set_num_threads(1)
         if not arguments.no_straggler:
-            measure_straggler(arguments.rounds)
+            records.append(measure_straggler(rounds))
         if not arguments.only_straggler:
-            measure_steps(arguments.rounds, arguments.n_envs, arguments.milliseconds)
-    RESULTS.with_suffix(".md").write_text(report())
+            records.append(measure_steps(rounds, arguments.n_envs, arguments.milliseconds))
+
+    timings.run(parser, "vec_env", FIELDS, measure, markdown)
 
 
 if __name__ == "__main__":

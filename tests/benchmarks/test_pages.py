@@ -32,8 +32,8 @@ PAGES = {
     "detection": lambda module: module.page(module.read(module.RESULTS / "detection.jsonl")),
     "sampling": lambda module: module.markdown(records("sampling")),
     "training": lambda module: module.markdown(records("training")),
-    "checkpoint": lambda module: module.markdown(module.read(module.RESULTS / "checkpoint.csv")),
-    "vec_env": lambda module: module.report(),
+    "checkpoint": lambda module: module.markdown(records("checkpoint")),
+    "vec_env": lambda module: module.markdown(records("vec_env")),
     "meta": lambda module: module.page(module.read_records()),
 }
 
@@ -150,7 +150,11 @@ def test_what_logs_show_states_what_was_logged():
     text = read("docs/explanation/what_logs_show.md")
     logs = importlib.import_module("reading_logs")
     runs = {
-        name: [{key: float(row[key] or "nan") for key in logs.KEYS} for row in logs.read() if row["run"] == name]
+        name: [
+            {key: float(row[key] or "nan") for key in logs.KEYS}
+            for row in records("reading_logs")
+            if row["run"] == name
+        ]
         for name in logs.RUNS
     }
     step, returns, size = "time/total_timesteps", "rollout/ep_rew_mean", "replay/effective_sample_size"
