@@ -126,7 +126,8 @@ FIELDS = ["round", *Measured._fields, "steps", "seconds", "load", "machine", "fi
 
 
 def record(number: int, measured: Measured, steps: int, seconds: float) -> dict[str, Any]:
-    machine = timings.machine(f"{processor_name()}, {th.get_num_threads()} thread", PACKAGES)
+    processors = f"{processor_name()}, {os.cpu_count()} processors, {th.get_num_threads()} thread"
+    machine = timings.machine(processors, PACKAGES)
     of_turn = {"round": number, **measured._asdict(), "steps": steps, "seconds": f"{seconds:.4f}"}
     return {**of_turn, "load": LOAD, "machine": machine, "finished": now()}
 
@@ -217,7 +218,7 @@ def markdown(records: list[Record]) -> str:
     page = TEMPLATE.fill(
         "page",
         n_envs=" ".join(map(str, sorted({of.n_envs for of in of_steps}))),
-        machine=f"{records[-1]['machine']}; {os.cpu_count()} processors",
+        machine=records[-1]["machine"],
         loads=" and ".join(f"{load:g}" for load in loads),
         steps=join(steps(of_steps, does, milliseconds) for milliseconds, does in groups),
         projection=projection(of_steps),
