@@ -83,6 +83,9 @@ def _init(ray: Any, address: str) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray runs workers at a low priority; other programs then slow environments down, but not those of SubprocVecEnv
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Ray starts processes for workers that nobody has asked for, which take time of those that are needed
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+        os.environ.setdefault("RAY_enable_worker_prestart", "0")
         settings["include_dashboard"] = False
     try:
         _knock(address)
