@@ -74,7 +74,7 @@ def assert_numbers_are_from(part, of):
 @pytest.mark.parametrize(
     ("page", "begins", "ends", "of"),
     [
-        ("README.md", "![Scores", "## Who needs it", "docs/explanation/results_one_step.md"),
+        ("README.md", "![Scores", "## Who needs it", "docs/explanation/results.md"),
         ("README.md", "**It is faster", "With the RL Zoo (", "benchmarks/results/training.md"),
         (
             "docs/explanation/choice.md",
