@@ -84,6 +84,7 @@ def assert_numbers_are_from(part, of):
         ),
         ("docs/explanation/choice.md", "## The defaults of", "## Comparisons with", "docs/explanation/results.md"),
         ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results_one_step.md"),
+        ("docs/explanation/auto.md", "**A false alarm that", "**With λ-returns", "docs/explanation/results.md"),
         ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results_one_step.md"),
         ("docs/explanation/cost.md", "## Training", "## SAC and TD3", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "## SAC and TD3", "## Sampling", "benchmarks/results/training.md"),
