@@ -128,7 +128,7 @@ def test_the_help_of_a_command_is_that_of_the_reference():
 # What a reader looks for, and the sentence of the linked place that answers it
 ANSWERS = {
     "How do I switch it on?": "Replace the class, keep the arguments",
-    "Which replay for my task?": "| it changes, and you do not know how | the default decay, or `ReptileDQN(...)`",
+    "Which replay for my task?": "| it changes, or it might, and you train DQN | `ReptileDQN(...)` as it is |",
     "How do I see that it works?": "`replay/mean_age` is far below half of the buffer",
     "How do I evaluate under drift?": "`DriftEvalCallback` takes the arguments of `EvalCallback`",
     "What does it cost?": "| speed of training with `ReptileDQN` |",
