@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import application_runs as runs
 import gymnasium as gym
 import numpy as np
-from application_runs import DECAYED, UNIFORM, Application, Run
+from application_runs import AUTO, DECAYED, UNIFORM, Application, Run
 
 from sb3_reptile.evaluation import plotting, tables
 from sb3_reptile.evaluation.records import BINS, Record
@@ -85,7 +85,7 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
             if len(curves):
                 seeds = plotting.smooth(curves, phases)
                 points = list(map(Estimate, seeds.mean(axis=0), seeds.min(axis=0), seeds.max(axis=0)))
-                label = f"{method} replay" if method in (DECAYED, UNIFORM) else method
+                label = label_of(method)
                 style = plotting.style_of(runs.FAMILIES.get(method, ""))
                 # Bands of more than two methods hide the curves
                 band = 0.15 if method in WITH_BAND else 0
@@ -219,7 +219,7 @@ class Scene(NamedTuple):
 
 class Film(NamedTuple):
     """
-    Agents with and without decay in the same environment.
+    Agents with decayed and with uniform replay in the same environment.
 
     :param scenes: Its parts
     :param frames: Number of frames of a scene
@@ -260,18 +260,19 @@ CAPTION_HEIGHT = 34
 
 def film(name: str) -> None:
     """
-    A GIF of the agents of the first seed, with and without decay, before a change, right after it and later. The runs
-    are those of the records, repeated with saved models on the way.
+    A GIF of the agents of the first seed, with ``auto`` or decay and with uniform replay, before a change, right after
+    it and later. The runs are those of the records, repeated with saved models on the way.
     """
     from PIL import Image
 
     setting = FILMS[name]
-    folders = {method: film_run(name, method) for method in (DECAYED, UNIFORM)}
+    forgetting = next(method for method in (AUTO, DECAYED) if method in runs.APPLICATIONS[name].methods)
+    folders = {method: film_run(name, method) for method in (UNIFORM, forgetting)}
     pictures = []
     for scene in setting.scenes:
         played = {method: play(runs.Run(name, method, 0), folder, scene, setting) for method, folder in folders.items()}
-        for pair in zip(*(played[method] for method in (UNIFORM, DECAYED)), strict=True):
-            pictures.append(titled_pair(pair, scene.caption, setting.width))
+        for pair in zip(*played.values(), strict=True):
+            pictures.append(titled_pair(dict(zip(played, pair, strict=True)), scene.caption, setting.width))
     path = runs.IMAGES / f"applications_{name}.gif"
     # One palette, so that colours do not flicker
     palette = pictures[0].quantize(64)
@@ -310,11 +311,15 @@ def play(run: Run, folder: Path, scene: Scene, setting: Film) -> list[Any]:
     return frames
 
 
-def titled_pair(pair: tuple[Any, Any], caption: str, width: int) -> Any:
-    """The frames of uniform and decayed replay in one picture, with the caption above."""
+def label_of(method: str) -> str:
+    return f"{method} replay" if method in (DECAYED, UNIFORM) else method
+
+
+def titled_pair(pair: dict[str, Any], caption: str, width: int) -> Any:
+    """The frames of two methods in one picture, with the caption above."""
     from PIL import Image, ImageDraw, ImageFont
 
-    frames = [Image.fromarray(frame) for frame in pair]
+    frames = [Image.fromarray(frame) for frame in pair.values()]
     height = width * frames[0].height // frames[0].width
     is_wide = width > 2 * height
     columns, rows = (1, 2) if is_wide else (2, 1)
@@ -322,10 +327,10 @@ def titled_pair(pair: tuple[Any, Any], caption: str, width: int) -> Any:
     picture = Image.new("RGB", size, "white")
     draw_on, font = ImageDraw.Draw(picture), ImageFont.load_default(20)
     draw_on.text((8, 6), caption, fill="black", font=font)
-    for number, (frame, method) in enumerate(zip(frames, (UNIFORM, DECAYED), strict=True)):
+    for number, (frame, method) in enumerate(zip(frames, pair, strict=True)):
         x = number * (width + 8) * (not is_wide)
         y = CAPTION_HEIGHT + number * (height + CAPTION_HEIGHT) * is_wide
-        draw_on.text((x + 8, y + 4), f"{method} replay", fill=plotting.style_of(runs.FAMILIES[method]).color, font=font)
+        draw_on.text((x + 8, y + 4), label_of(method), fill=plotting.style_of(runs.FAMILIES[method]).color, font=font)
         picture.paste(frame.resize((width, height)), (x, y + CAPTION_HEIGHT))
     return picture
 

@@ -189,9 +189,12 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harn
     assert kept.stat().st_size < model_path.stat().st_size / 5
 
 
-def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(harness, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("n_steps", "other"), [(1, "decayed"), (None, "auto")])
+def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(
+    harness, tmp_path, monkeypatch, n_steps, other
+):
     pytest.importorskip("minigrid", reason="needs the extra minigrid")
-    entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1)
+    entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1, n_steps=n_steps)
     monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     scenes = (report.Scene("before", 400, 0), report.Scene("after", 400, 20_000), report.Scene("later", 1_200, 20_000))
     monkeypatch.setitem(report.FILMS, "it", report.Film(scenes, 5, every=2, milliseconds=120, width=90))
@@ -217,7 +220,7 @@ def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(harne
     harness("--films", "it")
     expected = [(steps, phase) for steps, phase in ((400, 0), (400, 1), (1_200, 1)) for _ in range(2)]
     assert [(steps, phases) for _, steps, phases in played] == [(steps, [phase] * 10) for steps, phase in expected]
-    assert [method for method, _, _ in played] == ["decayed", "uniform"] * 3
+    assert [method for method, _, _ in played] == ["uniform", other] * 3
     with Image.open(tmp_path / "images" / "applications_it.gif") as film:
         assert film.size == (2 * 90 + 8, 90 + 2 * report.CAPTION_HEIGHT)
         # Pillow joins frames that are alike
