@@ -84,6 +84,12 @@ def assert_numbers_are_from(part, of):
         ),
         ("docs/explanation/choice.md", "## The defaults of", "## Comparisons with", "docs/explanation/results.md"),
         ("docs/explanation/choice.md", "## The default decay", "", "docs/explanation/results_one_step.md"),
+        (
+            "docs/explanation/applications.md",
+            "* 28.7 (",
+            "In the last third of training, `ReptileDQN`",
+            "benchmarks/results/recommender_limit.md",
+        ),
         ("docs/explanation/auto.md", "**A false alarm that", "**With λ-returns", "docs/explanation/results.md"),
         ("docs/explanation/auto.md", "**Learning**", "**Speed**", "docs/explanation/results_one_step.md"),
         ("docs/explanation/cost.md", "## Training", "## SAC and TD3", "benchmarks/results/training.md"),
