@@ -227,10 +227,15 @@ def markdown(records: list[Record]) -> str:
     return page + "\n"
 
 
+def in_tables(of: Measured) -> tuple[int, ...]:
+    """The order of the rows, which does not depend on that of the turns."""
+    return of.n_envs, ("Dummy", "Subproc", "Ray").index(of.vec_env), of.envs_per_worker, of.threads_per_worker
+
+
 def steps(rates: Rates, does: str, milliseconds: float) -> str:
     """The table of environments whose steps take the same time."""
     rows = []
-    for of in sorted((of for of in rates if of[4:] == (does, milliseconds)), key=lambda of: of.n_envs):
+    for of in sorted((of for of in rates if of[4:] == (does, milliseconds)), key=in_tables):
         reference = of._replace(vec_env="Subproc", envs_per_worker=1, threads_per_worker=1)
         in_turn = -(-of.envs_per_worker // of.threads_per_worker)
         overhead = f"{milliseconds_per_step(rates, of) - in_turn * milliseconds:.2f} ms" if does == "waits" else ""
