@@ -79,10 +79,13 @@ def zoo(
     uniform = NO_DECAY if algo == "reptile_dqn" else "replay_buffer_kwargs:dict(half_life=float('inf'))"
     file = () if algo == "reptile_dqn" else ("-conf", f"zoo_configs/{algo}.yml")
     command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
-    methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
-    methods.update(other_methods or {})
     if others.get("n_steps", 1) is None:
-        methods = SAME_LEARNER
+        assert algo == "reptile_dqn"
+        assert not params
+        methods = dict(SAME_LEARNER)
+    else:
+        methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
+    methods.update(other_methods or {})
     return Application(about, section, command, methods, steps, **others)
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 import learning_figures as figures
 import numpy as np
 from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
-from learning_report import recovery_table, tasks_table
+from learning_report import recovery_table, tasks_table, titled
 from learning_results import Matrices, Results
 from methods import AUTO, DEFAULT, FALSE_ALARMS, METHODS, ORACLE, UNIFORM
 from tasks import TASKS, Task
@@ -96,9 +96,9 @@ def glance(results: Results) -> dict[str, tuple[list[str], Matrices]]:
     found = {}
     for title, belongs in GLANCE.items():
         tasks = [name for name, task in TASKS.items() if belongs(task) and all(results.of(name, m) for m in SHOWN)]
-        matrices = {method: results.score_matrix(tasks, method) for method in SHOWN}
-        found[title] = tasks, {method: matrix for method, matrix in matrices.items() if matrix is not None}
-    return {title: (tasks, matrices) for title, (tasks, matrices) in found.items() if matrices}
+        if tasks:
+            found[title] = tasks, results.score_matrices(tasks)
+    return found
 
 
 def glance_table(results: Results) -> list[str]:
@@ -113,7 +113,7 @@ def glance_table(results: Results) -> list[str]:
         if method != AUTO.name
     ]
     header = [
-        f"{len(tasks)} {title} ({min(map(len, of.values()))} seed{'s' * (min(map(len, of.values())) > 1)} or more)"
+        f"{len(tasks)} {title} ({min(len(of[method]) for method in SHOWN)} seeds or more)"
         for title, (tasks, of) in groups.items()
     ]
     names = [f"{title}: {', '.join(f'`{task}`' for task in tasks)}." for title, (tasks, _) in groups.items()]
@@ -129,7 +129,6 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
     :return: The page
     """
     results = with_learner(records)
-    own = results.records
     left = results.with_records(TASKS)
     groups = {}
     for title, (_, belongs) in GROUPS.items():
@@ -137,8 +136,8 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
         left = [name for name in left if name not in groups[title]]
     page = fill(
         "page",
-        n_records=len(own),
-        hours=f"{sum(record['cpu_seconds'] for record in own.values()) / 3600:.1f}",
+        n_records=len(results.records),
+        hours=f"{sum(record['cpu_seconds'] for record in results.records.values()) / 3600:.1f}",
         learner=LEARNER,
         fewest=FEWEST_FOR_INTERVAL,
         glance=glance_table(results),
@@ -191,7 +190,7 @@ def returns_table(records: dict[Run, Record], results: Results) -> list[str]:
             "" if matrix is None else f"{number(iqm(matrix)[0], 2)} ({len(matrix)})"
             for method in methods
             for found in (one_step, results)
-            for matrix in [scores_of(found, [task], method)]
+            for matrix in [found.score_matrix([task], method)]
         ]
         if any(cells[::2]):
             rows.append([f"`{task}`", *cells])
@@ -199,21 +198,9 @@ def returns_table(records: dict[Run, Record], results: Results) -> list[str]:
     return table(["score", *header], rows)
 
 
-def scores_of(results: Results, tasks: list[str], method: str) -> np.ndarray | None:
-    """Scores of the runs, shape (runs, tasks); None if a task has no run."""
-    return results.score_matrix(tasks, method)
-
-
-def titled(tasks: list[str]) -> dict[str, list[str]]:
-    """Each task, and all of them."""
-    return {f"`{task}`": [task] for task in tasks} | ({"all": tasks} if len(tasks) > 1 else {})
-
-
-def compared_methods(results: Results, tasks: list[str]) -> dict[str, np.ndarray]:
+def compared_methods(results: Results, tasks: list[str]) -> Matrices:
     """Scores of the methods with runs on all of the tasks, but for those whose alarms are artificial."""
-    methods = [name for name in results.methods(tasks) if name != FALSE_ALARMS.name]
-    found = {name: scores_of(results, tasks, name) for name in methods}
-    return {name: matrix for name, matrix in found.items() if matrix is not None}
+    return {name: matrix for name, matrix in results.score_matrices(tasks).items() if name != FALSE_ALARMS.name}
 
 
 def scores_table(results: Results, tasks: list[str]) -> list[str]:

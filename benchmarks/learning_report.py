@@ -173,7 +173,8 @@ def compare(results: Results, tasks: list[str], method: str, other: str) -> list
 
 
 def titled(tasks: list[str]) -> dict[str, list[str]]:
-    return {**{f"`{task}`": [task] for task in tasks}, "all": tasks}
+    """Each task, and all of them if there are several."""
+    return {f"`{task}`": [task] for task in tasks} | ({"all": tasks} if len(tasks) > 1 else {})
 
 
 # ---- Sections
