@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile.vec_env.ray_monitor_files import continued_monitor_files
-from sb3_reptile.vec_env.threaded_vec_env import ThreadedVecEnv
+from sb3_reptile.vec_env.threaded_vec_env import CallingThread, ThreadedVecEnv
 
 # Observations by key (None unless the space is Dict or Tuple)
 Obs = dict[Any, np.ndarray]
@@ -50,7 +52,19 @@ class EnvWorker:
     Hosts environments in SB3's ``DummyVecEnv``, from which it has all of its behaviour, or in a
     :class:`~sb3_reptile.vec_env.threaded_vec_env.ThreadedVecEnv`. Observations travel as arrays;
     the rest travels pickled, because arrays from Ray's object store cannot be written to.
+
+    Steps that come through a :class:`~sb3_reptile.vec_env.ray_channel.StepChannel` arrive in another thread than the
+    other calls. Therefore all of them are done in a third one, unless the environments have only the main thread.
     """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | CallingThread = CallingThread()
+        # The last step that came through the channel, and how many did
+        self._step: Future[bytes]
+        self._n_steps, self._has_begun = 0, threading.Condition()
+
+    def _do(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self._thread.submit(_called, function, *args).result()
 
     def build(self, env_fns: bytes, n_threads: int, is_restarted: bool) -> bytes:
         """
@@ -62,8 +76,10 @@ class EnvWorker:
         fns = cloudpickle.loads(env_fns)
         n_threads = min(n_threads, len(fns))
         in_threads = partial(ThreadedVecEnv, n_threads=n_threads)
+        if n_threads > 1:
+            self._thread = ThreadPoolExecutor(1)
         with continued_monitor_files() if is_restarted else contextlib.nullcontext():
-            self._envs: DummyVecEnv = _called(in_threads if n_threads > 1 else DummyVecEnv, fns)
+            self._envs: DummyVecEnv = self._do(in_threads if n_threads > 1 else DummyVecEnv, fns)
         return cloudpickle.dumps((self._envs.observation_space, self._envs.action_space, self._envs.metadata))
 
     def reset(self, seeds: Sequence[int | None], options: bytes) -> tuple[Obs, bytes]:
@@ -73,7 +89,7 @@ class EnvWorker:
         :return: Observations, shape (n, ...) each, and the pickled list of reset infos
         """
         self._envs._seeds, self._envs._options = list(seeds), cloudpickle.loads(options)
-        _called(self._envs.reset)
+        self._do(self._envs.reset)
         return dict(self._envs.buf_obs), cloudpickle.dumps(self._envs.reset_infos)
 
     def step(self, pickled_actions: bytes) -> bytes | tuple[Obs, bytes]:
@@ -81,12 +97,43 @@ class EnvWorker:
         :param pickled_actions: Actions, shape (n, ...), pickled: environments may write into them
         :return: The step for :func:`unpack`, in which large observations are separate
         """
-        _, rewards, dones, infos = _called(self._envs.step, cloudpickle.loads(pickled_actions))
-        resets = {index: self._envs.reset_infos[index] for index in np.flatnonzero(dones).tolist()}
-        obs, others = dict(self._envs.buf_obs), (rewards, dones, infos, resets)
+        obs, *others = self._do(self._stepped, pickled_actions)
         if sum(array.nbytes for array in obs.values()) <= SMALL:
             return cloudpickle.dumps((obs, *others))
         return obs, cloudpickle.dumps(others)
+
+    def _stepped(self, pickled_actions: bytes) -> Step:
+        _, rewards, dones, infos = self._envs.step(cloudpickle.loads(pickled_actions))
+        resets = {index: self._envs.reset_infos[index] for index in np.flatnonzero(dones).tolist()}
+        return dict(self._envs.buf_obs), rewards, dones, infos, resets
+
+    def step_in_channel(self, pickled_actions: bytes) -> bytes:
+        """
+        :param pickled_actions: Actions, shape (n, ...), pickled
+        :return: The step, pickled as a whole: arrays in a channel last until the next message
+        """
+        with self._has_begun:
+            self._step = self._thread.submit(_called, lambda: cloudpickle.dumps(self._stepped(pickled_actions)))
+            self._n_steps += 1
+            self._has_begun.notify_all()
+        return self._step.result()
+
+    def await_step(self, number: int) -> None:
+        """
+        Wait until a step that was sent through the channel has begun; calls that follow are done after it.
+
+        :param number: Number of this step, the last one that was sent; they count from 1
+        """
+        with self._has_begun:
+            self._has_begun.wait_for(lambda: self._n_steps >= number)
+
+    def result_of_step(self, number: int) -> bytes:
+        """
+        :param number: Number of the last step that was sent through the channel
+        :return: What it returns
+        """
+        self.await_step(number)
+        return self._step.result()
 
     def call(self, method: str, arguments: bytes) -> bytes:
         """
@@ -95,12 +142,12 @@ class EnvWorker:
         :return: What it returns for each of the ``indices`` among them, pickled
         """
         args, kwargs = cloudpickle.loads(arguments)
-        results = _called(getattr(self._envs, method), *args, **kwargs)
+        results = self._do(partial(getattr(self._envs, method), *args, **kwargs))
         return cloudpickle.dumps([None] * len(kwargs["indices"]) if results is None else results)
 
     def close(self) -> None:
         """Close the environments."""
-        _called(self._envs.close)
+        self._do(self._envs.close)
 
     def restore(self, attributes: Mapping[int, Mapping[str, bytes]]) -> None:
         """

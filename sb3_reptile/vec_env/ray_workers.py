@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle
 
+from sb3_reptile.vec_env.ray_channel import StepChannel, are_supported
 from sb3_reptile.vec_env.ray_worker import EnvironmentInterruptedError, EnvWorker
 
 # Options of an actor by resource; Ray has a dictionary for the others
@@ -18,6 +19,8 @@ OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 LONGEST_PAUSE = 60.0
 # Seconds after which a warning names a worker that does not start, or does not return from a call
 PATIENCE = 60.0
+# Seconds after which a step that nobody waits for, after an interruption, must have returned to reuse its channel
+UNWANTED_PATIENCE = 1.0
 
 
 class WorkersLostError(RuntimeError):
@@ -55,6 +58,8 @@ class Worker:
     indices: range
     env_fns: bytes
     actor: Any = None
+    #: What its steps are sent through; None: they are calls
+    channel: StepChannel | None = None
     #: Its spaces and metadata, pickled
     built: bytes = b""
     #: Number of times that it was started again
@@ -76,11 +81,24 @@ class Call(NamedTuple):
     :param worker: The worker
     :param method: Name of the method
     :param result: Ray's reference to the result
+    :param channel: For a step: the channel that returns the result instead
     """
 
     worker: Worker
     method: str
-    result: Any
+    result: Any = None
+    channel: StepChannel | None = None
+
+
+# A result as a tuple of one, None if the worker was lost, or what an environment has raised
+Outcome = tuple[Any] | None | BaseException
+
+
+def _cause(error: Any) -> BaseException:
+    """What an environment has raised, as in other VecEnvs, from Ray's error."""
+    if isinstance(error.cause, EnvironmentInterruptedError):
+        return KeyboardInterrupt(f"in an environment: {error.cause}")
+    return error.cause if isinstance(error.cause, Exception) else error
 
 
 class Workers:
@@ -96,6 +114,8 @@ class Workers:
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
     :param start_timeout: Seconds within which a worker must start
     :param call_timeout: Seconds within which a call of a worker must return; None: no limit
+    :param in_channels: Whether steps are sent through channels, where these are supported; they return results in the
+        order of the workers
     """
 
     def __init__(
@@ -109,6 +129,7 @@ class Workers:
         backoff: float,
         start_timeout: float,
         call_timeout: float | None,
+        in_channels: bool,
     ) -> None:
         from ray import exceptions
 
@@ -121,10 +142,13 @@ class Workers:
             exceptions.WorkerCrashedError,
         )
         self._timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
+        self._channel_error = exceptions.RayChannelError
         self._options = dict(options)
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
         self.max_restarts, self.backoff = max_restarts, backoff
         self.start_timeout, self.call_timeout = start_timeout, call_timeout
+        self._in_channels = in_channels and are_supported(ray)
+        self._channels: list[StepChannel] = []
         #: Number of restarts of all workers
         self.n_restarts = 0
         #: Called before the error that says that too many were lost
@@ -170,6 +194,18 @@ class Workers:
         """
         if self._failure is not None:
             raise self._failure
+        channel = worker.channel
+        if channel is not None and channel.is_under_way:
+            worker.actor.await_step.remote(channel.n_sent)
+        if channel is not None and method == "step":
+            try:
+                if channel.is_under_way:
+                    # Nobody waits for this step any more
+                    channel.receive(timeout=UNWANTED_PATIENCE)
+                channel.send(*arguments)
+                return Call(worker, method, channel=channel)
+            except Exception:  # the actor gives the reason
+                worker.channel = None
         return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
 
     def call_all(self, calls: Sequence[tuple[Worker, str, tuple[Any, ...]]]) -> list[Any]:
@@ -197,6 +233,32 @@ class Workers:
         :raises Exception: what an environment has raised, the first of them
         """
         begun = time.monotonic()
+        from_channels = [self._receive(call, begun) if call.channel is not None else call for call in calls]
+        left = [outcome for outcome in from_channels if isinstance(outcome, Call)]
+        from_actors = iter(self._fetch_from_actors(left, begun))
+        outcomes = [next(from_actors) if isinstance(outcome, Call) else outcome for outcome in from_channels]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return outcomes  # type: ignore[return-value]
+
+    def _receive(self, call: Call, begun: float) -> Outcome | Call:
+        """What a step has returned through its channel, or else the call that will return it."""
+        limit = self._limits()[0]
+        assert call.channel is not None
+        assert limit is not None
+        try:
+            return (call.channel.receive(max(begun + limit - time.monotonic(), 0)),)
+        except self._task_error as error:
+            if not isinstance(error.cause, self._channel_error):
+                return _cause(error)
+        except Exception:  # the actor gives the reason
+            pass
+        if call.channel.is_under_way:
+            call.worker.channel = None
+        return Call(call.worker, call.method, call.worker.actor.result_of_step.remote(call.channel.n_sent))
+
+    def _fetch_from_actors(self, calls: Sequence[Call], begun: float) -> list[Outcome]:
         refs = [call.result for call in calls]
         try:
             # One call costs much less than one per worker
@@ -204,19 +266,16 @@ class Workers:
         except (self._timeout_error, *self._lost, self._task_error):
             pass
         returned = self._returned(calls, len(calls), begun)
-        fetched: list[tuple[Any] | None] = []
-        raised: Exception | None = None
+        outcomes: list[Outcome] = []
         for call in calls:
             try:
-                fetched.append((self._get(call.result),) if call in returned else None)
+                outcomes.append((self._get(call.result),) if call in returned else None)
             except _LostError as error:
                 self._last_loss = error
-                fetched.append(None)
+                outcomes.append(None)
             except Exception as error:
-                raised = raised or error
-        if raised is not None:
-            raise raised
-        return fetched
+                outcomes.append(error)
+        return outcomes
 
     def wait(self, calls: Sequence[Call], n: int = 1) -> list[Call]:
         """
@@ -266,6 +325,7 @@ class Workers:
         while workers:
             for worker in workers:
                 self._ray.kill(worker.actor)
+                worker.channel = None
                 if worker.restarts >= self.max_restarts:
                     self._give_up(worker, self._last_loss)
                 worker.restarts += 1
@@ -299,6 +359,8 @@ class Workers:
         for worker in self.all:
             if worker.actor is not None:
                 self._ray.kill(worker.actor)
+        for channel in self._channels:
+            channel.close()
 
     def _start(self, workers: Sequence[Worker]) -> list[Worker]:
         """Start workers; those that were lost meanwhile."""
@@ -310,6 +372,9 @@ class Workers:
         for worker, ref in zip(workers, refs, strict=True):
             try:
                 worker.built = self._started(worker, ref)
+                if self._in_channels:
+                    worker.channel = StepChannel(worker.actor)
+                    self._channels.append(worker.channel)
             except _LostError as error:
                 self._last_loss = _LostError(f"while it started: {error}")
                 lost.append(worker)
@@ -368,10 +433,7 @@ class Workers:
         except self._lost as error:
             raise _LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
         except self._task_error as error:
-            # What the environment has raised, as in other VecEnvs
-            if isinstance(error.cause, EnvironmentInterruptedError):
-                raise KeyboardInterrupt(f"in an environment: {error.cause}") from error
-            raise error.cause if isinstance(error.cause, Exception) else error from error
+            raise _cause(error) from error
 
     def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:
         failure = WorkersLostError(

@@ -6,7 +6,7 @@ import traceback
 import numpy as np
 import pytest
 
-from sb3_reptile.vec_env import ray_vec_env
+from sb3_reptile.vec_env import ray_vec_env, ray_workers
 
 
 class FakeRay:
@@ -78,6 +78,11 @@ class Method:
 
     def remote(self, *arguments):
         ray = self.ray
+        if self.name == "await_step":
+            return Ref()
+        if self.name == "result_of_step":
+            assert self.actor.is_dead or arguments == (self.actor.instance._n_steps,)
+            return self.actor.last_step
         ray.n_calls += 1
         if ray.n_calls in ray.dying:
             self.actor.is_dead = True
@@ -103,10 +108,38 @@ def as_transported(value):
     return value
 
 
-@pytest.fixture
-def fake_ray(monkeypatch):
+class FakeChannel:
+    """Steps of an actor that is in this process. As with Ray, a failure has no certain reason."""
+
+    def __init__(self, actor):
+        self.actor, self.n_sent, self.is_under_way = actor, 0, False
+
+    def send(self, pickled_actions):
+        assert not self.is_under_way
+        self.actor.last_step = self.actor.step_in_channel.remote(pickled_actions)
+        self.n_sent, self.is_under_way = self.n_sent + 1, True
+
+    def receive(self, timeout):
+        from ray.exceptions import RayChannelError, RayTaskError
+
+        step = self.actor.last_step
+        if step.is_slow or (step.error is not None and not isinstance(step.error, RayTaskError)):
+            raise RayChannelError("closed")
+        self.is_under_way = False
+        if step.error is not None:
+            raise step.error
+        return step.value
+
+    def close(self):
+        assert self.actor.is_dead
+
+
+@pytest.fixture(params=["steps in channels", "steps as calls"])
+def fake_ray(monkeypatch, request):
     exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
     ray = FakeRay(exceptions)
+    monkeypatch.setattr(ray_workers, "are_supported", lambda ray: request.param == "steps in channels")
+    monkeypatch.setattr(ray_workers, "StepChannel", FakeChannel)
     monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
     monkeypatch.setattr(ray_vec_env, "connect", lambda address: False)
     monkeypatch.setattr(ray_vec_env, "disconnect", lambda: None)
@@ -125,6 +158,13 @@ def cluster():
 
     node = dict(object_store_memory=100 * 2**20)
     cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, **node))
-    cluster.worker_nodes_ = [cluster.add_node(num_cpus=4, resources={"worker": 4}, **node) for _ in range(2)]
+    cluster.worker_nodes_ = []
+
+    def add_worker_node():
+        cluster.worker_nodes_.append(cluster.add_node(num_cpus=4, resources={"worker": 4}, **node))
+
+    cluster.add_worker_node = add_worker_node
+    add_worker_node()
+    add_worker_node()
     yield cluster
     cluster.shutdown()

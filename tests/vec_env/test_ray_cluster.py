@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
-from sb3_reptile.vec_env import RayVecEnv, WorkersLostError
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_workers
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
 from tests.conftest import assert_same_parameters, small
 from tests.vec_env.environments import SPACES, Everything, Numbered, NumberedGoals
@@ -94,8 +94,9 @@ def assert_true_transitions(buffer):
     np.testing.assert_array_equal(buffer.dones[:n], next_obs[:n, :, 1] == 20)
 
 
-def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
-    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path, threads):
+    env = ray_env(cluster, [lambda: Numbered(kills=str(tmp_path))] * 4, threads_per_worker=threads)
     model = ReptileDQN("MlpPolicy", env, gamma=0.5, **small(n_steps=3))
     logged = []
     kill = Lose(60, lambda: (tmp_path / "one").touch())
@@ -113,20 +114,60 @@ def test_an_actor_that_is_killed_leaves_no_false_transition(cluster, tmp_path):
     np.testing.assert_allclose(batch.discounts.ravel(), 0.5 ** (last - first), rtol=1e-6)
     np.testing.assert_array_equal(*(part[:, 0] for part in (batch.observations, batch.next_observations)))
     assert set(last - first) == {1, 2, 3}
+    assert in_channels(env) == [threads == 2] * 2
     env.close()
 
 
-def test_a_worker_whose_step_hangs_is_started_again_after_call_timeout(cluster, tmp_path):
-    env = ray_env(cluster, [lambda: Numbered(hangs=str(tmp_path))] * 2, envs_per_worker=1, call_timeout=5)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_whose_step_hangs_is_started_again_after_call_timeout(cluster, tmp_path, threads):
+    fns = [lambda: Numbered(hangs=str(tmp_path))] * 2 * threads
+    env = ray_env(cluster, fns, envs_per_worker=threads, threads_per_worker=threads, call_timeout=5)
     env.reset()
     for _ in range(10):
-        env.step(np.zeros(2, int))
+        env.step(np.zeros(len(fns), int))
     (tmp_path / "one").touch()
     with pytest.warns(UserWarning, match="'step' did not return within 5 s, call_timeout"):
-        assert env.step(np.zeros(2, int))[2].sum() == 1
-    dones = env.step(np.zeros(2, int))[2]
-    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": 1}
+        assert env.step(np.zeros(len(fns), int))[2].sum() == threads
+    dones = env.step(np.zeros(len(fns), int))[2]
+    assert env.log_values() == {"workers/restarts": 1, "workers/lost_transitions": threads}
     assert not dones.any()
+    env.close()
+
+
+def in_channels(env):
+    return [worker.channel is not None for worker in env.workers.all]
+
+
+def test_calls_come_after_the_step_under_way_and_unwanted_steps_are_not_delivered(cluster):
+    env = ray_env(cluster, [lambda: Numbered(seconds=0.1)] * 4, threads_per_worker=2)
+    env.reset()
+    for number in range(1, 4):
+        env.step_async(np.zeros(4, int))
+        assert env.get_attr("step_number") == [number] * 4
+        assert env.step_wait()[1].tolist() == [number] * 4
+    env.step_async(np.zeros(4, int))
+    env.reset()
+    assert env.get_attr("step_number") == [0] * 4
+    assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+    # As after an interruption in the middle of step_wait()
+    env.step_async(np.zeros(4, int))
+    env._pending.clear()
+    assert env.step(np.zeros(4, int))[1].tolist() == [3] * 4
+    assert in_channels(env) == [True, True]
+    env.close()
+
+
+def test_a_step_that_takes_long_is_delivered_after_a_warning(cluster, monkeypatch):
+    env = ray_env(cluster, [Numbered] * 4, threads_per_worker=2)
+    env.reset()
+    env.set_attr("seconds", 1.0, 0)
+    monkeypatch.setattr(ray_workers, "PATIENCE", 0.5)
+    with pytest.warns(UserWarning, match=r"environments 0 to 1: 'step' did not return within 0.5 s"):
+        assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
+    env.set_attr("seconds", 0.0, 0)
+    # The reference to its result was used up, and nobody knows when the channel is free again
+    assert in_channels(env) == [False, True]
+    assert env.step(np.zeros(4, int))[1].tolist() == [2] * 4
     env.close()
 
 
@@ -140,12 +181,20 @@ class NeedsTwoError(Exception):
 class Raises(Numbered):
     """Raises an exception on demand."""
 
+    error = None
+
     def fail(self, error, *args):
         raise error(*args)
 
+    def step(self, action):
+        if self.error is not None:
+            self.fail(*self.error)
+        return super().step(action)
 
-def test_exceptions_of_an_environment_are_raised_here(cluster):
-    env = ray_env(cluster, [Raises] * 2, envs_per_worker=1)
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_exceptions_of_an_environment_are_raised_here(cluster, threads):
+    env = ray_env(cluster, [Raises] * 2, threads_per_worker=threads)
     env.reset()
     with pytest.raises(ValueError, match=r"^three$"):
         env.env_method("fail", ValueError, "three")
@@ -154,12 +203,26 @@ def test_exceptions_of_an_environment_are_raised_here(cluster):
     with pytest.raises(KeyboardInterrupt, match=r"in an environment: four"):
         env.env_method("fail", KeyboardInterrupt, "four", indices=1)
     assert env.step([0, 0])[1].tolist() == [1, 1]
+    for error, message in (
+        ((ValueError, "five"), r"^five$"),
+        ((NeedsTwoError, "six", "seven"), "six and seven"),
+        ((KeyboardInterrupt, "eight"), "in an environment: eight"),
+    ):
+        env.set_attr("error", error, 0)
+        with pytest.raises(BaseException, match=message) as raised:
+            env.step([0, 0])
+        assert isinstance(raised.value, KeyboardInterrupt if "eight" in message else Exception)
+    env.set_attr("error", None, 0)
+    # In threads, the second one was stepped each time
+    assert env.step([0, 0])[1].tolist() == ([2, 5] if threads == 2 else [2, 2])
+    assert in_channels(env) == [threads == 2]
     assert env.workers.n_restarts == 0
     env.close()
 
 
-def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
-    env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=1)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster, threads):
+    env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=threads, threads_per_worker=threads)
     # Ray may have placed all workers on the other node
     (node_id,) = env.env_method("node_id", indices=0)
     (lost,) = (node for node in cluster.worker_nodes_ if node.node_id == node_id)
@@ -168,13 +231,15 @@ def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
     model.learn(800, callback=Lose(60, lambda: cluster.remove_node(lost, allow_graceful=False)))
     values = env.log_values()
     # One that Ray placed on the lost node again was lost before it began
-    assert values["workers/restarts"] >= values["workers/lost_transitions"] >= 1
+    assert values["workers/restarts"] * threads >= values["workers/lost_transitions"] >= threads
     assert 195 <= model.replay_buffer.size() < 200
     assert_true_transitions(model.replay_buffer)
     batch = model.replay_buffer.sample(500)
     # The goals of an episode are states of this episode
     np.testing.assert_array_equal(batch.observations["desired_goal"][:, 0], batch.observations["observation"][:, 0])
     env.close()
+    cluster.worker_nodes_.remove(lost)
+    cluster.add_worker_node()
 
 
 def test_beyond_max_restarts_a_checkpoint_is_saved_from_which_training_resumes(cluster, tmp_path):

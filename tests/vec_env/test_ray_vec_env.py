@@ -345,6 +345,8 @@ def test_steps_that_have_not_begun_and_closed_environments_are_errors(fake_ray):
             call()
 
 
+# The file of a worker that is killed is not closed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_monitor_files_of_a_lost_worker_are_continued(fake_ray, tmp_path):
     env = make_vec_env(
         lambda: Numbered(length=3),
