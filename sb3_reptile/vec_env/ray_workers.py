@@ -244,11 +244,9 @@ class Workers:
 
     def _receive(self, call: Call, begun: float) -> Outcome | Call:
         """What a step has returned through its channel, or else the call that will return it."""
-        limit = self._limits()[0]
         assert call.channel is not None
-        assert limit is not None
         try:
-            return (call.channel.receive(max(begun + limit - time.monotonic(), 0)),)
+            return (call.channel.receive(self._left(begun)),)
         except self._task_error as error:
             if not isinstance(error.cause, self._channel_error):
                 return _cause(error)
@@ -262,7 +260,7 @@ class Workers:
         refs = [call.result for call in calls]
         try:
             # One call costs much less than one per worker
-            return [(result,) for result in self._ray.get(refs, timeout=self._limits()[0])]
+            return [(result,) for result in self._ray.get(refs, timeout=self._left(begun))]
         except (self._timeout_error, *self._lost, self._task_error):
             pass
         returned = self._returned(calls, len(calls), begun)
@@ -296,6 +294,12 @@ class Workers:
         """Seconds after which a warning names calls that have not returned; those after which they count as lost."""
         is_warned = self.call_timeout is None or self.call_timeout > PATIENCE
         return [PATIENCE, self.call_timeout] if is_warned else [self.call_timeout]
+
+    def _left(self, begun: float) -> float:
+        """Seconds of the first limit that are left to a call."""
+        limit = self._limits()[0]
+        assert limit is not None
+        return max(begun + limit - time.monotonic(), 0)
 
     def _returned(self, calls: Sequence[Call], n: int, begun: float) -> list[Call]:
         """The calls that have returned or are lost, when ``n`` have, or ``call_timeout`` after the time ``begun``."""
