@@ -145,6 +145,7 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
         groups=join(group_section(results, title, tasks, images) for title, tasks in groups.items() if tasks),
         false_alarms=false_alarms(results),
         returns=returns_table(records, results),
+        one_setting=one_setting(records, results),
         choice=join(choice(records)),
     )
     return page + "\n"
@@ -196,6 +197,35 @@ def returns_table(records: dict[Run, Record], results: Results) -> list[str]:
             rows.append([f"`{task}`", *cells])
     header = [f"{METHODS[method].label}, {returns}" for method in methods for returns in ("one step", "λ-returns")]
     return table(["score", *header], rows)
+
+
+def one_setting(records: dict[Run, Record], results: Results) -> str:
+    """
+    The methods of :func:`returns_table` on all drifting reporting tasks of one-step returns. Those of SAC have
+    one-step returns in both columns, its default.
+    """
+    one_step = Results({run: record for run, record in records.items() if run.learner is None})
+    tasks = [
+        name
+        for name in one_step.with_records(TASKS, AUTO.name)
+        if TASKS[name].role == "reporting" and TASKS[name].drifts
+    ]
+    not_dqn = {run: record for run, record in one_step.records.items() if TASKS[run.task].algorithm != "DQN"}
+    methods = (UNIFORM.name, DEFAULT.name, AUTO.name)
+    columns = [
+        {name: matrix for name, matrix in found.score_matrices(tasks).items() if name in methods}
+        for found in (one_step, Results(results.records | not_dqn))
+    ]
+    rows = [
+        [METHODS[name].label, *(tables.cell(estimates(iqm, of[name])[0]) if name in of else "" for of in columns)]
+        for name in methods
+    ]
+    if not all(AUTO.name in of for of in columns):
+        return ""
+    names = ", ".join(f"`{name}`" for name in tasks)
+    seeds = min(len(matrix) for matrix in columns[1].values())
+    table_of_all = table(["IQM of the score", "one step", "λ-returns"], rows)
+    return fill("one_setting", n=len(tasks), names=names, seeds=seeds, table=table_of_all)
 
 
 def compared_methods(results: Results, tasks: list[str]) -> Matrices:

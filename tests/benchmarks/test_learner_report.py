@@ -137,3 +137,25 @@ def test_the_headline_compares_on_tasks_with_runs_of_all_methods_and_leaves_tuni
     score = TASKS["cartpole"].scores([300.0, 100.0], [])
     assert [float(cell.split()[0]) for cell in table["auto"]] == pytest.approx([score[0]] * 2, abs=0.02)
     assert float(table["auto / uniform"][1].split()[0]) == pytest.approx(score[0] / score[1], abs=0.2)
+
+
+def test_the_reporting_tasks_of_one_step_returns_are_put_together_and_sac_has_one_step_returns(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+
+    def scored(task, score):
+        """A return with this score."""
+        of = TASKS[task]
+        return of.random_return + score * (of.reference_return - of.random_return)
+
+    one_step = {("cartpole-gradual", 0.1), ("pendulum-motor", 0.4), ("lunarlander-gravity", 0.1)}
+    others = {("cartpole-gradual", 0.8), ("lunarlander-gravity", 0.6), ("rooms", 0.0)}
+    records = [
+        made_up({(task, AUTO): scored(task, score) for task, score in of}, seeds, learner)
+        for of, seeds, learner in ((one_step, 4, None), (others, 3, learners.LEARNER))
+    ]
+    # One that does not drift does not count
+    records.append(made_up({("cartpole", AUTO): 400}, learner=None))
+    page = learners.report(records[0] | records[1] | records[2], tmp_path)
+    (cells,) = [row for name, row in rows_of(page, "What multi-step returns are worth") if name == "auto"]
+    assert [cell.split()[0] for cell in cells] == ["0.15", "0.60"]
+    assert "with λ-returns 3 seeds or more" in page
