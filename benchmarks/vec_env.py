@@ -247,24 +247,37 @@ def steps(rates: Rates, does: str, milliseconds: float) -> str:
 
 
 def projection(rates: Rates) -> str:
-    """Time of a step of environments that take none: a constant and a time per worker, fitted by least squares."""
-    one_each = [of for of in rates if of.vec_env == "Ray" and of.milliseconds == 0 and of.envs_per_worker == 1]
-    if not one_each:
-        return ""
-    of_step = [milliseconds_per_step(rates, of) for of in one_each]
-    slope, constant = np.polyfit([of.n_envs for of in one_each], of_step, 1)
-    constant = max(constant, 0.0)
+    """
+    Time of a step of environments that take none: a constant and a time per worker, fitted by least squares, for steps
+    that are calls and for those through channels.
+    """
+    without_time = [of for of in rates if of.vec_env == "Ray" and of.milliseconds == 0]
+    fits = {}
+    for in_threads in (False, True):
+        chosen = [of for of in without_time if (of.threads_per_worker > 1) == in_threads]
+        chosen = [of for of in chosen if in_threads or of.envs_per_worker == 1]
+        workers = [of.n_envs // of.envs_per_worker for of in chosen]
+        if len(set(workers)) < 2:
+            return ""
+        slope, constant = np.polyfit(workers, [milliseconds_per_step(rates, of) for of in chosen], 1)
+        fits[in_threads] = max(constant, 0.0), slope
     rows = []
     for duration in (1.0, 10.0, 100.0):
         for per_worker, threads in ((1, 1), (8, 1), (8, 8), (50, 50)):
-            workers = -(-1_000 // per_worker)
+            n_workers = -(-1_000 // per_worker)
             in_turn = duration * per_worker / threads
-            total = constant + slope * workers + in_turn
+            constant, slope = fits[threads > 1]
+            total = constant + slope * n_workers + in_turn
             rows.append(
-                f"| {duration:g} ms | {per_worker} | {threads} | {workers} | {total:,.0f} ms | {1e6 / total:,.0f} "
+                f"| {duration:g} ms | {per_worker} | {threads} | {n_workers} | {total:,.0f} ms | {1e6 / total:,.0f} "
                 f"| {100 * in_turn / total:.0f} % |"
             )
-    return TEMPLATE.fill("projection", constant=f"{constant:.2f}", slope=f"{slope:.2f}", rows=rows)
+    constants = {
+        name: f"{value:.2f}"
+        for in_threads, kind in ((False, "calls"), (True, "channels"))
+        for name, value in zip((f"constant_of_{kind}", f"slope_of_{kind}"), fits[in_threads], strict=True)
+    }
+    return TEMPLATE.fill("projection", **constants, rows=rows)
 
 
 def straggler(rates: Rates) -> str:
