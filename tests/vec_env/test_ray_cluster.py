@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
@@ -29,8 +30,10 @@ def ray_env(cluster, fns, envs_per_worker=2, **kwargs):
     return RayVecEnv(fns, envs_per_worker, **kwargs)
 
 
-def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster, threads):
     kwargs = dict(envs_per_worker=2, address=cluster.address, resources={"CPU": 0, "worker": 1})
+    kwargs["threads_per_worker"] = threads
     env = make_vec_env("CartPole-v1", 4, vec_env_cls=RayVecEnv, vec_env_kwargs=kwargs)
     settings = {
         DQN: dict(learning_starts=100, train_freq=16, target_update_interval=200, exploration_fraction=0.5),
@@ -48,10 +51,13 @@ def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster):
         env.close()
 
 
-def test_large_and_dict_observations_are_those_of_dummy_vec_env(cluster):
-    for space in ("image", "dict"):
-        fns = [lambda space=space: Everything(SPACES[space]) for _ in range(3)]
-        ours, theirs = ray_env(cluster, fns), DummyVecEnv(fns)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_and_dict_observations_are_those_of_dummy_vec_env(cluster, threads):
+    # Larger than what a channel holds at first
+    large = gym.spaces.Box(0, 255, (1_200, 1_200, 3), np.uint8)
+    for space in (SPACES["image"], SPACES["dict"], large):
+        fns = [lambda space=space: Everything(space) for _ in range(3)]
+        ours, theirs = ray_env(cluster, fns, threads_per_worker=threads), DummyVecEnv(fns)
         for env in (ours, theirs):
             env.seed(3)
             env.set_options({"a": np.arange(2)})
