@@ -222,10 +222,12 @@ def one_setting(records: dict[Run, Record], results: Results) -> str:
     ]
     if not all(AUTO.name in of for of in columns):
         return ""
-    names = ", ".join(f"`{name}`" for name in tasks)
+    names, tried = (
+        ", ".join(f"`{name}`" for name in of) for of in (tasks, [name for name in tasks if TASKS[name].tried])
+    )
     seeds = min(len(matrix) for matrix in columns[1].values())
     table_of_all = table(["IQM of the score", "one step", "λ-returns"], rows)
-    return fill("one_setting", n=len(tasks), names=names, seeds=seeds, table=table_of_all)
+    return fill("one_setting", n=len(tasks), names=names, tried=tried, seeds=seeds, table=table_of_all)
 
 
 def compared_methods(results: Results, tasks: list[str]) -> Matrices:
