@@ -16,8 +16,9 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_reptile.vec_env.ray_calls import Call, Worker
 from sb3_reptile.vec_env.ray_vec_env import RayVecEnv
-from sb3_reptile.vec_env.ray_workers import Call, Worker, Workers
+from sb3_reptile.vec_env.ray_workers import Workers
 
 # Updates after which Ape-X replaces the policy of an actor (https://arxiv.org/abs/1803.00933, appendix C)
 MAX_DELAY = 400

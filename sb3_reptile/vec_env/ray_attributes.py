@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
-from sb3_reptile.vec_env.ray_workers import Worker, Workers
+from sb3_reptile.vec_env.ray_calls import Worker
+from sb3_reptile.vec_env.ray_workers import Workers
 
 
 class RemoteAttributes(VecEnv):

@@ -14,9 +14,10 @@ from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 from sb3_reptile.replay.checks import check_whole_number
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env.ray_attributes import RemoteAttributes
+from sb3_reptile.vec_env.ray_calls import Call, Worker
 from sb3_reptile.vec_env.ray_cluster import connect, disconnect, import_ray
 from sb3_reptile.vec_env.ray_worker import unpack
-from sb3_reptile.vec_env.ray_workers import Call, Worker, Workers, actor_options
+from sb3_reptile.vec_env.ray_workers import Workers, actor_options
 
 
 class RayVecEnv(RemoteAttributes):

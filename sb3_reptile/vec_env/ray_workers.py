@@ -5,30 +5,23 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import cloudpickle
 
+from sb3_reptile.vec_env import ray_calls
+from sb3_reptile.vec_env.ray_calls import Call, Calls, LostError, Worker
 from sb3_reptile.vec_env.ray_channel import StepChannel, are_supported
-from sb3_reptile.vec_env.ray_worker import EnvironmentInterruptedError, EnvWorker
+from sb3_reptile.vec_env.ray_worker import EnvWorker
 
 # Options of an actor by resource; Ray has a dictionary for the others
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 # Seconds of the longest pause before a worker is started again
 LONGEST_PAUSE = 60.0
-# Seconds after which a warning names a worker that does not start, or does not return from a call
-PATIENCE = 60.0
-# Seconds after which a step that nobody waits for, after an interruption, must have returned to reuse its channel
-UNWANTED_PATIENCE = 1.0
 
 
 class WorkersLostError(RuntimeError):
     """Workers were lost more often than ``max_restarts`` allows, or cannot be started."""
-
-
-class _LostError(Exception):
-    """An actor or its node has died, cannot be reached, or does not return."""
 
 
 def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> dict[str, Any]:
@@ -44,61 +37,6 @@ def actor_options(resources: Mapping[str, float] | None, num_cpus: int = 1) -> d
             raise ValueError(f"resources must be numbers >= 0 by name, as in {{'CPU': 1}}, got {name!r}: {amount!r}")
     others = {name: amount for name, amount in resources.items() if name not in OPTIONS}
     return {OPTIONS[name]: amount for name, amount in resources.items() if name in OPTIONS} | {"resources": others}
-
-
-@dataclass(eq=False)
-class Worker:
-    """
-    One worker, whose environments may outlive several actors.
-
-    :param indices: Numbers of its environments
-    :param env_fns: Pickled functions that make them
-    """
-
-    indices: range
-    env_fns: bytes
-    actor: Any = None
-    #: What its steps are sent through; None: they are calls
-    channel: StepChannel | None = None
-    #: Its spaces and metadata, pickled
-    built: bytes = b""
-    #: Number of times that it was started again
-    restarts: int = 0
-    #: Values that attributes were set to, pickled, by environment in this worker
-    attributes: dict[int, dict[str, bytes]] = field(default_factory=dict)
-    #: Seed of each environment at the last reset that had one
-    seeds: list[int | None] = field(default_factory=list)
-    #: Observations of its last reset or step, by key
-    obs: dict[Any, Any] = field(default_factory=dict)
-    #: What a restart has returned: the observations and pickled infos of a reset, until they are delivered
-    fresh: tuple[dict[Any, Any], bytes] | None = None
-
-
-class Call(NamedTuple):
-    """
-    A call that is under way.
-
-    :param worker: The worker
-    :param method: Name of the method
-    :param result: Ray's reference to the result
-    :param channel: For a step: the channel that returns the result instead
-    """
-
-    worker: Worker
-    method: str
-    result: Any = None
-    channel: StepChannel | None = None
-
-
-# A result as a tuple of one, None if the worker was lost, or what an environment has raised
-Outcome = tuple[Any] | None | BaseException
-
-
-def _cause(error: Any) -> BaseException:
-    """What an environment has raised, as in other VecEnvs, from Ray's error."""
-    if isinstance(error.cause, EnvironmentInterruptedError):
-        return KeyboardInterrupt(f"in an environment: {error.cause}")
-    return error.cause if isinstance(error.cause, Exception) else error
 
 
 class Workers:
@@ -131,22 +69,11 @@ class Workers:
         call_timeout: float | None,
         in_channels: bool,
     ) -> None:
-        from ray import exceptions
-
-        self._ray = ray
-        self._lost = (
-            exceptions.RayActorError,
-            exceptions.ObjectLostError,
-            exceptions.NodeDiedError,
-            exceptions.OutOfMemoryError,
-            exceptions.WorkerCrashedError,
-        )
-        self._timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
-        self._channel_error = exceptions.RayChannelError
+        self._ray, self._calls = ray, Calls(ray, call_timeout)
         self._options = dict(options)
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
         self.max_restarts, self.backoff = max_restarts, backoff
-        self.start_timeout, self.call_timeout = start_timeout, call_timeout
+        self.start_timeout = start_timeout
         self._in_channels = in_channels and are_supported(ray)
         self._channels: list[StepChannel] = []
         #: Number of restarts of all workers
@@ -154,8 +81,6 @@ class Workers:
         #: Called before the error that says that too many were lost
         self.before_failure: list[Callable[[], None]] = []
         self._failure: WorkersLostError | None = None
-        #: What Ray said about the last worker that was lost
-        self._last_loss: _LostError | None = None
         self.n_envs, self._per_worker, self._n_threads = len(env_fns), envs_per_worker, threads_per_worker
         self.all: list[Worker] = []
         for start in range(0, len(env_fns), envs_per_worker):
@@ -194,19 +119,7 @@ class Workers:
         """
         if self._failure is not None:
             raise self._failure
-        channel = worker.channel
-        if channel is not None and channel.is_under_way:
-            worker.actor.await_step.remote(channel.n_sent)
-        if channel is not None and method == "step":
-            try:
-                if channel.is_under_way:
-                    # Nobody waits for this step any more
-                    channel.receive(timeout=UNWANTED_PATIENCE)
-                channel.send(*arguments)
-                return Call(worker, method, channel=channel)
-            except Exception:  # the actor gives the reason
-                worker.channel = None
-        return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
+        return self._calls.begin(worker, method, *arguments)
 
     def call_all(self, calls: Sequence[tuple[Worker, str, tuple[Any, ...]]]) -> list[Any]:
         """
@@ -232,48 +145,7 @@ class Workers:
         :return: The results as tuples of one; None where the worker was lost, or did not return within ``call_timeout``
         :raises Exception: what an environment has raised, the first of them
         """
-        begun = time.monotonic()
-        from_channels = [self._receive(call, begun) if call.channel is not None else call for call in calls]
-        left = [outcome for outcome in from_channels if isinstance(outcome, Call)]
-        from_actors = iter(self._fetch_from_actors(left, begun))
-        outcomes = [next(from_actors) if isinstance(outcome, Call) else outcome for outcome in from_channels]
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return outcomes  # type: ignore[return-value]
-
-    def _receive(self, call: Call, begun: float) -> Outcome | Call:
-        """What a step has returned through its channel, or else the call that will return it."""
-        assert call.channel is not None
-        try:
-            return (call.channel.receive(self._left(begun)),)
-        except self._task_error as error:
-            if not isinstance(error.cause, self._channel_error):
-                return _cause(error)
-        except Exception:  # the actor gives the reason
-            pass
-        if call.channel.is_under_way:
-            call.worker.channel = None
-        return Call(call.worker, call.method, call.worker.actor.result_of_step.remote(call.channel.n_sent))
-
-    def _fetch_from_actors(self, calls: Sequence[Call], begun: float) -> list[Outcome]:
-        refs = [call.result for call in calls]
-        try:
-            # One call costs much less than one per worker
-            return [(result,) for result in self._ray.get(refs, timeout=self._left(begun))]
-        except (self._timeout_error, *self._lost, self._task_error):
-            pass
-        returned = self._returned(calls, len(calls), begun)
-        outcomes: list[Outcome] = []
-        for call in calls:
-            try:
-                outcomes.append((self._get(call.result),) if call in returned else None)
-            except _LostError as error:
-                self._last_loss = error
-                outcomes.append(None)
-            except Exception as error:
-                outcomes.append(error)
-        return outcomes
+        return self._calls.fetch(calls)
 
     def wait(self, calls: Sequence[Call], n: int = 1) -> list[Call]:
         """
@@ -285,39 +157,10 @@ class Workers:
         :return: Those that have returned or are lost, in the order in which they were given; none if all workers were
             started again
         """
-        returned = self._returned(calls, n, time.monotonic())
+        returned = self._calls.returned(calls, n, time.monotonic())
         if len(returned) < n:
             self.restart([call.worker for call in calls if call not in returned])
         return returned
-
-    def _limits(self) -> list[float | None]:
-        """Seconds after which a warning names calls that have not returned; those after which they count as lost."""
-        is_warned = self.call_timeout is None or self.call_timeout > PATIENCE
-        return [PATIENCE, self.call_timeout] if is_warned else [self.call_timeout]
-
-    def _left(self, begun: float) -> float:
-        """Seconds of the first limit that are left to a call."""
-        limit = self._limits()[0]
-        assert limit is not None
-        return max(begun + limit - time.monotonic(), 0)
-
-    def _returned(self, calls: Sequence[Call], n: int, begun: float) -> list[Call]:
-        """The calls that have returned or are lost, when ``n`` have, or ``call_timeout`` after the time ``begun``."""
-        by_ref = {call.result: call for call in calls}
-        for limit in self._limits():
-            timeout = None if limit is None else max(begun + limit - time.monotonic(), 0)
-            ready, waiting = self._ray.wait(list(by_ref), num_returns=n, timeout=timeout, fetch_local=False)
-            if len(ready) == n:
-                break
-            for call in [by_ref[ref] for ref in waiting]:
-                reason = f"{call.method!r} did not return within {limit:g} s"
-                if limit == self.call_timeout:
-                    self._last_loss = _LostError(reason)
-                    consequence = "call_timeout, and counts as lost"
-                else:
-                    consequence = f"a call_timeout (now {self.call_timeout}) ends such calls"
-                warnings.warn(f"{self._name(call.worker)}: {reason}, {consequence}", stacklevel=2)
-        return [by_ref[ref] for ref in ready]
 
     def restart(self, workers: Sequence[Worker]) -> None:
         """
@@ -331,7 +174,7 @@ class Workers:
                 self._ray.kill(worker.actor)
                 worker.channel = None
                 if worker.restarts >= self.max_restarts:
-                    self._give_up(worker, self._last_loss)
+                    self._give_up(worker, self._calls.last_loss)
                 worker.restarts += 1
                 self.n_restarts += 1
             exponent = max(worker.restarts for worker in workers) - 1
@@ -379,22 +222,22 @@ class Workers:
                 if self._in_channels:
                     worker.channel = StepChannel(worker.actor)
                     self._channels.append(worker.channel)
-            except _LostError as error:
-                self._last_loss = _LostError(f"while it started: {error}")
+            except LostError as error:
+                self._calls.last_loss = LostError(f"while it started: {error}")
                 lost.append(worker)
         return lost
 
     def _started(self, worker: Worker, ref: Any) -> bytes:
         try:
             try:
-                return self._get(ref, min(PATIENCE, self.start_timeout))
-            except self._timeout_error:
-                message = f"{self._name(worker)} has not started yet: {self._needs()}"
+                return self._calls.get(ref, min(ray_calls.PATIENCE, self.start_timeout))
+            except self._calls.timeout_error:
+                message = f"{worker.name} has not started yet: {self._needs()}"
                 warnings.warn(message, stacklevel=2)
-                return self._get(ref, max(self.start_timeout - PATIENCE, 0))
-        except self._timeout_error:
+                return self._calls.get(ref, max(self.start_timeout - ray_calls.PATIENCE, 0))
+        except self._calls.timeout_error:
             failure = WorkersLostError(
-                f"{self._name(worker)} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
+                f"{worker.name} did not start within {self.start_timeout:g} s: {self._needs()}; use fewer "
                 "workers (envs_per_worker), ask for less (resources), add nodes, or raise start_timeout"
             )
             if worker.restarts:
@@ -427,21 +270,9 @@ class Workers:
             f"{ {name: free.get(name, 0) for name in wanted} } free"
         )
 
-    def _name(self, worker: Worker) -> str:
-        first, last = worker.indices[0], worker.indices[-1]
-        return f"the worker of environment{f' {first}' if first == last else f's {first} to {last}'}"
-
-    def _get(self, ref: Any, timeout: float | None = None) -> Any:
-        try:
-            return self._ray.get(ref, timeout=timeout)
-        except self._lost as error:
-            raise _LostError(next(iter(str(error).splitlines()), type(error).__name__)) from error
-        except self._task_error as error:
-            raise _cause(error) from error
-
     def _give_up(self, worker: Worker, cause: BaseException | None) -> NoReturn:
         failure = WorkersLostError(
-            f"{self._name(worker)} was lost and started again {worker.restarts} times, max_restarts="
+            f"{worker.name} was lost and started again {worker.restarts} times, max_restarts="
             f"{self.max_restarts} allows no more (last reason: {cause}); look at its node, or raise max_restarts"
         )
         self._failure = failure

@@ -158,4 +158,5 @@ def test_the_reporting_tasks_of_one_step_returns_are_put_together_and_sac_has_on
     page = learners.report(records[0] | records[1] | records[2], tmp_path)
     (cells,) = [row for name, row in rows_of(page, "What multi-step returns are worth") if name == "auto"]
     assert [cell.split()[0] for cell in cells] == ["0.15", "0.60"]
-    assert "with λ-returns 3 seeds or more" in page
+    assert "With λ-returns there are 3 seeds or more." in page
+    assert "they had been tried on `cartpole-gradual`." in page

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
-from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_workers
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
 from tests.conftest import assert_same_parameters, small
 from tests.vec_env.environments import SPACES, Everything, Numbered, NumberedGoals
@@ -167,7 +167,7 @@ def test_a_step_that_takes_long_is_delivered_after_a_warning(cluster, monkeypatc
     env = ray_env(cluster, [Numbered] * 4, threads_per_worker=2)
     env.reset()
     env.set_attr("seconds", 1.0, 0)
-    monkeypatch.setattr(ray_workers, "PATIENCE", 0.5)
+    monkeypatch.setattr(ray_calls, "PATIENCE", 0.5)
     with pytest.warns(UserWarning, match=r"environments 0 to 1: 'step' did not return within 0.5 s"):
         assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
     env.set_attr("seconds", 0.0, 0)

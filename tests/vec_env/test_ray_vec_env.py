@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_reptile import DecayedReplayBuffer
 from sb3_reptile.callbacks import WorkerLog
 from sb3_reptile.replay.episodes import LOST
-from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_workers
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls, ray_workers
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
 from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered
 
@@ -288,7 +288,7 @@ def test_a_worker_that_does_not_return_within_call_timeout_is_lost(fake_ray):
 
 
 def test_a_worker_that_is_lost_does_not_hide_that_another_one_takes_long(fake_ray, monkeypatch):
-    monkeypatch.setattr(ray_workers, "PATIENCE", 0.1)
+    monkeypatch.setattr(ray_calls, "PATIENCE", 0.1)
     for dying in (set(), {2}):
         env = RayVecEnv([Numbered] * 3, backoff=0)
         env.reset()
@@ -300,7 +300,7 @@ def test_a_worker_that_is_lost_does_not_hide_that_another_one_takes_long(fake_ra
 
 
 def test_a_call_timeout_ends_a_step_after_the_warning(fake_ray, monkeypatch):
-    monkeypatch.setattr(ray_workers, "PATIENCE", 0.1)
+    monkeypatch.setattr(ray_calls, "PATIENCE", 0.1)
     env = RayVecEnv([Numbered] * 2, backoff=0, call_timeout=0.3)
     env.reset()
     fake_ray.slow = {fake_ray.n_calls + 2}
