@@ -115,7 +115,7 @@ class Calls:
         """
         channel = worker.channel
         if channel is not None and channel.is_under_way:
-            worker.actor.await_step.remote(channel.n_sent)
+            worker.actor.await_step.remote(*channel.last)
         if channel is not None and method == "step":
             try:
                 if channel.is_under_way:
@@ -155,7 +155,7 @@ class Calls:
             pass
         if call.channel.is_under_way:
             call.worker.channel = None
-        return Call(call.worker, call.method, call.worker.actor.result_of_step.remote(call.channel.n_sent))
+        return Call(call.worker, call.method, call.worker.actor.result_of_step.remote(*call.channel.last))
 
     def _fetch_from_actors(self, calls: Sequence[Call], begun: float) -> list[Outcome]:
         refs = [call.result for call in calls]

@@ -10,12 +10,16 @@ from typing import Any
 logging.getLogger("ray.dag.compiled_dag_node").setLevel(logging.CRITICAL)
 
 
-def are_supported(ray: Any) -> bool:
+def is_possible(ray: Any, actor: Any) -> bool:
     """
     :param ray: The module ``ray``, connected
-    :return: Whether this process can use channels: not on Windows, nor by a ``ray://`` address
+    :param actor: Actor with :class:`~sb3_reptile.vec_env.ray_worker.EnvWorker`
+    :return: Whether this process can have a channel to it: on this machine, but not on Windows, nor by a ``ray://``
+        address. Between machines, messages of Ray's compiled graphs are sometimes late by a minute
     """
-    return sys.platform != "win32" and not ray.util.client.ray.is_connected()
+    if sys.platform == "win32" or ray.util.client.ray.is_connected():
+        return False
+    return bool(ray.get(actor.node_id.remote()) == ray.get_runtime_context().get_node_id())
 
 
 class StepChannel:
@@ -31,12 +35,12 @@ class StepChannel:
     def __init__(self, actor: Any) -> None:
         from ray.dag import InputNode
 
-        with InputNode() as pickled_actions:
-            step = actor.step_in_channel.bind(pickled_actions)
+        with InputNode() as message:
+            step = actor.step_in_channel.bind(message)
         self._graph = step.experimental_compile()
         self._ref: Any = None
-        #: Number of steps that were sent
-        self.n_sent = 0
+        #: Number and pickled actions of the last step that was sent
+        self.last: tuple[int, bytes] = (0, b"")
         #: Whether a step was sent and not received
         self.is_under_way = False
 
@@ -46,8 +50,9 @@ class StepChannel:
 
         :param pickled_actions: Actions of all environments of the actor
         """
-        self._ref = self._graph.execute(pickled_actions)
-        self.n_sent += 1
+        number = self.last[0] + 1
+        self._ref = self._graph.execute(number.to_bytes(8, "big") + pickled_actions)
+        self.last = number, pickled_actions
         self.is_under_way = True
 
     def receive(self, timeout: float) -> Any:

@@ -59,9 +59,9 @@ class EnvWorker:
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | CallingThread = CallingThread()
-        # The last step that came through the channel, and how many did
+        # The last step that came through the channel, and its number
         self._step: Future[bytes]
-        self._n_steps, self._has_begun = 0, threading.Condition()
+        self._n_steps, self._lock = 0, threading.Lock()
 
     def _do(self, function: Callable[..., Any], *args: Any) -> Any:
         return self._thread.submit(_called, function, *args).result()
@@ -107,33 +107,40 @@ class EnvWorker:
         resets = {index: self._envs.reset_infos[index] for index in np.flatnonzero(dones).tolist()}
         return dict(self._envs.buf_obs), rewards, dones, infos, resets
 
-    def step_in_channel(self, pickled_actions: bytes) -> bytes:
+    def begin_step(self, number: int, pickled_actions: bytes) -> Future[bytes]:
         """
+        Begin a step that was sent through the channel, unless it has begun: a message may arrive late, or never.
+
+        :param number: Number of the step among those sent through the channel, from 1
         :param pickled_actions: Actions, shape (n, ...), pickled
-        :return: The step, pickled as a whole: arrays in a channel last until the next message
+        :return: What becomes the step, pickled as a whole: arrays in a channel last until the next message
         """
-        with self._has_begun:
-            self._step = self._thread.submit(_called, lambda: cloudpickle.dumps(self._stepped(pickled_actions)))
-            self._n_steps += 1
-            self._has_begun.notify_all()
-        return self._step.result()
+        with self._lock:
+            if number > self._n_steps:
+                self._step = self._thread.submit(_called, lambda: cloudpickle.dumps(self._stepped(pickled_actions)))
+                self._n_steps = number
+            return self._step
 
-    def await_step(self, number: int) -> None:
+    def step_in_channel(self, message: bytes) -> bytes:
         """
-        Wait until a step that was sent through the channel has begun; calls that follow are done after it.
+        :param message: Number of the step, as 8 bytes, and the pickled actions
+        :return: The step
+        """
+        return self.begin_step(int.from_bytes(message[:8], "big"), message[8:]).result()
 
-        :param number: Number of this step, the last one that was sent; they count from 1
-        """
-        with self._has_begun:
-            self._has_begun.wait_for(lambda: self._n_steps >= number)
+    def await_step(self, number: int, pickled_actions: bytes) -> None:
+        """The calls that follow are done after this step; see :meth:`begin_step`."""
+        self.begin_step(number, pickled_actions)
 
-    def result_of_step(self, number: int) -> bytes:
-        """
-        :param number: Number of the last step that was sent through the channel
-        :return: What it returns
-        """
-        self.await_step(number)
-        return self._step.result()
+    def result_of_step(self, number: int, pickled_actions: bytes) -> bytes:
+        """What this step returns; see :meth:`begin_step`."""
+        return self.begin_step(number, pickled_actions).result()
+
+    def node_id(self) -> str:
+        """Ray's identifier of the machine on which it runs."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def call(self, method: str, arguments: bytes) -> bytes:
         """

@@ -11,7 +11,7 @@ import cloudpickle
 
 from sb3_reptile.vec_env import ray_calls
 from sb3_reptile.vec_env.ray_calls import Call, Calls, LostError, Worker
-from sb3_reptile.vec_env.ray_channel import StepChannel, are_supported
+from sb3_reptile.vec_env.ray_channel import StepChannel, is_possible
 from sb3_reptile.vec_env.ray_worker import EnvWorker
 
 # Options of an actor by resource; Ray has a dictionary for the others
@@ -52,7 +52,7 @@ class Workers:
     :param backoff: Seconds of the pause before the first restart of a worker; doubled for each further one
     :param start_timeout: Seconds within which a worker must start
     :param call_timeout: Seconds within which a call of a worker must return; None: no limit
-    :param in_channels: Whether steps are sent through channels, where these are supported; they return results in the
+    :param in_channels: Whether steps are sent through channels, where these are possible; they return results in the
         order of the workers
     """
 
@@ -74,7 +74,7 @@ class Workers:
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **self._options)(EnvWorker)
         self.max_restarts, self.backoff = max_restarts, backoff
         self.start_timeout = start_timeout
-        self._in_channels = in_channels and are_supported(ray)
+        self._in_channels = in_channels
         self._channels: list[StepChannel] = []
         #: Number of restarts of all workers
         self.n_restarts = 0
@@ -219,7 +219,7 @@ class Workers:
         for worker, ref in zip(workers, refs, strict=True):
             try:
                 worker.built = self._started(worker, ref)
-                if self._in_channels:
+                if self._in_channels and is_possible(self._ray, worker.actor):
                     worker.channel = StepChannel(worker.actor)
                     self._channels.append(worker.channel)
             except LostError as error:

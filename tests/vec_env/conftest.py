@@ -78,10 +78,8 @@ class Method:
 
     def remote(self, *arguments):
         ray = self.ray
-        if self.name == "await_step":
-            return Ref()
         if self.name == "result_of_step":
-            assert self.actor.is_dead or arguments == (self.actor.instance._n_steps,)
+            assert self.actor.is_dead or arguments[0] == self.actor.instance._n_steps
             return self.actor.last_step
         ray.n_calls += 1
         if ray.n_calls in ray.dying:
@@ -112,12 +110,13 @@ class FakeChannel:
     """Steps of an actor that is in this process. As with Ray, a failure has no certain reason."""
 
     def __init__(self, actor):
-        self.actor, self.n_sent, self.is_under_way = actor, 0, False
+        self.actor, self.last, self.is_under_way = actor, (0, b""), False
 
     def send(self, pickled_actions):
         assert not self.is_under_way
-        self.actor.last_step = self.actor.step_in_channel.remote(pickled_actions)
-        self.n_sent, self.is_under_way = self.n_sent + 1, True
+        number = self.last[0] + 1
+        self.actor.last_step = self.actor.step_in_channel.remote(number.to_bytes(8, "big") + pickled_actions)
+        self.last, self.is_under_way = (number, pickled_actions), True
 
     def receive(self, timeout):
         from ray.exceptions import RayChannelError, RayTaskError
@@ -138,7 +137,7 @@ class FakeChannel:
 def fake_ray(monkeypatch, request):
     exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray")
     ray = FakeRay(exceptions)
-    monkeypatch.setattr(ray_workers, "are_supported", lambda ray: request.param == "steps in channels")
+    monkeypatch.setattr(ray_workers, "is_possible", lambda ray, actor: request.param == "steps in channels")
     monkeypatch.setattr(ray_workers, "StepChannel", FakeChannel)
     monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
     monkeypatch.setattr(ray_vec_env, "connect", lambda address: False)
@@ -148,7 +147,10 @@ def fake_ray(monkeypatch, request):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Three nodes: the driver's, and two for workers, which need the resource ``worker``."""
+    """
+    Three nodes: the driver's, with the resource ``driver``, where channels to workers are possible, and two with the
+    resource ``worker``.
+    """
     pytest.importorskip("ray", reason="needs the extra ray")
     # Processes that nothing asked for take as long as those that are needed
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
@@ -157,14 +159,9 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     node = dict(object_store_memory=100 * 2**20)
-    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, **node))
-    cluster.worker_nodes_ = []
-
-    def add_worker_node():
-        cluster.worker_nodes_.append(cluster.add_node(num_cpus=4, resources={"worker": 4}, **node))
-
-    cluster.add_worker_node = add_worker_node
-    add_worker_node()
-    add_worker_node()
+    cluster = Cluster(
+        initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, resources={"driver": 8}, **node)
+    )
+    cluster.worker_nodes_ = [cluster.add_node(num_cpus=4, resources={"worker": 4}, **node) for _ in range(2)]
     yield cluster
     cluster.shutdown()

@@ -25,15 +25,18 @@ from tests.vec_env.test_ray_vec_env import assert_same
 pytestmark = pytest.mark.ray
 
 
-def ray_env(cluster, fns, envs_per_worker=2, **kwargs):
-    kwargs = dict(resources={"CPU": 0, "worker": 1}, address=cluster.address, backoff=0.1, **kwargs)
+def ray_env(cluster, fns, envs_per_worker=2, threads_per_worker=1, **kwargs):
+    # With threads, on the driver's node: steps go through channels
+    node = "driver" if threads_per_worker > 1 else "worker"
+    kwargs = dict(resources={"CPU": 0, node: 1}, address=cluster.address, backoff=0.1, **kwargs)
+    kwargs["threads_per_worker"] = threads_per_worker
     return RayVecEnv(fns, envs_per_worker, **kwargs)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_training_is_bit_for_bit_that_of_dummy_vec_env(cluster, threads):
-    kwargs = dict(envs_per_worker=2, address=cluster.address, resources={"CPU": 0, "worker": 1})
-    kwargs["threads_per_worker"] = threads
+    resources = {"CPU": 0, "driver" if threads > 1 else "worker": 1}
+    kwargs = dict(envs_per_worker=2, address=cluster.address, resources=resources, threads_per_worker=threads)
     env = make_vec_env("CartPole-v1", 4, vec_env_cls=RayVecEnv, vec_env_kwargs=kwargs)
     settings = {
         DQN: dict(learning_starts=100, train_freq=16, target_update_interval=200, exploration_fraction=0.5),
@@ -226,9 +229,8 @@ def test_exceptions_of_an_environment_are_raised_here(cluster, threads):
     env.close()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster, threads):
-    env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=threads, threads_per_worker=threads)
+def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster):
+    env = ray_env(cluster, [NumberedGoals] * 4, envs_per_worker=1)
     # Ray may have placed all workers on the other node
     (node_id,) = env.env_method("node_id", indices=0)
     (lost,) = (node for node in cluster.worker_nodes_ if node.node_id == node_id)
@@ -237,15 +239,13 @@ def test_a_node_that_is_lost_leaves_no_false_transition_with_hindsight(cluster, 
     model.learn(800, callback=Lose(60, lambda: cluster.remove_node(lost, allow_graceful=False)))
     values = env.log_values()
     # One that Ray placed on the lost node again was lost before it began
-    assert values["workers/restarts"] * threads >= values["workers/lost_transitions"] >= threads
+    assert values["workers/restarts"] >= values["workers/lost_transitions"] >= 1
     assert 195 <= model.replay_buffer.size() < 200
     assert_true_transitions(model.replay_buffer)
     batch = model.replay_buffer.sample(500)
     # The goals of an episode are states of this episode
     np.testing.assert_array_equal(batch.observations["desired_goal"][:, 0], batch.observations["observation"][:, 0])
     env.close()
-    cluster.worker_nodes_.remove(lost)
-    cluster.add_worker_node()
 
 
 def test_beyond_max_restarts_a_checkpoint_is_saved_from_which_training_resumes(cluster, tmp_path):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_reptile import DecayedReplayBuffer
 from sb3_reptile.callbacks import WorkerLog
 from sb3_reptile.replay.episodes import LOST
-from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls, ray_workers
+from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls, ray_worker, ray_workers
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
 from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered
 
@@ -416,3 +417,27 @@ def test_workers_that_are_lost_together_pause_as_long_as_the_one_lost_most_often
         env.step([0, 0])
     # The environments sleep for 0 s in their steps
     assert [pause for pause in pauses if pause] == [0.5, 1, 2]
+
+
+def test_a_step_whose_message_is_late_or_lost_is_done_once():
+    worker = ray_worker.EnvWorker()
+    worker.build(cloudpickle.dumps([Numbered] * 2), 2, False)
+    worker.reset([None] * 2, cloudpickle.dumps([{}] * 2))
+    actions = cloudpickle.dumps(np.zeros(2, int))
+
+    def rewards(packed):
+        return ray_worker.unpack(packed)[1].tolist()
+
+    def message(number):
+        return number.to_bytes(8, "big") + actions
+
+    assert rewards(worker.step_in_channel(message(1))) == [1, 1]
+    # A call comes first, and the message after it
+    worker.await_step(2, actions)
+    assert worker.call("get_attr", cloudpickle.dumps((("step_number",), {"indices": [0, 1]}))) == cloudpickle.dumps(
+        [2, 2]
+    )
+    assert rewards(worker.result_of_step(2, actions)) == [2, 2]
+    assert rewards(worker.step_in_channel(message(2))) == [2, 2]
+    assert rewards(worker.step_in_channel(message(3))) == [3, 3]
+    worker.close()
