@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sb3_reptile.vec_env.ray_channel import StepChannel
-from sb3_reptile.vec_env.ray_worker import EnvironmentInterruptedError
+from sb3_reptile.vec_env.ray_worker import LARGEST_MESSAGE, EnvironmentInterruptedError
 
 # Seconds after which a warning names a worker that does not start, or does not return from a call
 PATIENCE = 60.0
 # Seconds after which a step that nobody waits for, after an interruption, must have returned to reuse its channel
 UNWANTED_PATIENCE = 1.0
+# Seconds that workers have to answer after another one has used up the time
+LEAST_PATIENCE = 1.0
 
 
 class LostError(Exception):
@@ -102,7 +104,6 @@ class Calls:
             exceptions.WorkerCrashedError,
         )
         self.timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
-        self._channel_error = exceptions.RayChannelError
         self.call_timeout = call_timeout
         #: What Ray said about the last worker that was lost
         self.last_loss: LostError | None = None
@@ -116,15 +117,19 @@ class Calls:
         channel = worker.channel
         if channel is not None and channel.is_under_way:
             worker.actor.await_step.remote(*channel.last)
-        if channel is not None and method == "step":
+        if channel is not None and method == "step" and channel.is_under_way:
+            # Nobody waits for this step any more
             try:
-                if channel.is_under_way:
-                    # Nobody waits for this step any more
-                    channel.receive(timeout=UNWANTED_PATIENCE)
+                channel.receive(timeout=UNWANTED_PATIENCE)
+            except Exception:
+                worker.channel = channel = None
+        if channel is not None and method == "step" and len(arguments[0]) < LARGEST_MESSAGE:
+            try:
                 channel.send(*arguments)
-                return Call(worker, method, channel=channel)
             except Exception:  # the actor gives the reason
                 worker.channel = None
+                return Call(worker, method, worker.actor.result_of_step.remote(*channel.last))
+            return Call(worker, method, channel=channel)
         return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
 
     def fetch(self, calls: Sequence[Call]) -> list[tuple[Any] | None]:
@@ -147,11 +152,9 @@ class Calls:
         """What a step has returned through its channel, or else the call that will return it."""
         assert call.channel is not None
         try:
-            return (call.channel.receive(self._left(begun)),)
-        except self._task_error as error:
-            if not isinstance(error.cause, self._channel_error):
-                return _cause(error)
-        except Exception:  # the actor gives the reason
+            if result := call.channel.receive(self._left(begun)):
+                return (result,)
+        except Exception:  # the actor gives the reason, which may be an error of Ray or of an environment
             pass
         if call.channel.is_under_way:
             call.worker.channel = None
@@ -161,7 +164,7 @@ class Calls:
         refs = [call.result for call in calls]
         try:
             # One call costs much less than one per worker
-            return [(result,) for result in self._ray.get(refs, timeout=self._left(begun))]
+            return [(result,) for result in self._ray.get(refs, timeout=max(self._left(begun), LEAST_PATIENCE))]
         except (self.timeout_error, *self._lost, self._task_error):
             pass
         returned = self.returned(calls, len(calls), begun)

@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 # If a worker is lost, Ray prints a traceback because the worker does not answer when its graph is taken down
-logging.getLogger("ray.dag.compiled_dag_node").setLevel(logging.CRITICAL)
+logging.getLogger("ray.dag.compiled_dag_node").addFilter(
+    lambda record: "Error cancelling worker task" not in record.getMessage()
+)
 
 
 def is_possible(ray: Any, actor: Any) -> bool:
@@ -19,7 +21,7 @@ def is_possible(ray: Any, actor: Any) -> bool:
     """
     if sys.platform == "win32" or ray.util.client.ray.is_connected():
         return False
-    return bool(ray.get(actor.node_id.remote()) == ray.get_runtime_context().get_node_id())
+    return bool(ray.get(actor.node_id.remote(), timeout=60) == ray.get_runtime_context().get_node_id())
 
 
 class StepChannel:
@@ -37,7 +39,8 @@ class StepChannel:
 
         with InputNode() as message:
             step = actor.step_in_channel.bind(message)
-        self._graph = step.experimental_compile()
+        # One step at a time: Ray has a buffer of a megabyte for each step that may be under way, in each direction
+        self._graph = step.experimental_compile(_max_inflight_executions=1)
         self._ref: Any = None
         #: Number and pickled actions of the last step that was sent
         self.last: tuple[int, bytes] = (0, b"")
@@ -50,10 +53,9 @@ class StepChannel:
 
         :param pickled_actions: Actions of all environments of the actor
         """
-        number = self.last[0] + 1
-        self._ref = self._graph.execute(number.to_bytes(8, "big") + pickled_actions)
-        self.last = number, pickled_actions
-        self.is_under_way = True
+        # First: an interruption must not leave a step that nobody knows of
+        self.last, self.is_under_way = (self.last[0] + 1, pickled_actions), True
+        self._ref = self._graph.execute(self.last[0].to_bytes(8, "big") + pickled_actions)
 
     def receive(self, timeout: float) -> Any:
         """
@@ -77,3 +79,5 @@ class StepChannel:
     def close(self) -> None:
         """End the graph, whose actor has ended."""
         self._graph.teardown()
+        # A graph has a process of its own until it is deleted
+        self._graph = self._ref = None

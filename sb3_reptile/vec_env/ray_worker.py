@@ -23,6 +23,8 @@ Step = tuple[Obs, np.ndarray, np.ndarray, list[dict[str, Any]], dict[int, dict[s
 
 # Bytes of observations up to which all travels in one pickle, which costs less than arrays in Ray's object store
 SMALL = 32 * 1024
+# Bytes of what travels through a channel, at most: Ray enlarges its buffers for more, and keeps the old ones
+LARGEST_MESSAGE = 900_000
 
 
 def unpack(packed: bytes | tuple[Obs, bytes]) -> Step:
@@ -124,9 +126,10 @@ class EnvWorker:
     def step_in_channel(self, message: bytes) -> bytes:
         """
         :param message: Number of the step, as 8 bytes, and the pickled actions
-        :return: The step
+        :return: The step; nothing if it is large, and has to be asked for with :meth:`result_of_step`
         """
-        return self.begin_step(int.from_bytes(message[:8], "big"), message[8:]).result()
+        step = self.begin_step(int.from_bytes(message[:8], "big"), message[8:]).result()
+        return step if len(step) < LARGEST_MESSAGE else b""
 
     def await_step(self, number: int, pickled_actions: bytes) -> None:
         """The calls that follow are done after this step; see :meth:`begin_step`."""

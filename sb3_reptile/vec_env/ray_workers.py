@@ -199,15 +199,17 @@ class Workers:
 
     def stop(self) -> None:
         """Close the environments, and end the actors."""
-        refs = [worker.actor.close.remote() for worker in self.all if worker.actor]
+        # After a step that is under way
+        refs = [self._calls.begin(worker, "close").result for worker in self.all if worker.actor]
         if refs and self._failure is None:
             # A step that is still under way may take longer than anybody wants to wait
             self._ray.wait(refs, num_returns=len(refs), timeout=10)
         for worker in self.all:
             if worker.actor is not None:
                 self._ray.kill(worker.actor)
-        for channel in self._channels:
-            channel.close()
+            worker.channel = None
+        while self._channels:
+            self._channels.pop().close()
 
     def _start(self, workers: Sequence[Worker]) -> list[Worker]:
         """Start workers; those that were lost meanwhile."""
@@ -219,13 +221,21 @@ class Workers:
         for worker, ref in zip(workers, refs, strict=True):
             try:
                 worker.built = self._started(worker, ref)
-                if self._in_channels and is_possible(self._ray, worker.actor):
-                    worker.channel = StepChannel(worker.actor)
-                    self._channels.append(worker.channel)
+                self._open_channel(worker)
             except LostError as error:
                 self._calls.last_loss = LostError(f"while it started: {error}")
                 lost.append(worker)
         return lost
+
+    def _open_channel(self, worker: Worker) -> None:
+        # With one environment, the last worker may have the main thread alone
+        if self._in_channels and len(worker.indices) > 1:
+            try:
+                if is_possible(self._ray, worker.actor):
+                    worker.channel = StepChannel(worker.actor)
+                    self._channels.append(worker.channel)
+            except Exception:  # if it is lost, its next call says so
+                worker.channel = None
 
     def _started(self, worker: Worker, ref: Any) -> bytes:
         try:

@@ -169,7 +169,7 @@ def test_calls_come_after_the_step_under_way_and_unwanted_steps_are_not_delivere
 def test_a_step_that_takes_long_is_delivered_after_a_warning(cluster, monkeypatch):
     env = ray_env(cluster, [Numbered] * 4, threads_per_worker=2)
     env.reset()
-    env.set_attr("seconds", 1.0, 0)
+    env.set_attr("seconds", 3.0, 0)
     monkeypatch.setattr(ray_calls, "PATIENCE", 0.5)
     with pytest.warns(UserWarning, match=r"environments 0 to 1: 'step' did not return within 0.5 s"):
         assert env.step(np.zeros(4, int))[1].tolist() == [1] * 4
