@@ -79,5 +79,5 @@ class StepChannel:
     def close(self) -> None:
         """End the graph, whose actor has ended."""
         self._graph.teardown()
-        # A graph has a process of its own until it is deleted
+        # A graph has its own process until it is deleted
         self._graph = self._ref = None

@@ -23,7 +23,7 @@ Step = tuple[Obs, np.ndarray, np.ndarray, list[dict[str, Any]], dict[int, dict[s
 
 # Bytes of observations up to which all travels in one pickle, which costs less than arrays in Ray's object store
 SMALL = 32 * 1024
-# Bytes of what travels through a channel, at most: Ray enlarges its buffers for more, and keeps the old ones
+# Bytes of a message in a channel, at most: Ray enlarges its buffers for more, and keeps the old ones
 LARGEST_MESSAGE = 900_000
 
 
