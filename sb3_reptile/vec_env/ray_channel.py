@@ -17,7 +17,7 @@ def is_possible(ray: Any, actor: Any) -> bool:
     :param ray: The module ``ray``, connected
     :param actor: Actor with :class:`~sb3_reptile.vec_env.ray_worker.EnvWorker`
     :return: Whether this process can have a channel to it: on this machine, but not on Windows, nor by a ``ray://``
-        address. Between machines, messages of Ray's compiled graphs are sometimes late by a minute
+        address. Between machines, a message was late by more than a minute in our tests
     """
     if sys.platform == "win32" or ray.util.client.ray.is_connected():
         return False
@@ -26,7 +26,7 @@ def is_possible(ray: Any, actor: Any) -> bool:
 
 class StepChannel:
     """
-    A channel to an actor, for one step at a time; it takes a third of the time of a call. It is a compiled graph of Ray
+    A channel to an actor, for one step at a time, faster than a call (``benchmarks/vec_env.py``). It is a compiled graph of Ray
     with one node, https://docs.ray.io/en/latest/ray-core/compiled-graph/ray-compiled-graph.html. A result can be asked
     for only once, and the reason of a failure is not always known. Therefore callers who meet an error or a timeout
     abandon the channel, and call the actor.

@@ -57,7 +57,7 @@ class RayVecEnv(RemoteAttributes):
         wait for something else, such as a simulator. Each environment is made and stepped in one thread, and draws from
         its own generator, so that results do not depend on it; the environments must be safe in threads. With one
         thread, it is the main thread of the worker; with more, it is another one, and on this machine steps do not
-        go through Ray's scheduler, which saves a millisecond per step
+        go through Ray's scheduler, which takes less time
     :param call_timeout: Seconds within which a step, a reset or another call of a worker must return; one that takes
         longer counts as lost. ``None``: no limit, and a warning after a minute
     :raises ImportError: if Ray is not installed
