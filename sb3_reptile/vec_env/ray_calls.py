@@ -103,7 +103,8 @@ class Calls:
             exceptions.OutOfMemoryError,
             exceptions.WorkerCrashedError,
         )
-        self.timeout_error, self._task_error = exceptions.GetTimeoutError, exceptions.RayTaskError
+        self.ray_error, self.timeout_error = exceptions.RayError, exceptions.GetTimeoutError
+        self._task_error = exceptions.RayTaskError
         self.call_timeout = call_timeout
         #: What Ray said about the last worker that was lost
         self.last_loss: LostError | None = None
@@ -119,17 +120,14 @@ class Calls:
             worker.actor.await_step.remote(*channel.last)
         if channel is not None and method == "step" and channel.is_under_way:
             # Nobody waits for this step any more
-            try:
-                channel.receive(timeout=UNWANTED_PATIENCE)
-            except Exception:
+            channel.receive(timeout=UNWANTED_PATIENCE)
+            if channel.is_under_way:
                 worker.channel = channel = None
         if channel is not None and method == "step" and len(arguments[0]) < LARGEST_MESSAGE:
-            try:
-                channel.send(*arguments)
-            except Exception:  # the actor gives the reason
-                worker.channel = None
-                return Call(worker, method, worker.actor.result_of_step.remote(*channel.last))
-            return Call(worker, method, channel=channel)
+            if channel.send(*arguments):
+                return Call(worker, method, channel=channel)
+            worker.channel = None
+            return Call(worker, method, worker.actor.result_of_step.remote(*channel.last))
         return Call(worker, method, getattr(worker.actor, method).remote(*arguments))
 
     def fetch(self, calls: Sequence[Call]) -> list[tuple[Any] | None]:
@@ -151,11 +149,10 @@ class Calls:
     def _receive(self, call: Call, begun: float) -> Outcome | Call:
         """What a step has returned through its channel, or else the call that will return it."""
         assert call.channel is not None
-        try:
-            if result := call.channel.receive(self._left(begun)):
-                return (result,)
-        except Exception:  # the actor gives the reason, which may be an error of Ray or of an environment
-            pass
+        result = call.channel.receive(self._left(begun))
+        if result is not None:
+            return (result,)
+        # The actor gives the reason, which may be an error of Ray or of an environment
         if call.channel.is_under_way:
             call.worker.channel = None
         return Call(call.worker, call.method, call.worker.actor.result_of_step.remote(*call.channel.last))

@@ -26,10 +26,10 @@ def is_possible(ray: Any, actor: Any) -> bool:
 
 class StepChannel:
     """
-    A channel to an actor, for one step at a time, faster than a call (``benchmarks/vec_env.py``). It is a compiled graph of Ray
-    with one node, https://docs.ray.io/en/latest/ray-core/compiled-graph/ray-compiled-graph.html. A result can be asked
-    for only once, and the reason of a failure is not always known. Therefore callers who meet an error or a timeout
-    abandon the channel, and call the actor.
+    A channel to an actor, for one step at a time, faster than a call (``benchmarks/vec_env.py``). It is a compiled
+    graph of Ray with one node, https://docs.ray.io/en/latest/ray-core/compiled-graph/ray-compiled-graph.html. A result
+    can be asked for only once, and the reason of a failure is not always known. Therefore callers who get no result
+    call the actor, and abandon a channel whose step stays under way.
 
     :param actor: Actor with :class:`~sb3_reptile.vec_env.ray_worker.EnvWorker`
     """
@@ -47,34 +47,42 @@ class StepChannel:
         #: Whether a step was sent and not received
         self.is_under_way = False
 
-    def send(self, pickled_actions: bytes) -> None:
+    def send(self, pickled_actions: bytes) -> bool:
         """
         Begin a step.
 
         :param pickled_actions: Actions of all environments of the actor
+        :return: Whether it was sent; otherwise nobody knows
         """
-        # First: an interruption must not leave a step that nobody knows of
-        self.last, self.is_under_way = (self.last[0] + 1, pickled_actions), True
-        self._ref = self._graph.execute(self.last[0].to_bytes(8, "big") + pickled_actions)
+        from ray.exceptions import RayError
 
-    def receive(self, timeout: float) -> Any:
+        # First: an interruption must not leave a step that nobody knows of
+        self.last, self.is_under_way, self._ref = (self.last[0] + 1, pickled_actions), True, None
+        try:
+            self._ref = self._graph.execute(self.last[0].to_bytes(8, "big") + pickled_actions)
+        except RayError:
+            return False
+        return True
+
+    def receive(self, timeout: float) -> bytes | None:
         """
         :param timeout: Seconds to wait
-        :return: What the step under way has returned
-        :raises Exception: what an environment has raised, or any other if that is unknown
+        :return: What the step under way has returned; None if it must be asked for with a call, because it is large,
+            has failed, or has not returned. In the last case it stays under way
         """
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
+        ref, self._ref = self._ref, None
+        if ref is None:
+            return None
         try:
-            result = self._ref.get(timeout)
-        except RayTaskError:
-            self.is_under_way = False
-            raise
+            result = ref.get(timeout)
+        except RayError as error:
+            self.is_under_way = not isinstance(error, RayTaskError)
+            return None
         self.is_under_way = False
-        if isinstance(result, Exception):
-            # Ray returns exceptions that it cannot unpickle
-            raise result
-        return result
+        # Ray returns exceptions that it cannot unpickle
+        return None if isinstance(result, Exception) else result or None
 
     def close(self) -> None:
         """End the graph, whose actor has ended."""

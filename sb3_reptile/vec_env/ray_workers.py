@@ -234,7 +234,7 @@ class Workers:
                 if is_possible(self._ray, worker.actor):
                     worker.channel = StepChannel(worker.actor)
                     self._channels.append(worker.channel)
-            except Exception:  # if it is lost, its next call says so
+            except self._calls.ray_error:  # if the worker is lost, its next call says so
                 worker.channel = None
 
     def _started(self, worker: Worker, ref: Any) -> bytes:

@@ -117,17 +117,14 @@ class FakeChannel:
         number = self.last[0] + 1
         self.actor.last_step = self.actor.step_in_channel.remote(number.to_bytes(8, "big") + pickled_actions)
         self.last, self.is_under_way = (number, pickled_actions), True
+        return True
 
     def receive(self, timeout):
-        from ray.exceptions import RayChannelError, RayTaskError
+        from ray.exceptions import RayTaskError
 
         step = self.actor.last_step
-        if step.is_slow or (step.error is not None and not isinstance(step.error, RayTaskError)):
-            raise RayChannelError("closed")
-        self.is_under_way = False
-        if step.error is not None:
-            raise step.error
-        return step.value
+        self.is_under_way = step.is_slow or (step.error is not None and not isinstance(step.error, RayTaskError))
+        return None if self.is_under_way else step.value
 
     def close(self):
         assert self.actor.is_dead
