@@ -62,7 +62,7 @@ def oracle_and_random(application: Application) -> np.ndarray:
 
 # ---- Figures
 
-WITH_BAND = (DECAYED, UNIFORM, "both decayed", "both uniform")
+WITH_BAND = (DECAYED, UNIFORM, "both auto", "both uniform")
 
 
 def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:

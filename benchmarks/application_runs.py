@@ -38,8 +38,6 @@ class Application:
     :param evaluated: Number of episodes for which the trained agent is evaluated without exploration
     :param clicks: Environment whose ``info`` has the click rates of an oracle and of a random policy
     :param network: File for the network of the first decayed run, for runs that start from it
-    :param n_steps: Steps of a return of ReptileDQN, for tasks that have not been run with its present defaults; None
-        for its defaults: λ-returns of 10 steps
     """
 
     about: str
@@ -48,21 +46,21 @@ class Application:
     methods: dict[str, tuple[str, ...]]
     steps: int
     changes: tuple[int, ...] = ()
-    seeds: int = 3
+    seeds: int = 5
     counts: int = 1
     monitor: str = "**/*monitor.csv"
     evaluated: int = 0
     clicks: str | None = None
     network: Path | None = None
-    n_steps: int | None = 1
 
 
 ZOO = ("-m", "sb3_reptile.zoo", "train")
 NO_DECAY = "half_life:float('inf')"
-# With one-step returns, for tasks that return to an earlier phase
-ONE_STEP_AUTO = {AUTO: ("-params", "half_life:'auto'")}
-# ReptileDQN as it is, and the same learner with other replay
-SAME_LEARNER = {AUTO: (), DECAYED: ("-params", "half_life:None"), UNIFORM: ("-params", NO_DECAY)}
+# The decay of the RL Zoo's entry, and none
+OWN_DECAY = {DECAYED: (), UNIFORM: ("-params", NO_DECAY)}
+# The same learner with the replay of ReptileDQN's defaults, and with other replay
+HALF_LIVES = {AUTO: "half_life:'auto'", DECAYED: "half_life:None", UNIFORM: NO_DECAY}
+SAME_LEARNER = {method: () if method == AUTO else ("-params", own) for method, own in HALF_LIVES.items()}
 
 
 def zoo(
@@ -72,21 +70,16 @@ def zoo(
     env: str,
     steps: int,
     *params: str,
-    other_methods: dict[str, tuple[str, ...]] | None = None,
+    methods: dict[str, tuple[str, ...]] = SAME_LEARNER,
     **others: Any,
 ) -> Application:
-    """An entry of ``zoo_configs``: with its decay, with uniform replay, and with ``other_methods``."""
-    uniform = NO_DECAY if algo == "reptile_dqn" else "replay_buffer_kwargs:dict(half_life=float('inf'))"
-    file = () if algo == "reptile_dqn" else ("-conf", f"zoo_configs/{algo}.yml")
-    command = (*ZOO, "--algo", algo, "--env", env, *file, "-n", str(steps))
-    if others.get("n_steps", 1) is None:
-        assert algo == "reptile_dqn"
-        assert not params
-        methods = dict(SAME_LEARNER)
-    else:
+    """An entry of ``zoo_configs``: ReptileDQN with ``methods``, another algorithm with its decay and without."""
+    command = (*ZOO, "--algo", algo, "--env", env)
+    if algo != "reptile_dqn":
+        command = (*command, "-conf", f"zoo_configs/{algo}.yml")
+        uniform = "replay_buffer_kwargs:dict(half_life=float('inf'))"
         methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
-    methods.update(other_methods or {})
-    return Application(about, section, command, methods, steps, **others)
+    return Application(about, section, (*command, "-n", str(steps)), methods, steps, **others)
 
 
 def changes(period: int, steps: int) -> tuple[int, ...]:
@@ -117,7 +110,7 @@ FROM_PONG = (
 )
 EVALUATED = 20
 
-# Hashes of records contain the former paths of these classes, and the former default, which command() names
+# Hashes of records contain the former paths of these classes, and the former default of the RL Zoo's entries
 RECORDED_AS = {
     "__import__('sb3_reptile.networks').networks.": "__import__('sb3_reptile.envs').envs.",
     '"half_life": "auto"': '"half_life": null',
@@ -131,14 +124,13 @@ FAMILIES = {
     DECAYED: "default",
     UNIFORM: "uniform",
     AUTO: "auto",
-    "half-life of 5,000": "exponential",
     f"{DECAYED}, from scratch": "another default",
     f"{DECAYED}, from Pong's network": "default",
     f"{UNIFORM}, from Pong's network": "uniform",
-    "both decayed": "default",
+    "both auto": "auto",
     "both uniform": "uniform",
-    "predator decayed, prey uniform": "another default",
-    "predator uniform, prey decayed": "another uniform",
+    "predator auto, prey uniform": "another auto",
+    "predator uniform, prey auto": "another uniform",
 }
 
 APPLICATIONS = {
@@ -148,10 +140,22 @@ APPLICATIONS = {
         "reptile_dqn",
         "PongNoFrameskip-v4",
         600_000,
+        methods=OWN_DECAY,
         seeds=1,
         counts=4,
         evaluated=EVALUATED,
         network=PONG_NETWORK,
+    ),
+    # With the defaults of ReptileDQN; the entry has returns of 5 steps and a half-life of 10,000
+    "pong-short": zoo(
+        "Pong, the beginning",
+        "pong",
+        "reptile_dqn",
+        "PongNoFrameskip-v4",
+        250_000,
+        methods={method: ("-params", "n_steps:10", own) for method, own in HALF_LIVES.items()},
+        seeds=3,
+        counts=4,
     ),
     "pong-swapped": Application(
         "Pong with its controls swapped",
@@ -173,8 +177,6 @@ APPLICATIONS = {
         "reptile_dqn",
         "MiniGrid-Dynamic-Obstacles-6x6-v0",
         40_000,
-        seeds=5,
-        n_steps=None,
     ),
     "rooms": zoo(
         "A robot whose goal moves to another room",
@@ -183,8 +185,6 @@ APPLICATIONS = {
         "DriftingRooms-v0",
         80_000,
         changes=changes(20_000, 80_000),
-        seeds=5,
-        n_steps=None,
     ),
     "motorway": zoo(
         "Driving in changing traffic",
@@ -193,8 +193,6 @@ APPLICATIONS = {
         "DriftingHighway-v0",
         20_000,
         changes=changes(5_000, 20_000),
-        # A longer memory than the default decay's
-        other_methods={"half-life of 5,000": ("-params", "half_life:5000.0"), **ONE_STEP_AUTO},
     ),
     "recommender": zoo(
         "Recommending to users whose interests change",
@@ -203,8 +201,6 @@ APPLICATIONS = {
         "DriftingRecommender-v0",
         100_000,
         changes=changes(20_000, 100_000),
-        seeds=5,
-        n_steps=None,
         clicks="DriftingRecommender-v0",
     ),
     "shop": zoo(
@@ -214,12 +210,10 @@ APPLICATIONS = {
         "DriftingFashionShop-v0",
         70_000,
         changes=changes(10_000, 70_000),
-        seeds=5,
-        n_steps=None,
         clicks="DriftingFashionShop-v0",
     ),
     **{
-        f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", algo, env, steps, *params)
+        f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", algo, env, steps, *params, seeds=3)
         for name, (env, steps, params) in CONTROL.items()
         for algo in ("sac", "td3", "tqc")
     },
@@ -230,7 +224,7 @@ APPLICATIONS = {
         "Three agents that share one policy",
         "agents",
         ("examples/shared_policy.py",),
-        {DECAYED: (), UNIFORM: ("--half-life", "inf")},
+        {AUTO: (), DECAYED: ("--half-life", "default"), UNIFORM: ("--half-life", "inf")},
         300_000,
     ),
     "tag": Application(
@@ -238,10 +232,10 @@ APPLICATIONS = {
         "agents",
         ("examples/opponents.py",),
         {
-            "both decayed": (),
+            "both auto": (),
             "both uniform": ("--predator-half-life", "inf", "--prey-half-life", "inf"),
-            "predator decayed, prey uniform": ("--prey-half-life", "inf"),
-            "predator uniform, prey decayed": ("--predator-half-life", "inf"),
+            "predator auto, prey uniform": ("--prey-half-life", "inf"),
+            "predator uniform, prey auto": ("--predator-half-life", "inf"),
         },
         60_000,
         monitor="predator/monitor.csv",
@@ -283,18 +277,6 @@ def command(run: Run, folder: str) -> list[str]:
     """The command that trains it, run in the root of the repository."""
     application = APPLICATIONS[run.application]
     own = application.methods[run.method]
-    if is_of_the_zoo(run.application) and application.n_steps == 1:
-        algo, entry = zoo_entry(run)
-        # The records have one-step returns and the default decay, which were ReptileDQN's defaults
-        recorded = [] if "n_steps" in entry else ["n_steps:1"]
-        recorded += ["half_life:None"] if entry.get("half_life") == "auto" else []
-        if algo == "reptile_dqn" and recorded:
-            own = ("-params", *recorded, *own[1:])
-    return _command(run, folder, own)
-
-
-def _command(run: Run, folder: str, own: tuple[str, ...]) -> list[str]:
-    application = APPLICATIONS[run.application]
     if is_of_the_zoo(run.application):
         where = ["--seed", str(run.seed), "-f", folder, "--eval-freq", "-1", "--verbose", "0", "--num-threads", "1"]
         return [*application.command, *where, *own]
@@ -303,10 +285,10 @@ def _command(run: Run, folder: str, own: tuple[str, ...]) -> list[str]:
 
 def set_up(run: Run) -> str:
     """Hash of a run's configuration, eight digits; records with another hash are ignored."""
-    what: list[Any] = [_command(run, "FOLDER", APPLICATIONS[run.application].methods[run.method])]
+    what: list[Any] = [command(run, "FOLDER")]
     if is_of_the_zoo(run.application):
         what.append(zoo_entry(run)[1])
-    if APPLICATIONS[run.application].n_steps is None:
+    if any(AUTO in method for method in APPLICATIONS[run.application].methods):
         what.append("the defaults of ReptileDQN")
     text = json.dumps(what, sort_keys=True)
     for present, recorded in RECORDED_AS.items():

@@ -39,7 +39,7 @@ def one_side(role: str, render_mode: str | None = None) -> OneAgent:
 
 
 def train(
-    steps: int, seed: int, half_lives: dict[str, float | None], log: Path | None
+    steps: int, seed: int, half_lives: dict[str, float | str | None], log: Path | None
 ) -> tuple[dict[str, ReptileDQN], dict[str, list[float]]]:
     """The trained models, and the returns of their episodes."""
     sides = {role: one_side(role) for role in AGENTS}
@@ -63,7 +63,6 @@ def train(
             exploration_final_eps=0.1,
             policy_kwargs=dict(net_arch=[64, 64]),
             half_life=half_lives[role],
-            n_steps=1,
             seed=2 * seed + number,
             device="cpu",
         )
@@ -97,12 +96,20 @@ def film(models: dict[str, ReptileDQN], path: Path, n_frames: int = 100) -> None
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)
 
 
+def half_life(text: str) -> float | str | None:
+    """An argument of ReptileDQN: 'auto', a number, or None for the default decay."""
+    return {"auto": "auto", "default": None}[text] if text in ("auto", "default") else float(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     for role in AGENTS:
         parser.add_argument(
-            f"--{role}-half-life", type=float, help="in transitions; inf: uniform replay (default: the default decay)"
+            f"--{role}-half-life",
+            type=half_life,
+            default="auto",
+            help="in transitions; inf: uniform replay; default: the default decay (default: auto)",
         )
     parser.add_argument("--steps", type=int, default=60_000, help="of each of the two (default: 60000)")
     parser.add_argument("--log", type=Path, metavar="FOLDER", help="where predator/ and prey/ go, monitor.csv in each")

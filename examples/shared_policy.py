@@ -26,7 +26,7 @@ except ImportError as error:
     raise ImportError("this example needs the extra `multi-agent`: pip install 'sb3-reptile[multi-agent]'") from error
 
 
-def train(steps: int, seed: int, half_life: float | None, log: Path | None) -> ReptileDQN:
+def train(steps: int, seed: int, half_life: float | str | None, log: Path | None) -> ReptileDQN:
     env = VecMonitor(
         parallel_env_to_vec_env([simple_spread_v3.parallel_env(N=3, max_cycles=25) for _ in range(4)]),
         filename=None if log is None else str(log / "monitor.csv"),
@@ -46,7 +46,6 @@ def train(steps: int, seed: int, half_life: float | None, log: Path | None) -> R
         exploration_fraction=0.3,
         policy_kwargs=dict(net_arch=[128, 128]),
         half_life=half_life,
-        n_steps=1,
         seed=seed,
         device="cpu",
     )
@@ -70,11 +69,19 @@ def film(model: ReptileDQN, path: Path, n_frames: int = 100) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)
 
 
+def half_life(text: str) -> float | str | None:
+    """An argument of ReptileDQN: 'auto', a number, or None for the default decay."""
+    return {"auto": "auto", "default": None}[text] if text in ("auto", "default") else float(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--half-life", type=float, help="in transitions; inf: uniform replay (default: the default decay)"
+        "--half-life",
+        type=half_life,
+        default="auto",
+        help="in transitions; inf: uniform replay; default: the default decay (default: auto)",
     )
     parser.add_argument("--steps", type=int, default=300_000, help="of all agents together (default: 300000)")
     parser.add_argument("--log", type=Path, metavar="FOLDER", help="where monitor.csv and model.zip go")

@@ -33,6 +33,7 @@ STYLES = {
     "auto": Style(figures.ORANGE, DASH_DOTTED),
     "oracle": Style(figures.GREY, (0, (3, 1, 1, 1, 1, 1))),
     # Methods that share a component with one of the above
+    "another auto": Style(figures.ORANGE, DASHED),
     "another default": Style(figures.BLUE, DASHED),
     "another uniform": Style(figures.BLACK, DASHED),
 }

@@ -165,7 +165,8 @@ def test_returns_between_changes_are_those_of_the_bins_between_them(monkeypatch)
 
 def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harness, tmp_path, monkeypatch):
     kept = tmp_path / "network.zip"
-    entry = runs.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, seeds=1, evaluated=3, network=kept)
+    settings = {"methods": runs.OWN_DECAY, "seeds": 1, "evaluated": 3, "network": kept}
+    entry = runs.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, **settings)
     monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
     harness("--jobs", "1")
@@ -189,12 +190,12 @@ def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harn
     assert kept.stat().st_size < model_path.stat().st_size / 5
 
 
-@pytest.mark.parametrize(("n_steps", "other"), [(1, "decayed"), (None, "auto")])
+@pytest.mark.parametrize(("methods", "other"), [(runs.OWN_DECAY, "decayed"), (runs.SAME_LEARNER, "auto")])
 def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(
-    harness, tmp_path, monkeypatch, n_steps, other
+    harness, tmp_path, monkeypatch, methods, other
 ):
     pytest.importorskip("minigrid", reason="needs the extra minigrid")
-    entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1, n_steps=n_steps)
+    entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1, methods=methods)
     monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     scenes = (report.Scene("before", 400, 0), report.Scene("after", 400, 20_000), report.Scene("later", 1_200, 20_000))
     monkeypatch.setitem(report.FILMS, "it", report.Film(scenes, 5, every=2, milliseconds=120, width=90))
