@@ -5,10 +5,14 @@ The test-suites of SB3 and sb3-contrib with the decayed replay buffers in the pl
     python benchmarks/upstream_tests.py stable-baselines3 tests/test_identity.py -x
 
 The first argument is a clone, the others are those of pytest. `--replay half_life=inf` or another option replaces the
-default decay.
+default decay. Tests that require a return depend on their seed: `--seeds 20` repeats them with seeds 0 to 19 in the
+place of their own, and adds the results to `benchmarks/results/upstream_tests.csv`:
+
+    python benchmarks/upstream_tests.py stable-baselines3 tests/test_her.py -k performance_her --seeds 20
 """
 
 import ast
+import csv
 import os
 import sys
 from functools import partialmethod
@@ -16,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+RECORDS = Path(__file__).parent / "results" / "upstream_tests.csv"
 
 
 class DecayedBuffers:
@@ -56,19 +62,55 @@ class DecayedBuffers:
                 setattr(module, attribute, self.decayed[value])
 
 
+class Seeds:
+    """Plugin of pytest that repeats every test with other seeds, and writes down which passed."""
+
+    def __init__(self, n_seeds: int, replay: str) -> None:
+        self.n_seeds, self.replay = n_seeds, replay
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        metafunc.parametrize("seed_of_the_run", range(self.n_seeds), indirect=True)
+
+    @pytest.fixture(autouse=True)
+    def seed_of_the_run(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        from stable_baselines3.common.base_class import BaseAlgorithm
+
+        set_seed = BaseAlgorithm.set_random_seed
+        monkeypatch.setattr(BaseAlgorithm, "set_random_seed", lambda model, seed: set_seed(model, request.param))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            name, _, parameters = report.nodeid.rpartition("::")[2].rstrip("]").partition("[")
+            seed, *others = parameters.split("-")
+            with RECORDS.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow(["-".join([name, *others]), self.replay, seed, report.outcome])
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """Take the option and its value out of the arguments."""
+    if name not in arguments:
+        return None
+    at = arguments.index(name)
+    _, value = arguments[at : at + 2]
+    del arguments[at : at + 2]
+    return value
+
+
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     clone, arguments, options = Path(sys.argv[1]), sys.argv[2:], {}
-    if "--replay" in arguments:
-        at = arguments.index("--replay")
-        name, _, value = arguments[at + 1].partition("=")
+    replay, n_seeds = option(arguments, "--replay"), option(arguments, "--seeds")
+    if replay is not None:
+        name, _, value = replay.partition("=")
         options[name] = float("inf") if value == "inf" else ast.literal_eval(value)
-        del arguments[at : at + 2]
+    plugins: list[Any] = [DecayedBuffers(options)]
+    if n_seeds is not None:
+        plugins.append(Seeds(int(n_seeds), replay or "default decay"))
     os.chdir(clone)
     sys.path.append(str(Path.cwd()))
     # Warnings that our buffers add are not errors here
-    sys.exit(pytest.main(["-W", "default", *arguments], plugins=[DecayedBuffers(options)]))
+    sys.exit(pytest.main(["-W", "default", *arguments], plugins=plugins))
 
 
 if __name__ == "__main__":
