@@ -11,7 +11,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile.replay.checks import OnBadTransition, Weighting
 from sb3_reptile.replay.decay import DecayOption
-from sb3_reptile.replay.decayed_sampling import DecayedDictReplayBufferSamples, DecayedSampling
+from sb3_reptile.replay.decayed_sampling import (
+    DecayedDictReplayBufferSamples,
+    DecayedReplayBufferSamples,
+    DecayedSampling,
+)
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.initial_weights import InitialWeightsOption
 from sb3_reptile.replay.multi_step import MultiStepSampling, discounts
@@ -92,6 +96,17 @@ class _SB3Storage(MultiStepSampling):
             of_next = (indices + self.n_envs) % (self.buffer_size * self.n_envs)
             return self._observations(self.observations, of_next, env)
         return self._observations(self.next_observations, indices, env)
+
+    def one_step_transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
+        """
+        Certain transitions with one-step returns, whatever ``n_steps`` is.
+
+        :param indices: Numbers of stored transitions, int64, shape (n,)
+        :param env: Associated VecEnv to normalize the observations and rewards
+        :return: The transitions; their weights are 1
+        """
+        weights = np.ones((len(indices), 1), dtype=np.float32)
+        return self._batch(self._fetch_steps(indices, env), indices, weights)
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         return self._fetch_steps(indices, env) if self.n_steps == 1 else self._fetch_returns(indices, env)

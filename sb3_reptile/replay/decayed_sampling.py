@@ -340,7 +340,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :raises ValueError: if the buffer is empty
         """
         check_learner(self)
-        return self._batch(*self.distribution.draw(batch_size), env)
+        indices, weights = self.distribution.draw(batch_size)
+        return self._batch(self._fetch(indices, env), indices, weights)
 
     def transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
         """
@@ -350,9 +351,9 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         :param env: Associated VecEnv to normalize the observations and rewards
         :return: The transitions; their weights are 1
         """
-        return self._batch(indices, np.ones((len(indices), 1), dtype=np.float32), env)
+        return self._batch(self._fetch(indices, env), indices, np.ones((len(indices), 1), dtype=np.float32))
 
-    def _batch(self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None) -> DecayedReplayBufferSamples:
+    def _batch(self, fields: tuple[Any, ...], indices: np.ndarray, weights: np.ndarray) -> DecayedReplayBufferSamples:
         if self._scratch is not None:
             self._scratch.touched(len(indices))
         tensor = th.from_numpy(weights)
@@ -360,7 +361,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
             tensor = tensor.to(self.device)
         is_dict = isinstance(self.observation_space, spaces.Dict)
         make: Any = DecayedDictReplayBufferSamples if is_dict else DecayedReplayBufferSamples
-        samples: DecayedReplayBufferSamples = make(*self._fetch(indices, env), indices, tensor)
+        samples: DecayedReplayBufferSamples = make(*fields, indices, tensor)
         return samples
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:

@@ -61,7 +61,8 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             raise self._no_episode() from None
         # SB3 relabels the first of them and returns them last
         n_virtual = int(self.her_ratio * batch_size)
-        batch: Any = self._batch(np.roll(indices, -n_virtual), np.roll(weights, -n_virtual, axis=0), env)
+        indices, weights = np.roll(indices, -n_virtual), np.roll(weights, -n_virtual, axis=0)
+        batch: Any = self._batch(self._fetch(indices, env), indices, weights)
         return batch
 
     def sampling_probabilities(self) -> np.ndarray:

@@ -163,14 +163,16 @@ class ClosedFormLearner:
         return self.model.priority is None and type(buffer).sample is DecayedSampling.sample
 
     def _sample(self, n_batches: int, batch_size: int) -> Any:
-        model, buffer = self.model, self.model.replay_buffer
+        model, buffer, env = self.model, self.model.replay_buffer, self.model._vec_normalize_env
         assert buffer is not None
-        if n_batches == 1:
-            return buffer.sample(batch_size, env=model._vec_normalize_env)
+        # λ-returns have their own rewards and next observations
+        has_own = model.q_lambda < 1 and self._can_draw_ahead()
+        if n_batches == 1 and not has_own:
+            return buffer.sample(batch_size, env=env)
         assert isinstance(buffer, DecayedSampling)
         indices, weights = buffer.distribution.draws(n_batches, batch_size)
-        batch = buffer.transitions(indices, env=model._vec_normalize_env)
-        return batch._replace(weights=buffer.to_torch(weights, copy=False))
+        fetch = model.lambda_returns().buffer.one_step_transitions if has_own else buffer.transitions
+        return fetch(indices, env=env)._replace(weights=buffer.to_torch(weights, copy=False))
 
     def _train_on(
         self, n_batches: int, batch_size: int, errors: list[th.Tensor], weights: list[th.Tensor]
@@ -203,7 +205,7 @@ class ClosedFormLearner:
     def _targets(self, batch: Any, batch_size: int) -> Iterable[th.Tensor]:
         """TD targets of each batch, shape (batch_size, 1)."""
         if self.model.q_lambda < 1:
-            return self.model.lambda_returns().targets(batch.indices, self._values_of_next).split(batch_size)
+            return _split(self.model.lambda_returns().targets(batch.indices, self._values_of_next), batch_size)
         next_values = self._next_values(batch, batch_size).max(dim=1, keepdim=True).values
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
         return _split(batch.rewards + (1 - batch.dones) * discounts * next_values, batch_size)

@@ -133,3 +133,21 @@ def test_a_buffer_with_returns_is_saved_with_them(tmp_path):
 def test_values_that_are_not_allowed_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be"):
         make_buffer(DecayedReplayBuffer, **{name: value})
+
+
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_transitions_are_those_of_a_buffer_with_one_step(kind, n_envs):
+    buffer_class, space, options = KINDS[kind]
+    buffers = [
+        make_buffer(buffer_class, n_envs, N_ROWS, space, n_steps=n_steps, gamma=GAMMA, **options) for n_steps in (1, 5)
+    ]
+    for buffer in buffers:
+        History(buffer, 55)
+    indices = np.arange(N_ROWS * n_envs)
+    one, several = buffers[0].transitions(indices), buffers[1].one_step_transitions(indices)
+    assert several.discounts is None
+    assert several.indices.tolist() == indices.tolist()
+    for name in ("observations", "actions", "next_observations", "dones", "rewards", "weights"):
+        ours, theirs = getattr(several, name), getattr(one, name)
+        assert ours["x"].equal(theirs["x"]) if isinstance(ours, dict) else ours.equal(theirs), name

@@ -32,7 +32,7 @@ def everything(model):
     indices, distribution = np.arange(buffer.size() * buffer.n_envs), buffer.distribution
     is_loss = buffer.weighting == "loss"
     weights = distribution.loss_weights(indices) if is_loss else distribution.importance_weights(indices)
-    return buffer._batch(indices, weights, None)
+    return buffer._batch(buffer._fetch(indices, None), indices, weights)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
