@@ -6,7 +6,7 @@ The test-suites of SB3 and sb3-contrib with the decayed replay buffers in the pl
 
 The first argument is a clone, the others are those of pytest. `--replay half_life=inf` or another option replaces the
 default decay. Tests that require a return depend on their seed: `--seeds 20` repeats them with seeds 0 to 19 in the
-place of their own, and adds the results to `benchmarks/results/upstream_tests.csv`:
+place of their own, adds the results to `benchmarks/results/upstream_tests.csv`, and makes `upstream_tests.md` of them:
 
     python benchmarks/upstream_tests.py stable-baselines3 tests/test_her.py -k performance_her --seeds 20
 """
@@ -15,13 +15,23 @@ import ast
 import csv
 import os
 import sys
+from collections import Counter
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sb3_reptile.evaluation.tables import table
+
 RECORDS = Path(__file__).parent / "results" / "upstream_tests.csv"
+FIELDS = ["test", "replay", "seed", "outcome"]
+HEAD = """# Tests of SB3 and sb3-contrib that require a return
+
+With the decayed buffers, and seeds 0 to 19 in the place of the tests' own:
+`python benchmarks/upstream_tests.py CLONE tests/test_her.py -k performance_her --seeds 20`, with `--replay half_life=inf`
+for uniform replay. SB3 and sb3-contrib at the commits e05d2dbe and 0ca7fdd.
+"""
 
 
 class DecayedBuffers:
@@ -82,8 +92,19 @@ class Seeds:
         if report.when == "call":
             name, _, parameters = report.nodeid.rpartition("::")[2].rstrip("]").partition("[")
             seed, *others = parameters.split("-")
+            is_new = not RECORDS.exists()
             with RECORDS.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(["-".join([name, *others]), self.replay, seed, report.outcome])
+                rows = [FIELDS] * is_new + [["-".join([name, *others]), self.replay, seed, report.outcome]]
+                csv.writer(file).writerows(rows)
+
+    def pytest_sessionfinish(self) -> None:
+        with RECORDS.open(newline="", encoding="utf-8") as file:
+            records = list(csv.DictReader(file))
+        n_runs = Counter((record["test"], record["replay"]) for record in records)
+        n_passed = Counter((record["test"], record["replay"]) for record in records if record["outcome"] == "passed")
+        rows = [[test, replay, f"{n_passed[test, replay]} of {n}"] for (test, replay), n in n_runs.items()]
+        lines = table(["test", "replay", "passed"], rows, text_columns=2)
+        RECORDS.with_suffix(".md").write_text("\n".join([HEAD, *lines]) + "\n", encoding="utf-8")
 
 
 def option(arguments: list[str], name: str) -> str | None:

@@ -107,6 +107,12 @@ def assert_numbers_are_from(part, of):
         ("docs/explanation/auto.md", "**Speed**", "", "benchmarks/results/training.md"),
         ("docs/explanation/cost.md", "| 1,000,000 transitions", "These ratios", "benchmarks/results/sampling.md"),
         ("docs/explanation/cost.md", "A replay buffer of", "All results:", "benchmarks/results/checkpoint.md"),
+        (
+            "docs/explanation/promises.md",
+            "| default decay",
+            "`python benchmarks/upstream",
+            "benchmarks/results/upstream_tests.md",
+        ),
     ],
 )
 def test_numbers_are_those_of_the_results(page, begins, ends, of):
