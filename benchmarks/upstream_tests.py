@@ -28,9 +28,9 @@ RECORDS = Path(__file__).parent / "results" / "upstream_tests.csv"
 FIELDS = ["test", "replay", "seed", "outcome"]
 HEAD = """# Tests of SB3 and sb3-contrib that require a return
 
-With the decayed buffers, and seeds 0 to 19 in the place of the tests' own:
-`python benchmarks/upstream_tests.py CLONE tests/test_her.py -k performance_her --seeds 20`, with `--replay half_life=inf`
-for uniform replay. SB3 and sb3-contrib at the commits e05d2dbe and 0ca7fdd.
+With the decayed buffers, and seeds 0 to 19 in the place of the tests' own, by
+`python benchmarks/upstream_tests.py CLONE tests/test_her.py -k performance_her --seeds 20`, or the same with
+`--replay half_life=inf` for uniform replay. SB3 and sb3-contrib at the commits e05d2dbe and 0ca7fdd.
 """
 
 
