@@ -96,34 +96,75 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
     plotting.save(figure, path)
 
 
-def difference_to_uniform(records: dict[Run, Record], name: str) -> Estimate | None:
-    """Mean return over training with decay, minus that without; None without records of both."""
-    decayed, uniform = (curves_of(records, name, method) for method in (DECAYED, UNIFORM))
-    return welch_interval(over_all(decayed), over_all(uniform)) if min(len(decayed), len(uniform)) > 1 else None
+def uniform_of(application: Application) -> str:
+    """The method with uniform replay; of several agents, that in which all have it."""
+    return UNIFORM if UNIFORM in application.methods else f"both {UNIFORM}"
 
 
-def draw_differences(names: list[str], records: dict[Run, Record], path: Path) -> None:
-    """Forest plot for tasks without drift: one block per environment, whose returns have their own unit."""
-    blocks: dict[str, list[tuple[str, Estimate]]] = {}
+def difference_to_uniform(records: dict[Run, Record], name: str, method: str) -> Estimate | None:
+    """Mean return over training, minus that with uniform replay; None without two records of both."""
+    curves = [curves_of(records, name, one) for one in (method, uniform_of(runs.APPLICATIONS[name]))]
+    return welch_interval(*map(over_all, curves)) if min(map(len, curves)) > 1 else None
+
+
+class Row(NamedTuple):
+    """A line of a forest plot."""
+
+    label: str
+    family: str
+    difference: Estimate
+
+
+def rows_of_methods(names: list[str], records: dict[Run, Record]) -> dict[str, list[Row]]:
+    """A block for each application: all its methods."""
+    return {
+        runs.APPLICATIONS[name].about: [
+            Row(method, runs.FAMILIES[method], found)
+            for method in runs.APPLICATIONS[name].methods
+            if method != uniform_of(runs.APPLICATIONS[name])
+            and (found := difference_to_uniform(records, name, method)) is not None
+        ]
+        for name in names
+    }
+
+
+def rows_of_algorithms(names: list[str], records: dict[Run, Record]) -> dict[str, list[Row]]:
+    """A block for each environment: all algorithms, with the method that comes first."""
+    blocks: dict[str, list[Row]] = {}
     for name in names:
-        found = difference_to_uniform(records, name)
+        method = next(iter(runs.APPLICATIONS[name].methods))
+        found = difference_to_uniform(records, name, method)
         if found is not None:
             env, _, algorithm = runs.APPLICATIONS[name].about.partition(" with ")
-            blocks.setdefault(env, []).append((algorithm.removesuffix(" and DiscreteActions"), found))
+            label = algorithm.removesuffix(" and DiscreteActions")
+            blocks.setdefault(env, []).append(Row(label, runs.FAMILIES[method], found))
+    return blocks
+
+
+def draw_differences(blocks: dict[str, list[Row]], path: Path) -> None:
+    """
+    Forest plot of differences to uniform replay.
+
+    :param blocks: By title; the returns of each have their own unit
+    :param path: The picture
+    """
+    blocks = {title: rows for title, rows in blocks.items() if rows}
     figure, panels = plotting.grid(len(blocks), columns=1, height=1.5, height_ratios=list(map(len, blocks.values())))
-    style = plotting.style_of("default")
-    for number, ((env, rows), panel) in enumerate(zip(blocks.items(), panels, strict=True)):
-        value, errors = plotting.error_bars([estimate for _, estimate in rows])
+    for number, ((title, rows), panel) in enumerate(zip(blocks.items(), panels, strict=True)):
+        value, errors = plotting.error_bars([row.difference for row in rows])
         places = np.arange(len(rows))[::-1]
-        panel.errorbar(value, places, xerr=errors, fmt="o", color=style.color, markersize=6, linewidth=1.8, capsize=3)
+        for row, x, error, place in zip(rows, value, errors.T, places, strict=True):
+            color = plotting.style_of(row.family).color
+            bar = np.reshape(error, (2, 1))
+            panel.errorbar(x, place, xerr=bar, fmt="o", color=color, markersize=6, linewidth=1.8, capsize=3)
         panel.axvline(0, color="#bbbbbb", linewidth=1, zorder=0)
-        panel.set_yticks(places, [algorithm for algorithm, _ in rows])
+        panel.set_yticks(places, [row.label for row in rows])
         # Zero in the middle
         furthest = 1.1 * np.max(np.abs(value) + errors)
         panel.set(xlim=(-furthest, furthest), ylim=(-0.6, len(rows) - 0.4))
         is_last = number == len(blocks) - 1
         about = "worse than uniform replay  ←  difference of the mean return  →  better" if is_last else ""
-        plotting.label_panel(panel, env, about)
+        plotting.label_panel(panel, title, about)
     plotting.save(figure, path)
 
 
@@ -194,8 +235,14 @@ def report() -> None:
     known = [name for name in runs.APPLICATIONS if any(run.application == name for run in records)]
     for section in dict.fromkeys(runs.APPLICATIONS[name].section for name in known):
         names = [name for name in known if runs.APPLICATIONS[name].section == section]
-        draw_section = draw_differences if section in runs.WITHOUT_DRIFT else draw
-        draw_section(names, records, runs.IMAGES / f"applications_{section}.png")
+        path = runs.IMAGES / f"applications_{section}.png"
+        if section in runs.WITHOUT_DRIFT:
+            draw_differences(rows_of_algorithms(names, records), path)
+        else:
+            draw(names, records, path)
+    compared = [name for name in known if any(AUTO in method for method in runs.APPLICATIONS[name].methods)]
+    if compared:
+        draw_differences(rows_of_methods(compared, records), runs.IMAGES / "applications_differences.png")
     parts = {part.__name__: part(records) for part in (table, between_changes, evaluations)}
     (runs.RECORDS.parent / "applications.md").write_text(fill("page", **parts) + "\n", encoding="utf-8")
 

@@ -236,11 +236,27 @@ def test_tasks_without_drift_have_one_figure_of_differences(tmp_path, monkeypatc
         for method, level in (("decayed", 4.0), ("uniform", 1.0))
         for seed in range(3)
     }
-    assert report.difference_to_uniform(records, "pendulum-sac").value == pytest.approx(3)
-    assert report.difference_to_uniform(records, "pendulum-tqc") is None
-    report.draw_differences([*names, "pendulum-tqc"], records, tmp_path / "figure.png")
+    assert report.difference_to_uniform(records, "pendulum-sac", "decayed").value == pytest.approx(3)
+    assert report.difference_to_uniform(records, "pendulum-tqc", "decayed") is None
+    report.draw_differences(report.rows_of_algorithms([*names, "pendulum-tqc"], records), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as picture:
         assert picture.size == (plotting.WIDTH * plotting.PIXELS, 2 * 1.5 * plotting.PIXELS)
+
+
+def test_the_differences_of_all_methods_have_a_block_for_each_application():
+    levels = {"rooms": {"auto": 3.0, "decayed": 2.0, "uniform": 1.0}, "tag": {"both auto": 5.0, "both uniform": 4.0}}
+    records = {
+        Run(name, method, seed): {"curve": [level + seed] * BINS, "resumed": False}
+        for name, methods in levels.items()
+        for method, level in methods.items()
+        for seed in range(3)
+    }
+    blocks = report.rows_of_methods(["rooms", "tag"], records)
+    found = {title: [(row.label, row.difference.value) for row in rows] for title, rows in blocks.items()}
+    assert found == {
+        runs.APPLICATIONS["rooms"].about: [("auto", 2.0), ("decayed", 1.0)],
+        runs.APPLICATIONS["tag"].about: [("both auto", 1.0)],
+    }
 
 
 def test_what_an_oracle_and_a_random_policy_would_get_is_known_for_each_part_of_a_run():
