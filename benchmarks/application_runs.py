@@ -153,7 +153,7 @@ APPLICATIONS = {
         "reptile_dqn",
         "PongNoFrameskip-v4",
         250_000,
-        methods={method: ("-params", "n_steps:10", own) for method, own in HALF_LIVES.items()},
+        methods={method: ("-params", "n_steps:None", own) for method, own in HALF_LIVES.items()},
         seeds=3,
         counts=4,
     ),
