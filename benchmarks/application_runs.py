@@ -146,14 +146,14 @@ APPLICATIONS = {
         evaluated=EVALUATED,
         network=PONG_NETWORK,
     ),
-    # With the defaults of ReptileDQN; the entry has returns of 5 steps and a half-life of 10,000
+    # With the defaults of ReptileDQN; the entry has returns of 5 steps, double Q-learning and a half-life of 10,000
     "pong-short": zoo(
         "Pong, the beginning",
         "pong",
         "reptile_dqn",
         "PongNoFrameskip-v4",
         250_000,
-        methods={method: ("-params", "n_steps:None", own) for method, own in HALF_LIVES.items()},
+        methods={method: ("-params", "n_steps:None", "double_q:False", own) for method, own in HALF_LIVES.items()},
         seeds=3,
         counts=4,
     ),
