@@ -16,7 +16,7 @@ import numpy as np
 from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
 from learning_report import recovery_table, tasks_table, titled
 from learning_results import Matrices, Results
-from methods import AUTO, DEFAULT, FALSE_ALARMS, METHODS, ORACLE, UNIFORM
+from methods import AUTO, DEFAULT, FALSE_ALARMS, KEEPING, METHODS, ORACLE, UNIFORM
 from tasks import TASKS, Task
 
 from sb3_reptile.evaluation import tables
@@ -42,6 +42,8 @@ LABELS = {"auto-exp-1000000": "auto, no decay inside (half-life 1,000,000)"}
 # In figures
 SHOWN = (UNIFORM.name, "fifo-3000", DEFAULT.name, AUTO.name)
 ONE_STEP = "1-step"
+# In tables of their own
+EXPERIMENTS = (FALSE_ALARMS.name, KEEPING.name)
 # A ratio to a score that is closer to that of random actions means little
 SMALLEST = 0.05
 # Title and figure of each group, and what belongs to it if it is in none of those before
@@ -146,6 +148,7 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
         false_alarms=false_alarms(results),
         returns=returns_table(records, results),
         one_setting=one_setting(records, results),
+        keeping=keeping(results),
         choice=join(choice(records)),
     )
     return page + "\n"
@@ -231,12 +234,12 @@ def one_setting(records: dict[Run, Record], results: Results) -> str:
 
 
 def compared_methods(results: Results, tasks: list[str]) -> Matrices:
-    """Scores of the methods with runs on all of the tasks, but for those whose alarms are artificial."""
-    return {name: matrix for name, matrix in results.score_matrices(tasks).items() if name != FALSE_ALARMS.name}
+    """Scores of the methods with runs on all of the tasks, without experiments."""
+    return {name: matrix for name, matrix in results.score_matrices(tasks).items() if name not in EXPERIMENTS}
 
 
 def scores_table(results: Results, tasks: list[str]) -> list[str]:
-    methods = [name for name in results.methods(tasks) if name != FALSE_ALARMS.name]
+    methods = [name for name in results.methods(tasks) if name not in EXPERIMENTS]
     rows = []
     for title, chosen in titled(tasks).items():
         found = compared_methods(results, chosen)
@@ -301,6 +304,17 @@ def false_alarms(results: Results) -> str:
         )
     header = ["task", "alarms", "auto", "auto, false alarms", "difference"]
     return fill("false_alarms", name=FALSE_ALARMS.name, every=f"{every:,}", table=table(header, rows))
+
+
+def keeping(results: Results) -> str:
+    """``auto`` that goes on to replay what is contradicted."""
+    methods = (UNIFORM, DEFAULT, AUTO, KEEPING)
+    rows = [
+        [f"`{task}`", *(tables.cell(estimates(iqm, results.returns(task, m.name))[0], decimals) for m in methods)]
+        for task in results.with_records(TASKS, KEEPING.name)
+        for decimals in [1 if abs(iqm(results.returns(task, KEEPING.name))[0]) < 10 else 0]
+    ]
+    return fill("keeping", name=KEEPING.name, table=table(["", *(m.label for m in methods)], rows)) if rows else ""
 
 
 def about(learner: str) -> str:

@@ -51,7 +51,7 @@ class Method:
     @property
     def set_up(self) -> list[Any]:
         """The method in the hash of a record. If it changes, records are ignored."""
-        variant = {} if self.variant is None else {"replay_buffer_class": RECORDED_AS[self.variant]}
+        variant = {} if self.variant is None else {"replay_buffer_class": RECORDED_AS.get(self.variant, self.variant)}
         return [self.algorithm, {**self.arguments, **variant}, *([self.callbacks] if self.callbacks else [])]
 
     def arguments_for_training(self, regimes: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
@@ -234,6 +234,8 @@ ABLATIONS = (
 )
 # "auto" with an alarm every 10,000 steps that nothing in the environment gives a reason for
 FALSE_ALARMS = changed(AUTO, "false alarms", callbacks={"FalseAlarms": {"every": 10_000}})
+# "auto" that replays what is contradicted, too, which a change that leaves the policy right makes useful
+KEEPING = changed(AUTO, "keeps a tenth", variant="KeepingDistribution")
 AUTO_OTHERS = tuple(auto(inner) for inner in (*map(exponential, (300, 1_000, 3_000)), PER_AGE, POWER_100))
 
 PLANNED = (
@@ -274,7 +276,7 @@ RIVALS = (
     shrink_and_perturb(linear(80_000), every=10_000, shrink=0.8, perturb=0.2),
     value_decay(rate=0.015, share=0.05, baseline=0.0),
 )
-METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS, FALSE_ALARMS)}
+METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS, FALSE_ALARMS, KEEPING)}
 
 # ---- Learners
 

@@ -64,6 +64,13 @@ class ForgettingDistribution(SamplingDistribution):
         super().set_segments(starts, consistencies, last_change)
 
 
+class KeepingDistribution(SamplingDistribution):
+    """``half_life="auto"`` that goes on to replay what is contradicted, a tenth as often as what is confirmed."""
+
+    def set_segments(self, starts: np.ndarray, consistencies: np.ndarray, last_change: int | None) -> None:
+        super().set_segments(starts, np.maximum(consistencies, 0.1), last_change)
+
+
 class OrdinaryClock(SegmentedSampler):
     """Ages as in any other buffer: time spent in another regime counts too."""
 

@@ -131,6 +131,14 @@ def test_variants_of_auto_differ_from_it_as_they_should():
             fill(buffer, phase, 1_000, start)
         assert buffer.consistency.changes
         shares.append(buffer.sampling_probabilities()[:1_000].sum())
+    probabilities = []
+    for distribution, least in ((variants.KeepingDistribution, 0.001), (SamplingDistribution, 0.1)):
+        buffer = DecayedReplayBuffer(half_life="auto", distribution_class=distribution, **arguments)
+        fill(buffer, 0, 200, 0)
+        buffer.distribution.set_segments(np.array([0, 50, 100]), np.array([least, 0.6, 1.0]), None)
+        probabilities.append(buffer.sampling_probabilities())
+    assert probabilities[0].tolist() == probabilities[1].tolist()
+
     # What has come back counts for nothing, as old as it is, or as if nothing had been in between
     forgets, ordinary, auto = shares
     assert forgets < 0.01 < 0.1 < ordinary < auto / 1.4
