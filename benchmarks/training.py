@@ -42,6 +42,8 @@ WITH_SBX = ("DQN", "SAC", "TD3", "TQC", "CrossQ")
 EXACT = "ReptileDQN"
 FAST = 'ReptileDQN, learner="fast"'
 EAGER = 'ReptileDQN, learner="eager"'
+AUTO = 'ReptileDQN, half_life="auto"'
+LAMBDA = "ReptileDQN, λ-returns of 10 steps"
 OWN = "ReptileDQN, its own defaults"
 # What SB3's DQN does apart from decay; a method names what is different
 ONE_STEP: dict[str, Any] = {"n_steps": 1, "half_life": None}
@@ -69,7 +71,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ReptileDQN, double Q": {"double_q": True},
     'ReptileDQN, double Q, learner="fast"': {"double_q": True, "learner": "fast"},
     "ReptileDQN, 10-step returns": {"n_steps": 10},
-    'ReptileDQN, half_life="auto"': {"half_life": "auto"},
+    AUTO: {"half_life": "auto"},
+    LAMBDA: {"n_steps": None},
     OWN: {"n_steps": None, "half_life": "auto"},
     "SB3 DQN, fused Adam": {"policy_kwargs": FUSED},
     **{
@@ -139,6 +142,7 @@ DEFAULT_CARTPOLE = Task(
     about="SB3's defaults, batch 32, an update every 4 steps",
     threads=(1,),
 )
+OWN_PARTS = (REFERENCE, EXACT, AUTO, LAMBDA, OWN)
 ABOUT_OWN = "auto and λ-returns of 10 steps next to one-step returns and decay alone"
 
 TASKS = {
@@ -146,16 +150,16 @@ TASKS = {
         ZOO_CARTPOLE,
         methods=(
             *MAIN_METHODS,
-            *(name for name in METHODS if name.startswith("ReptileDQN") and name not in (*MAIN_METHODS, OWN)),
+            *(name for name in METHODS if name.startswith("ReptileDQN") and name not in (*MAIN_METHODS, LAMBDA, OWN)),
             "SB3 DQN, fused Adam",
         ),
     ),
     "CartPole-v1, defaults": DEFAULT_CARTPOLE,
     "CartPole-v1, ReptileDQN's defaults": replace(
-        ZOO_CARTPOLE, methods=(REFERENCE, EXACT, OWN), about=f"the RL Zoo's hyperparameters; {ABOUT_OWN}"
+        ZOO_CARTPOLE, methods=OWN_PARTS, about=f"the RL Zoo's hyperparameters; {ABOUT_OWN}"
     ),
     "CartPole-v1, SB3's and ReptileDQN's defaults": replace(
-        DEFAULT_CARTPOLE, methods=(REFERENCE, EXACT, OWN), about=f"{DEFAULT_CARTPOLE.about}; {ABOUT_OWN}"
+        DEFAULT_CARTPOLE, methods=OWN_PARTS, about=f"{DEFAULT_CARTPOLE.about}; {ABOUT_OWN}"
     ),
     "CartPole-v1, 8 environments": Task(
         lambda: make_vec_env("CartPole-v1", n_envs=8),
