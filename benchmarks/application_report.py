@@ -149,7 +149,9 @@ def draw_differences(blocks: dict[str, list[Row]], path: Path) -> None:
     :param path: The picture
     """
     blocks = {title: rows for title, rows in blocks.items() if rows}
-    figure, panels = plotting.grid(len(blocks), columns=1, height=1.5, height_ratios=list(map(len, blocks.values())))
+    sizes = list(map(len, blocks.values()))
+    height = 0.35 * (1 + sum(sizes) / len(sizes))
+    figure, panels = plotting.grid(len(blocks), columns=1, height=height, height_ratios=sizes)
     for number, ((title, rows), panel) in enumerate(zip(blocks.items(), panels, strict=True)):
         value, errors = plotting.error_bars([row.difference for row in rows])
         places = np.arange(len(rows))[::-1]

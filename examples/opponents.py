@@ -6,7 +6,7 @@ of each drifts: its opponent learns.
 
 The predator gets a reward of 10 for every step in which it touches the prey; the prey gets -10, and a small penalty for
 leaving the arena. First the predator learns to catch; then the prey, which is faster, learns to escape. 60,000 steps of
-each take about a minute and a half on one core.
+each take about two minutes on one core.
 """
 
 import argparse

@@ -240,7 +240,7 @@ def test_tasks_without_drift_have_one_figure_of_differences(tmp_path, monkeypatc
     assert report.difference_to_uniform(records, "pendulum-tqc", "decayed") is None
     report.draw_differences(report.rows_of_algorithms([*names, "pendulum-tqc"], records), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as picture:
-        assert picture.size == (plotting.WIDTH * plotting.PIXELS, 2 * 1.5 * plotting.PIXELS)
+        assert picture.size == (plotting.WIDTH * plotting.PIXELS, 2 * 1.05 * plotting.PIXELS)
 
 
 def test_the_differences_of_all_methods_have_a_block_for_each_application():
