@@ -9,27 +9,24 @@ The records are those of `python benchmarks/learning.py --learner ...`, and thos
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import fmean
 
 import learning_figures as figures
 import numpy as np
 from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
-from learning_report import recovery_table, tasks_table, titled
-from learning_results import Matrices, Results
+from learning_report import recoveries, tasks_table, titled
+from learning_results import Matrices, Results, best_of, estimate
 from methods import AUTO, DEFAULT, FALSE_ALARMS, KEEPING, METHODS, ORACLE, UNIFORM
 from tasks import TASKS, Task
 
-from sb3_reptile.evaluation import tables
 from sb3_reptile.evaluation.records import Record
 from sb3_reptile.evaluation.statistics import (
     FEWEST_FOR_INTERVAL,
     difference_of_iqms,
-    estimates,
     iqm,
     probability_of_improvement,
     ratio_of_iqms,
 )
-from sb3_reptile.evaluation.tables import number, table
+from sb3_reptile.evaluation.tables import bold_if, cell, number, table
 from sb3_reptile.evaluation.templates import PageTemplate, join
 
 PAGE = ROOT / "docs" / "explanation" / "results.md"
@@ -41,9 +38,10 @@ CANDIDATES = (UNIFORM.name, DEFAULT.name, AUTO.name, "auto-exp-10000", "auto-exp
 LABELS = {"auto-exp-1000000": "auto, no decay inside (half-life 1,000,000)"}
 # In figures
 SHOWN = (UNIFORM.name, "fifo-3000", DEFAULT.name, AUTO.name)
-ONE_STEP = "1-step"
 # In tables of their own
 EXPERIMENTS = (FALSE_ALARMS.name, KEEPING.name)
+# Compared with and without multi-step returns
+COMPARED = (UNIFORM.name, DEFAULT.name, AUTO.name)
 # A ratio to a score that is closer to that of random actions means little
 SMALLEST = 0.05
 # Title and figure of each group, and what belongs to it if it is in none of those before
@@ -68,26 +66,13 @@ def is_tuned(task: Task) -> bool:
     return task.role == "tuning" or task.tried
 
 
-def cell(records: dict[Run, Record], task: str, method: str, learner: str) -> str:
-    """The mean of the runs' returns, and how many there are."""
-    name = None if learner == ONE_STEP else learner
-    returns = [
-        record["auc"]
-        for run, record in records.items()
-        if (run.task, run.method, run.learner) == (task, method, name) and run.volume is None
-    ]
-    if not returns:
-        return ""
-    mean = number(fmean(returns), 1 if abs(fmean(returns)) < 10 else 0)
-    return mean if len(returns) == 1 else f"{mean} ({len(returns)})"
-
-
-def with_learner(records: dict[Run, Record]) -> Results:
+def with_learner(records: dict[Run, Record], learner: str | None = LEARNER) -> Results:
     """
     :param records: Records of one-step returns and of other learners
-    :return: Those with the learner of ReptileDQN's defaults
+    :param learner: Name of a learner; None for one-step returns
+    :return: Those with this learner
     """
-    return Results({run._replace(learner=None): record for run, record in records.items() if run.learner == LEARNER})
+    return Results({run._replace(learner=None): record for run, record in records.items() if run.learner == learner})
 
 
 def glance(results: Results) -> dict[str, tuple[list[str], Matrices]]:
@@ -105,12 +90,10 @@ def glance(results: Results) -> dict[str, tuple[list[str], Matrices]]:
 
 def glance_table(results: Results) -> list[str]:
     groups = glance(results)
-    rows = [
-        [METHODS[method].label, *(tables.cell(estimates(iqm, of[method])[0]) for _, of in groups.values())]
-        for method in SHOWN
-    ]
+    columns = [of for _, of in groups.values()]
+    rows = [[METHODS[method].label, *(cell(estimate(iqm, of[method])) for of in columns)] for method in SHOWN]
     rows += [
-        [f"auto / {METHODS[method].label}", *(ratio(of[AUTO.name], of[method]) for _, of in groups.values())]
+        [f"auto / {METHODS[method].label}", *(ratio(of[AUTO.name], of[method]) for of in columns)]
         for method in SHOWN
         if method != AUTO.name
     ]
@@ -118,8 +101,12 @@ def glance_table(results: Results) -> list[str]:
         f"{len(tasks)} {title} ({min(len(of[method]) for method in SHOWN)} seeds or more)"
         for title, (tasks, of) in groups.items()
     ]
-    names = [f"{title}: {', '.join(f'`{task}`' for task in tasks)}." for title, (tasks, _) in groups.items()]
+    names = [f"{title}: {quoted(tasks)}." for title, (tasks, _) in groups.items()]
     return [*table(["IQM of the score", *header], rows), *names] if groups else []
+
+
+def quoted(tasks: Iterable[str]) -> str:
+    return ", ".join(f"`{task}`" for task in tasks)
 
 
 def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
@@ -130,24 +117,22 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
     :param images: Folder of the figures
     :return: The page
     """
-    results = with_learner(records)
-    left = results.with_records(TASKS)
-    groups = {}
-    for title, (_, belongs) in GROUPS.items():
-        groups[title] = [name for name in left if belongs(TASKS[name])]
-        left = [name for name in left if name not in groups[title]]
+    results, one_step = with_learner(records), with_learner(records, None)
+    groups: dict[str, list[str]] = {title: [] for title in GROUPS}
+    for name in results.with_records(TASKS):
+        groups[next(title for title, (_, belongs) in GROUPS.items() if belongs(TASKS[name]))].append(name)
     page = fill(
         "page",
         n_records=len(results.records),
-        hours=f"{sum(record['cpu_seconds'] for record in results.records.values()) / 3600:.1f}",
+        hours=results.hours,
         learner=LEARNER,
         fewest=FEWEST_FOR_INTERVAL,
         glance=glance_table(results),
         tasks=tasks_table(results.with_records(TASKS), lambda task: "tuning" if is_tuned(task) else task.role),
         groups=join(group_section(results, title, tasks, images) for title, tasks in groups.items() if tasks),
         false_alarms=false_alarms(results),
-        returns=returns_table(records, results),
-        one_setting=one_setting(records, results),
+        returns=returns_table(one_step, results),
+        one_setting=one_setting(one_step, results),
         keeping=keeping(results),
         choice=join(choice(records)),
     )
@@ -155,82 +140,82 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
 
 
 def choice(records: dict[Run, Record]) -> Iterable[str]:
-    """A table of the tuning tasks for each learner."""
-    multi_step = [run for run in records if run.learner is not None]
-    tasks = [name for name in dict.fromkeys(run.task for run in multi_step) if is_tuned(TASKS[name])]
-    for learner in (ONE_STEP, *dict.fromkeys(run.learner for run in multi_step)):
-        assert learner is not None
+    """A table of the tuning tasks for each learner: the mean of the runs' returns, and how many there are."""
+    tasks = [name for name in dict.fromkeys(run.task for run in records if run.learner) if is_tuned(TASKS[name])]
+    for learner in dict.fromkeys([None, *(run.learner for run in records)]):
+        results = with_learner(records, learner)
         rows = [
-            [LABELS.get(method, METHODS[method].label), *(cell(records, task, method, learner) for task in tasks)]
+            [LABELS.get(method, METHODS[method].label), *(mean_cell(results.returns(task, method)) for task in tasks)]
             for method in CANDIDATES
         ]
-        with_runs = [row for row in rows if any(row[1:])]
-        if with_runs:
+        if with_runs := [row for row in rows if any(row[1:])]:
             yield "\n".join([f"### {about(learner)}", "", *table(["method", *tasks], with_runs)]).strip()
+
+
+def decimals_of(value: float) -> int:
+    return 1 if abs(value) < 10 else 0
+
+
+def mean_cell(returns: np.ndarray) -> str:
+    if not len(returns):
+        return ""
+    mean = number(returns.mean(), decimals_of(returns.mean()))
+    return mean if len(returns) == 1 else f"{mean} ({len(returns)})"
 
 
 def group_section(results: Results, title: str, tasks: list[str], images: Path) -> str:
     picture = f"results_{GROUPS[title][0]}.png"
     shown = [method for method in SHOWN if method in results.methods(tasks)]
     figures.draw_curves(results, tasks, shown, images / picture)
-    drifting = [task for task in tasks if TASKS[task].drifts]
     return fill(
         "group",
         title=title,
         picture=picture,
         scores=scores_table(results, tasks),
         ratios=ratios_table(results, tasks),
-        recoveries=join(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
+        recoveries=recoveries(results, tasks),
     )
 
 
-def returns_table(records: dict[Run, Record], results: Results) -> list[str]:
-    """What the methods of the figures score with one-step returns, and with the learner of the defaults."""
-    one_step = Results({run: record for run, record in records.items() if run.learner is None})
-    methods = (UNIFORM.name, DEFAULT.name, AUTO.name)
+def score_cell(matrix: np.ndarray | None, bold: bool = False) -> str:
+    """The IQM and the number of runs; empty if there are none."""
+    return "" if matrix is None else f"{bold_if(bold, number(iqm(matrix)[0], 2))} ({len(matrix)})"
+
+
+def returns_table(one_step: Results, results: Results) -> list[str]:
+    """What methods score with one-step returns, and with the learner of the defaults."""
     rows = []
     for task in results.with_records(TASKS):
-        cells = [
-            "" if matrix is None else f"{number(iqm(matrix)[0], 2)} ({len(matrix)})"
-            for method in methods
-            for found in (one_step, results)
-            for matrix in [found.score_matrix([task], method)]
-        ]
+        cells = [score_cell(found.score_matrix([task], name)) for name in COMPARED for found in (one_step, results)]
         if any(cells[::2]):
             rows.append([f"`{task}`", *cells])
-    header = [f"{METHODS[method].label}, {returns}" for method in methods for returns in ("one step", "λ-returns")]
+    header = [f"{METHODS[method].label}, {returns}" for method in COMPARED for returns in ("one step", "λ-returns")]
     return table(["score", *header], rows)
 
 
-def one_setting(records: dict[Run, Record], results: Results) -> str:
+def one_setting(one_step: Results, results: Results) -> str:
     """
-    The methods of :func:`returns_table` on all drifting reporting tasks of one-step returns. Those of SAC have
-    one-step returns in both columns, its default.
+    The same methods on all drifting reporting tasks of one-step returns. Those of SAC have one-step returns in both
+    columns, its default.
     """
-    one_step = Results({run: record for run, record in records.items() if run.learner is None})
     tasks = [
         name
         for name in one_step.with_records(TASKS, AUTO.name)
         if TASKS[name].role == "reporting" and TASKS[name].drifts
     ]
     not_dqn = {run: record for run, record in one_step.records.items() if TASKS[run.task].algorithm != "DQN"}
-    methods = (UNIFORM.name, DEFAULT.name, AUTO.name)
-    columns = [
-        {name: matrix for name, matrix in found.score_matrices(tasks).items() if name in methods}
-        for found in (one_step, Results(results.records | not_dqn))
-    ]
-    rows = [
-        [METHODS[name].label, *(tables.cell(estimates(iqm, of[name])[0]) if name in of else "" for of in columns)]
-        for name in methods
-    ]
+    columns = [found.score_matrices(tasks) for found in (one_step, Results(results.records | not_dqn))]
     if not all(AUTO.name in of for of in columns):
         return ""
-    names, tried = (
-        ", ".join(f"`{name}`" for name in of) for of in (tasks, [name for name in tasks if TASKS[name].tried])
+    rows = [[METHODS[name].label, *(cell(estimate(iqm, of.get(name))) for of in columns)] for name in COMPARED]
+    return fill(
+        "one_setting",
+        n=len(tasks),
+        names=quoted(tasks),
+        tried=quoted(name for name in tasks if TASKS[name].tried),
+        seeds=min(len(columns[1][name]) for name in COMPARED if name in columns[1]),
+        table=table(["IQM of the score", "one step", "λ-returns"], rows),
     )
-    seeds = min(len(matrix) for matrix in columns[1].values())
-    table_of_all = table(["IQM of the score", "one step", "λ-returns"], rows)
-    return fill("one_setting", n=len(tasks), names=names, tried=tried, seeds=seeds, table=table_of_all)
 
 
 def compared_methods(results: Results, tasks: list[str]) -> Matrices:
@@ -243,15 +228,9 @@ def scores_table(results: Results, tasks: list[str]) -> list[str]:
     rows = []
     for title, chosen in titled(tasks).items():
         found = compared_methods(results, chosen)
-        values = {name: iqm(matrix)[0] for name, matrix in found.items()}
-        best = max((value for name, value in values.items() if name != ORACLE.name), default=None)
-        cells = [
-            f"{tables.bold_if(values[name] == best, number(values[name], 2))} ({len(found[name])})"
-            if name in found
-            else ""
-            for name in methods
-        ]
-        rows.append([title, *cells])
+        best = max((iqm(matrix)[0] for name, matrix in found.items() if name != ORACLE.name), default=None)
+        is_best = {name: iqm(matrix)[0] == best for name, matrix in found.items()}
+        rows.append([title, *(score_cell(found.get(name), is_best.get(name, False)) for name in methods)])
     return table(["score", *(METHODS[method].label for method in methods)], rows)
 
 
@@ -263,25 +242,18 @@ def ratios_table(results: Results, tasks: list[str]) -> list[str]:
         if AUTO.name not in found or UNIFORM.name not in found:
             continue
         auto, uniform = found[AUTO.name], found[UNIFORM.name]
-        others = {name: matrix for name, matrix in found.items() if METHODS[name].family not in ("auto", "oracle")}
-        best = max(others, key=lambda name: iqm(others[name])[0])
-        rows.append(
-            [
-                title,
-                tables.cell(estimates(difference_of_iqms, auto, uniform)[0]),
-                ratio(auto, uniform),
-                tables.cell(estimates(probability_of_improvement, auto, uniform)[0]),
-                METHODS[best].label,
-                ratio(auto, others[best]),
-            ]
-        )
+        others = [name for name in found if METHODS[name].family not in ("auto", "oracle")]
+        best = best_of(found, others, fewest=1)
+        difference = cell(estimate(difference_of_iqms, auto, uniform))
+        better = cell(estimate(probability_of_improvement, auto, uniform))
+        rows.append([title, difference, ratio(auto, uniform), better, METHODS[best].label, ratio(auto, found[best])])
     header = ["`auto` next to", "uniform: difference", "ratio", "P(better)", "the best other", "ratio"]
     return table(header, rows) if rows else []
 
 
 def ratio(scores: np.ndarray, others: np.ndarray) -> str:
     """The ratio of two scores; empty if that of the others is close to that of random actions."""
-    return "" if iqm(others)[0] < SMALLEST else tables.cell(estimates(ratio_of_iqms, scores, others)[0])
+    return "" if iqm(others)[0] < SMALLEST else cell(estimate(ratio_of_iqms, scores, others))
 
 
 def false_alarms(results: Results) -> str:
@@ -293,15 +265,9 @@ def false_alarms(results: Results) -> str:
     rows = []
     for task in tasks:
         auto, with_alarms = (results.returns(task, method.name) for method in (AUTO, FALSE_ALARMS))
-        decimals = 1 if abs(iqm(auto)[0]) < 10 else 0
-        rows.append(
-            [
-                f"`{task}`",
-                f"{(TASKS[task].steps - 1) // every}",
-                *(tables.cell(estimates(iqm, returns)[0], decimals) for returns in (auto, with_alarms)),
-                tables.cell(estimates(difference_of_iqms, with_alarms, auto)[0], decimals),
-            ]
-        )
+        found = estimate(iqm, auto), estimate(iqm, with_alarms), estimate(difference_of_iqms, with_alarms, auto)
+        alarms = (TASKS[task].steps - 1) // every
+        rows.append([f"`{task}`", f"{alarms}", *(cell(one, decimals_of(found[0].value)) for one in found)])
     header = ["task", "alarms", "auto", "auto, false alarms", "difference"]
     return fill("false_alarms", name=FALSE_ALARMS.name, every=f"{every:,}", table=table(header, rows))
 
@@ -309,19 +275,18 @@ def false_alarms(results: Results) -> str:
 def keeping(results: Results) -> str:
     """``auto`` that goes on to replay what is contradicted."""
     methods = (UNIFORM, DEFAULT, AUTO, KEEPING)
-    rows = [
-        [f"`{task}`", *(tables.cell(estimates(iqm, results.returns(task, m.name))[0], decimals) for m in methods)]
-        for task in results.with_records(TASKS, KEEPING.name)
-        for decimals in [1 if abs(iqm(results.returns(task, KEEPING.name))[0]) < 10 else 0]
-    ]
+    rows = []
+    for task in results.with_records(TASKS, KEEPING.name):
+        found = [results.estimate(task, method.name) for method in methods]
+        rows.append([f"`{task}`", *(cell(one, decimals_of(found[-1].value)) for one in found)])
     return fill("keeping", name=KEEPING.name, table=table(["", *(m.label for m in methods)], rows)) if rows else ""
 
 
-def about(learner: str) -> str:
-    if learner == ONE_STEP:
+def about(learner: str | None) -> str:
+    if learner is None:
         return "One-step returns"
-    made = learner.partition("-lambda-")
-    return f"Returns of {made[0].removesuffix('-step')} steps" + (f", λ = {made[2]}" if made[1] else "")
+    n_steps, _, q_lambda = learner.partition("-lambda-")
+    return f"Returns of {n_steps.removesuffix('-step')} steps" + (f", λ = {q_lambda}" if q_lambda else "")
 
 
 def all_records(one_step: Path = RECORDS, others: Path = LEARNER_RECORDS) -> dict[Run, Record]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from learning import VOLUME_TASK, VOLUMES
+from learning import VOLUME_TASK
 from learning_results import FIFO, Matrices, Results, best_of
 from methods import METHODS, PLANNED, VOLUME_METHODS
 from tasks import TASKS
@@ -119,11 +119,12 @@ def draw_improvement(groups: dict[str, Matrices], path: Path) -> None:
     plotting.save(figure, path)
 
 
-def draw_volumes(results: Results, path: Path) -> None:
-    """Area under the curve by replay volume: decay on one side, FIFO on the other, uniform replay on both."""
+def draw_volumes(results: Results, volumes: dict[float, float | None], path: Path) -> None:
+    """
+    Area under the curve by replay volume, shown and as records have it: decay on one side, FIFO on the other, uniform
+    replay on both.
+    """
     figure, panels = plotting.grid(2)
-    volumes = {float(volume): volume for volume in VOLUMES} | {TASKS[VOLUME_TASK].volume: None}
-    volumes = {shown: volumes[shown] for shown in sorted(volumes)}
     kinds = {"exponential": "exponential decay", "fifo": "FIFO buffer"}
     for panel, (family, kind) in zip(panels, kinds.items(), strict=True):
         names = ["uniform", *(name for name in VOLUME_METHODS if METHODS[name].family == family)]

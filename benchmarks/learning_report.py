@@ -16,8 +16,8 @@ from pathlib import Path
 import learning_figures as figures
 import numpy as np
 from learning import GAMES, RECORDS, ROOT, VOLUME_TASK, VOLUMES, Run, read_records, reference_returns
-from learning_results import FIFO, PUBLISHED, USABLE, Matrices, Results, best_of, scores
-from methods import ABLATIONS, AUTO, DEFAULT, METHODS, ORACLE, SMALLER, VOLUME_METHODS, Method
+from learning_results import FIFO, PUBLISHED, USABLE, Matrices, Results, best_of, estimate, scores
+from methods import ABLATIONS, AUTO, DEFAULT, METHODS, ORACLE, SMALLER, UNIFORM, VOLUME_METHODS
 from tasks import TASKS, Task
 
 from sb3_reptile.evaluation import recovery
@@ -27,7 +27,6 @@ from sb3_reptile.evaluation.recovery import Change, after_changes
 from sb3_reptile.evaluation.statistics import (
     Estimate,
     difference_of_iqms,
-    estimates,
     iqm,
     probability_of_improvement,
     ratio_of_iqms,
@@ -42,7 +41,6 @@ LEARNED = 0.1
 FEWEST_HALF_LIVES = 3
 # Families whose way of forgetting is fixed in advance
 FIXED = ("uniform", "fifo", "exponential", "power", "linear", "ere", "combined")
-UNIFORM = METHODS["uniform"]
 NO_RECORDS = "No records yet."
 NOT_SIGNIFICANT = "no significant difference"
 
@@ -68,17 +66,15 @@ def label_cell(method: str) -> str:
 
 def returns_cell(results: Results, task: str, method: str, volume: float | None = None, bold: bool = False) -> str:
     """IQM of the returns with the number of runs; empty if there are none."""
-    estimate = results.estimate(task, method, volume)
-    if estimate is None:
-        return ""
-    return f"{bold_if(bold, cell(estimate, decimals_of(TASKS[task])))}, n = {len(results.of(task, method, volume))}"
+    found = cell(results.estimate(task, method, volume), decimals_of(TASKS[task]))
+    return found and f"{bold_if(bold, found)}, n = {len(results.of(task, method, volume))}"
 
 
-def compared_cell(function: Callable[..., np.ndarray], matrices: Matrices, method: str, other: str | None) -> str:
-    """A comparison with another method; empty if that has no runs."""
-    if other is None or other not in matrices or other == method:
-        return ""
-    return cell(estimates(function, matrices[method], matrices[other])[0])
+def compared(
+    function: Callable[..., np.ndarray], matrices: Matrices, method: str, other: str | None
+) -> Estimate | None:
+    """A comparison with another method, if that has runs."""
+    return None if other == method else estimate(function, matrices[method], matrices.get(other))
 
 
 def verdict(difference: Estimate) -> str:
@@ -104,19 +100,20 @@ def tasks_table(names: list[str], role_of: Callable[[Task], str] = lambda task: 
 
 def aggregate_table(matrices: Matrices) -> list[str]:
     window, highest = best_of(matrices, FIFO), best_of(matrices, USABLE)
-    comparisons = (
-        (ratio_of_iqms, "uniform"),
-        (probability_of_improvement, "uniform"),
-        (probability_of_improvement, window),
-    )
+    comparisons = {
+        "IQM / uniform": (ratio_of_iqms, UNIFORM.name),
+        "P(above uniform)": (probability_of_improvement, UNIFORM.name),
+        f"P(above {METHODS[window].label if window else 'the best FIFO'})": (probability_of_improvement, window),
+    }
     rows = []
     for method, matrix in matrices.items():
         age = METHODS[method].mean_age
-        value = bold_if(method == highest, cell(estimates(iqm, matrix)[0]))
+        value = bold_if(method == highest, cell(estimate(iqm, matrix)))
         row = [label_cell(method), "" if age is None else f"{age:,.0f}", str(len(matrix)), value]
-        rows.append([*row, *(compared_cell(function, matrices, method, other) for function, other in comparisons)])
-    header = ["method", "mean age", "seeds", "IQM of the score", "IQM / uniform", "P(above uniform)"]
-    return table([*header, f"P(above {METHODS[window].label if window else 'the best FIFO'})"], rows)
+        rows.append(
+            row + [cell(compared(function, matrices, method, other)) for function, other in comparisons.values()]
+        )
+    return table(["method", "mean age", "seeds", "IQM of the score", *comparisons], rows)
 
 
 def task_table(results: Results, tasks: list[str]) -> list[str]:
@@ -133,7 +130,7 @@ def task_table(results: Results, tasks: list[str]) -> list[str]:
 
 def mean_over_changes(runs: list[list[Change]], value: Callable[[Change], float]) -> Estimate:
     """IQM over the runs."""
-    return estimates(iqm, np.array([[statistics.mean(map(value, changes))] for changes in runs]))[0]
+    return estimate(iqm, np.array([[statistics.mean(map(value, changes))] for changes in runs]))
 
 
 def recovery_table(results: Results, task: str) -> list[str]:
@@ -162,8 +159,7 @@ def recovery_table(results: Results, task: str) -> list[str]:
 
 def difference(results: Results, tasks: list[str], method: str, other: str) -> Estimate | None:
     """Difference of two methods' IQMs; None unless both have runs on all these tasks."""
-    first, second = results.score_matrix(tasks, method), results.score_matrix(tasks, other)
-    return None if first is None or second is None else estimates(difference_of_iqms, first, second)[0]
+    return estimate(difference_of_iqms, *(results.score_matrix(tasks, name) for name in (method, other)))
 
 
 def compare(results: Results, tasks: list[str], method: str, other: str) -> list[str]:
@@ -185,7 +181,7 @@ def methods_for_curves(results: Results, tasks: Iterable[str], matrices: Matrice
     return [method for method in chosen if method in results.methods(tasks)]
 
 
-def group_section(results: Results, tasks: list[str], images: Path, prefix: str, name: str) -> str:
+def group_section(results: Results, tasks: list[str], images: Path, name: str) -> str:
     """The results on a group of tasks."""
     if not tasks:
         return NO_RECORDS
@@ -193,63 +189,56 @@ def group_section(results: Results, tasks: list[str], images: Path, prefix: str,
     chosen = methods_for_curves(results, tasks, matrices)
     figures.draw_curves(results, tasks, chosen, images / f"results_{name}_curves.png")
     comparisons = []
-    if "uniform" in matrices and DEFAULT.name in matrices:
-        method, differences = DEFAULT.label.capitalize(), compare(results, tasks, DEFAULT.name, "uniform")
+    if UNIFORM.name in matrices and DEFAULT.name in matrices:
+        method, differences = DEFAULT.label.capitalize(), compare(results, tasks, DEFAULT.name, UNIFORM.name)
         comparisons.append(fill("less_uniform", Method=method, differences=differences))
         for title, among in (("the best FIFO buffer", FIFO), ("the best published method", PUBLISHED)):
             if (rival := best_of(matrices, among)) is not None:
                 differences, label = compare(results, tasks, DEFAULT.name, rival), METHODS[rival].label
                 comparisons.append(fill("less_rival", Method=method, rival=label, title=title, differences=differences))
-    drifting = [task for task in tasks if TASKS[task].drifts]
     return fill(
         "group",
-        images=prefix,
         name=name,
         aggregate=fill("aggregate", table=aggregate_table(matrices)) if matrices else "",
         by_task=task_table(results, tasks),
         comparisons=join(comparisons),
-        recoveries=join(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting),
+        recoveries=recoveries(results, tasks),
     )
+
+
+def recoveries(results: Results, tasks: list[str]) -> str:
+    """What happens after the changes of the tasks that drift."""
+    drifting = [task for task in tasks if TASKS[task].drifts]
+    return join(fill("recovery", task=task, table=recovery_table(results, task)) for task in drifting)
 
 
 def default_section(matrices: Matrices) -> str:
     if DEFAULT.name not in matrices:
         return ""
-    values = {method: estimates(iqm, matrix)[0] for method, matrix in matrices.items()}
-    ranked = sorted(values, key=lambda method: -values[method].value)
+    ranked = sorted(matrices, key=lambda method: -iqm(matrices[method])[0])
     return fill(
         "default",
         Method=DEFAULT.label.capitalize(),
-        value=cell(values[DEFAULT.name]),
+        value=cell(estimate(iqm, matrices[DEFAULT.name])),
         rank=ranked.index(DEFAULT.name) + 1,
         n_methods=len(ranked),
         best=METHODS[ranked[0]].label,
-        highest=cell(values[ranked[0]]),
+        highest=cell(estimate(iqm, matrices[ranked[0]])),
     )
 
 
-def best_of_each(results: Results, tasks: list[str], methods: list[str]) -> np.ndarray:
-    """Scores of the best of some methods on each task, in hindsight, shape (runs, tasks)."""
-    columns = []
-    for task in tasks:
-        found = [matrix for method in methods if (matrix := results.score_matrix([task], method)) is not None]
-        columns.append(max(found, key=lambda matrix: iqm(matrix)[0])[:, 0])
-    runs = min(map(len, columns))
-    return np.array([column[:runs] for column in columns]).T
-
-
-def auto_section(results: Results, drifting: list[str], stationary: list[str], images: Path, prefix: str) -> str:
+def auto_section(results: Results, drifting: list[str], stationary: list[str], images: Path) -> str:
     """``half_life="auto"`` compared with the best fixed settings, an oracle, and itself without one of its parts."""
     drifting, stationary = (results.with_records(tasks, AUTO.name) for tasks in (drifting, stationary))
     if not drifting:
         return NO_RECORDS
-    compared = [UNIFORM, DEFAULT, AUTO, ORACLE]
-    figures.draw_curves(results, drifting, [method.name for method in compared], images / "results_auto.png")
+    figures.draw_curves(
+        results, drifting, [m.name for m in (UNIFORM, DEFAULT, AUTO, ORACLE)], images / "results_auto.png"
+    )
     return fill(
         "auto",
         tasks=", ".join(f"`{task}`" for task in drifting),
-        images=prefix,
-        value=cell(estimates(iqm, results.score_matrices(drifting)[AUTO.name])[0]),
+        value=cell(estimate(iqm, results.score_matrix(drifting, AUTO.name))),
         differences=auto_differences(results, drifting),
         stationary=join(
             fill("auto_stationary", other=m.label, differences=compare(results, stationary, AUTO.name, m.name))
@@ -268,22 +257,19 @@ def auto_differences(results: Results, tasks: list[str]) -> list[str]:
     """Differences of ``half_life="auto"`` to other methods on tasks that drift."""
     matrices = results.score_matrices(tasks)
     fixed = [method for method in results.methods(tasks) if METHODS[method].family in FIXED]
-    others = {method: matrices[method] for method in fixed if method in matrices}
     lines = []
-    if others:
-        single = max(others, key=lambda method: iqm(others[method])[0])
-        (less,) = estimates(difference_of_iqms, matrices[AUTO.name], others[single])
-        (ratio,) = estimates(ratio_of_iqms, matrices[AUTO.name], best_of_each(results, tasks, fixed))
+    if (single := best_of(matrices, fixed, fewest=1)) is not None:
+        less = estimate(difference_of_iqms, matrices[AUTO.name], matrices[single])
+        ratio = estimate(ratio_of_iqms, matrices[AUTO.name], results.best_of_each(tasks, fixed))
         lines = [
             f"* Minus the best single fixed setting in hindsight ({METHODS[single].label}): {cell(less)}",
             f"* Ratio to the best fixed setting of each task in hindsight: {cell(ratio)}",
         ]
     for method in (UNIFORM, DEFAULT, ORACLE):
         common = results.with_records(tasks, method.name)
-        less_method = difference(results, common, AUTO.name, method.name)
-        if less_method is not None:
+        if (less := difference(results, common, AUTO.name, method.name)) is not None:
             where = "" if common == tasks else f" on the {len(common)} tasks with runs of it"
-            lines.append(f"* Minus {method.label}{where}: {cell(less_method)}")
+            lines.append(f"* Minus {method.label}{where}: {cell(less)}")
     return lines
 
 
@@ -293,19 +279,19 @@ def auto_parts(results: Results, task: str) -> list[str]:
     return [f"* {label}: {cell(less)}" for label, less in found.items() if less is not None]
 
 
-def volume_section(results: Results, images: Path, prefix: str) -> str:
-    volumes: list[float | None] = [volume for volume in VOLUMES if results.methods([VOLUME_TASK], volume)]
+def volume_section(results: Results, images: Path) -> str:
+    own = TASKS[VOLUME_TASK].volume
+    volumes = {volume: volume for volume in VOLUMES if results.methods([VOLUME_TASK], volume)}
     if not volumes:
         return NO_RECORDS
-    figures.draw_volumes(results, images / "results_volume.png")
-    own = TASKS[VOLUME_TASK].volume
-    columns = sorted([*volumes, None], key=lambda volume: own if volume is None else volume)
+    columns = dict(sorted([*volumes.items(), (own, None)]))
+    figures.draw_volumes(results, columns, images / "results_volume.png")
     rows = [
-        [label_cell(method), *(returns_cell(results, VOLUME_TASK, method, volume) for volume in columns)]
+        [label_cell(method), *(returns_cell(results, VOLUME_TASK, method, volume) for volume in columns.values())]
         for method in VOLUME_METHODS
     ]
-    header = ["method", *(f"{own if volume is None else volume:g} per step" for volume in columns)]
-    return fill("volumes", task=VOLUME_TASK, table=table(header, rows), images=prefix)
+    header = ["method", *(f"{volume:g} per step" for volume in columns)]
+    return fill("volumes", task=VOLUME_TASK, table=table(header, rows))
 
 
 def share_beyond(capacity: int, full: int) -> float:
@@ -320,11 +306,10 @@ def capacity_section(results: Results, tasks: list[str]) -> str:
     if not tried:
         return ""
     full = max(TASKS[task].settings["buffer_size"] for task in tried)
-    methods: dict[int, Method] = {**SMALLER, full: DEFAULT}
     rows = []
-    for capacity, method in methods.items():
-        row = [f"{capacity:,}", "" if capacity == full else f"{100 * share_beyond(capacity, full):.0f} %"]
-        rows.append([*row, *(returns_cell(results, task, method.name) for task in tried)])
+    for capacity, method in {**SMALLER, full: DEFAULT}.items():
+        older = "" if capacity == full else f"{100 * share_beyond(capacity, full):.0f} %"
+        rows.append([f"{capacity:,}", older, *(returns_cell(results, task, method.name) for task in tried)])
     return fill("capacity", full=f"{full:,}", table=table(["capacity", "older draws", *tried], rows))
 
 
@@ -337,12 +322,12 @@ def limits_section(results: Results, tasks: list[str]) -> str:
         if DEFAULT.name not in matrices:
             continue
         best = best_of(matrices, USABLE) or DEFAULT.name
-        row = [f"`{task}`", cell(estimates(iqm, matrices[DEFAULT.name])[0]), METHODS[best].label]
-        row.append(cell(estimates(iqm, matrices[best])[0]))
-        for title, rival in zip(found, ("uniform", best_of(matrices, FIFO), best), strict=True):
-            row.append(compared_cell(difference_of_iqms, matrices, DEFAULT.name, rival))
-            if row[-1]:
-                (less,) = estimates(difference_of_iqms, matrices[DEFAULT.name], matrices[rival])
+        own, highest = (cell(estimate(iqm, matrices[method])) for method in (DEFAULT.name, best))
+        row = [f"`{task}`", own, METHODS[best].label, highest]
+        for title, rival in zip(found, (UNIFORM.name, best_of(matrices, FIFO), best), strict=True):
+            less = compared(difference_of_iqms, matrices, DEFAULT.name, rival)
+            row.append(cell(less))
+            if less is not None:
                 found[title].setdefault(verdict(less), []).append(f"`{task}`")
         rows.append(row)
     if not rows:
@@ -350,8 +335,7 @@ def limits_section(results: Results, tasks: list[str]) -> str:
     summary = []
     for title, verdicts in found.items():
         order = ("worse", "better", NOT_SIGNIFICANT)
-        parts = [f"{word} on {', '.join(verdicts[word])}" for word in order if word in verdicts]
-        if parts:
+        if parts := [f"{word} on {', '.join(verdicts[word])}" for word in order if word in verdicts]:
             summary.append(f"* The default compared with {title}: {'; '.join(parts)}.")
     header = ["task", "default", "best method in hindsight", "its IQM", "default minus uniform", "minus the best FIFO"]
     return fill("limits", summary=summary, table=table([*header, "minus the best"], rows))
@@ -360,95 +344,88 @@ def limits_section(results: Results, tasks: list[str]) -> str:
 # ---- The page
 
 
-def report(records: dict[Run, Record], images: Path, prefix: str) -> str:
+def report(records: dict[Run, Record], images: Path) -> str:
     """
     Draw the figures and write the page.
 
     :param records: What ``learning.read_records()`` returns
     :param images: Folder of the figures
-    :param prefix: Path of that folder in the links of the page
     :return: The page, as Markdown
     """
     check_references(records)
     results = Results(records)
-    tasks: dict[str, list[str]] = {
-        "tuning": [name for name, task in TASKS.items() if task.role == "tuning"],
-        "drift": [name for name, task in TASKS.items() if task.role == "reporting" and task.drifts],
-        "stationary": [name for name, task in TASKS.items() if task.role == "reporting" and not task.drifts],
+    groups: dict[str, Callable[[Task], bool]] = {
+        "tuning": lambda task: task.role == "tuning",
+        "drift": lambda task: task.role == "reporting" and task.drifts,
+        "stationary": lambda task: task.role == "reporting" and not task.drifts,
     }
-    tasks = {name: results.with_records(group) for name, group in tasks.items()}
+    present = results.with_records(TASKS)
+    tasks = {name: [task for task in present if belongs(TASKS[task])] for name, belongs in groups.items()}
     every_task = [task for group in tasks.values() for task in group]
     matrices = {name: results.score_matrices(group) for name, group in tasks.items()}
-    return (
-        fill(
-            "page",
-            n_records=len(records),
-            hours=f"{sum(record['cpu_seconds'] for record in records.values()) / 3600:.1f}",
-            fewest=evaluation.FEWEST_FOR_INTERVAL,
-            bins=BINS,
-            resamples=f"{evaluation.RESAMPLES:,}",
-            recovered=recovery.RECOVERED,
-            level=f"{100 * recovery.RECOVERY_LEVEL:.0f}",
-            before=recovery.BEFORE,
-            learned=LEARNED,
-            tasks=tasks_table(results.with_records(TASKS)),
-            **{name: group_section(results, group, images, prefix, name) for name, group in tasks.items()},
-            default=default_section(matrices["tuning"]),
-            glance=glance_section(results, matrices, images, prefix),
-            ages=ages_section(results, every_task, images, prefix),
-            auto=auto_section(results, tasks["drift"], tasks["stationary"], images, prefix),
-            volumes=volume_section(results, images, prefix),
-            capacity=capacity_section(results, every_task),
-            limits=limits_section(results, every_task),
-        ).rstrip()
-        + "\n"
+    page = fill(
+        "page",
+        n_records=len(records),
+        hours=results.hours,
+        fewest=evaluation.FEWEST_FOR_INTERVAL,
+        bins=BINS,
+        resamples=f"{evaluation.RESAMPLES:,}",
+        recovered=recovery.RECOVERED,
+        level=f"{100 * recovery.RECOVERY_LEVEL:.0f}",
+        before=recovery.BEFORE,
+        learned=LEARNED,
+        tasks=tasks_table(present),
+        **{name: group_section(results, group, images, name) for name, group in tasks.items()},
+        default=default_section(matrices["tuning"]),
+        glance=glance_section(results, matrices, images),
+        ages=ages_section(results, every_task, images),
+        auto=auto_section(results, tasks["drift"], tasks["stationary"], images),
+        volumes=volume_section(results, images),
+        capacity=capacity_section(results, every_task),
+        limits=limits_section(results, every_task),
     )
+    return page + "\n"
 
 
 def check_references(records: dict[Run, Record]) -> None:
     """MinAtar's reference returns are results of this benchmark: check that they are up to date."""
-    if any(run.task in GAMES and run.method == "uniform" for run in records):
+    if any(run.task in GAMES and run.method == UNIFORM.name for run in records):
         measured = reference_returns(records)
         if measured != TASKS["minatar"].reference_return:
             raise ValueError(f"reference_return of minatar must be {measured}, by the records; correct it in tasks.py")
 
 
-def glance_section(results: Results, matrices: dict[str, Matrices], images: Path, prefix: str) -> str:
-    titles = {
-        "tuning": "Tuning tasks",
-        "drift": "Tasks that drift",
-        "stationary": "Tasks that do not drift",
-    }
+def glance_section(results: Results, matrices: dict[str, Matrices], images: Path) -> str:
+    titles = {"tuning": "Tuning tasks", "drift": "Tasks that drift", "stationary": "Tasks that do not drift"}
     groups = {titles[name]: group for name, group in matrices.items() if group}
     if not groups:
         return ""
     chosen = [methods_for_curves(results, TASKS, group) for group in groups.values()]
     figures.draw_profiles(groups, chosen, images / "results_profiles.png")
     figures.draw_improvement(groups, images / "results_improvement.png")
-    return fill("glance", images=prefix)
+    return fill("glance")
 
 
-def ages_section(results: Results, tasks: list[str], images: Path, prefix: str) -> str:
+def ages_section(results: Results, tasks: list[str], images: Path) -> str:
     """Only tasks with enough half-lives for a curve."""
     tasks = [task for task in tasks if len(figures.by_mean_age(results, task, "exponential")) >= FEWEST_HALF_LIVES]
     if not tasks:
         return ""
     figures.draw_half_lives(results, tasks, images / "results_half_life.png")
-    return fill("ages", images=prefix)
+    return fill("ages")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "docs" / "explanation" / "results_one_step.md", help="page to write"
-    )
+    page = ROOT / "docs" / "explanation" / "results_one_step.md"
+    parser.add_argument("--output", type=Path, default=page, help="page to write")
     arguments = parser.parse_args()
     records = read_records(arguments.records)
     images = arguments.output.parent.parent / "images"
     for folder in (images, arguments.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report(records, images, "../images/"), encoding="utf-8")
+    arguments.output.write_text(report(records, images), encoding="utf-8")
     print(f"{arguments.output}: {len(records)} records")
 
 

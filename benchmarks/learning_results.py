@@ -1,6 +1,6 @@
-"""Returns, scores and best methods, computed from the records for `benchmarks/learning_report.py`."""
+"""Returns, scores, comparisons and best methods, computed from the records of `benchmarks/learning.py`."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 from learning import Run
@@ -28,6 +28,11 @@ class Results:
     def __init__(self, records: dict[Run, Record]) -> None:
         self.records = records
 
+    @property
+    def hours(self) -> str:
+        """Processor time of all runs."""
+        return f"{sum(record['cpu_seconds'] for record in self.records.values()) / 3600:.1f}"
+
     def methods(self, tasks: Iterable[str], volume: float | None = None) -> list[str]:
         """Methods with a record of one of these tasks."""
         present = {run.method for run in self.records if run.task in tasks and run.volume == volume}
@@ -48,20 +53,23 @@ class Results:
     def estimate(self, task: str, method: str, volume: float | None = None) -> Estimate | None:
         """IQM of the returns, if there are any."""
         found = self.returns(task, method, volume)
-        return estimates(iqm, found)[0] if len(found) else None
+        return estimate(iqm, found if len(found) else None)
 
     def score_matrix(self, tasks: Iterable[str], method: str) -> np.ndarray | None:
         """
         Scores of the areas, shape (runs, tasks); None if a task has no run. If the numbers of runs differ, the last
         runs of some tasks are left out, so that all tasks have the same influence.
         """
-        columns = [[np.mean(scores(record)) for record in self.of(task, method)] for task in tasks]
-        runs = min(map(len, columns), default=0)
-        return np.array([column[:runs] for column in columns]).T if runs else None
+        return side_by_side([[np.mean(scores(record)) for record in self.of(task, method)] for task in tasks])
 
     def score_matrices(self, tasks: Collection[str]) -> Matrices:
         matrices = {method: self.score_matrix(tasks, method) for method in self.methods(tasks)}
         return {method: matrix for method, matrix in matrices.items() if matrix is not None}
+
+    def best_of_each(self, tasks: Iterable[str], methods: Collection[str]) -> np.ndarray | None:
+        """Scores of the best of some methods on each task, in hindsight, shape (runs, tasks)."""
+        matrices = [self.score_matrices([task]) for task in tasks]
+        return side_by_side([of_task[best_of(of_task, methods, fewest=1)][:, 0] for of_task in matrices])
 
 
 def scores(record: Record) -> np.ndarray:
@@ -69,7 +77,18 @@ def scores(record: Record) -> np.ndarray:
     return np.array(TASKS[record["task"]].scores(record["curve"], record["changes"]))
 
 
-def best_of(matrices: Matrices, among: Collection[str]) -> str | None:
+def side_by_side(columns: list[Sequence[float]]) -> np.ndarray | None:
+    """A matrix of as many runs as the shortest column has; None if that has none."""
+    runs = min(map(len, columns), default=0)
+    return np.array([column[:runs] for column in columns]).T if runs else None
+
+
+def estimate(function: Callable[..., np.ndarray], *matrices: np.ndarray | None) -> Estimate | None:
+    """A statistic with its interval; None if a matrix is missing."""
+    return None if any(matrix is None for matrix in matrices) else estimates(function, *matrices)[0]
+
+
+def best_of(matrices: Matrices, among: Collection[str], fewest: int = FEWEST_FOR_INTERVAL) -> str | None:
     """The method with the highest IQM, in hindsight, among those with enough runs."""
-    enough = [method for method in matrices if method in among and len(matrices[method]) >= FEWEST_FOR_INTERVAL]
+    enough = [method for method in matrices if method in among and len(matrices[method]) >= fewest]
     return max(enough, key=lambda method: iqm(matrices[method])[0], default=None)

@@ -12,9 +12,9 @@ def number(value: float, decimals: int, separator: str = ",") -> str:
     return text.lstrip("-") if float(f"{value:.{decimals}f}") == 0 else text
 
 
-def cell(estimate: Estimate, decimals: int = 2, separator: str = ",") -> str:
-    """An estimate with its interval, if it has one: "0.57 (0.55 to 0.59)"; empty if the estimate is NaN."""
-    if math.isnan(estimate.value):
+def cell(estimate: Estimate | None, decimals: int = 2, separator: str = ",") -> str:
+    """An estimate with its interval, if it has one: "0.57 (0.55 to 0.59)"; empty if it is None or NaN."""
+    if estimate is None or math.isnan(estimate.value):
         return ""
     value, low, high = (number(part, decimals, separator) if not math.isnan(part) else "" for part in estimate)
     return f"{value} ({low} to {high})" if low else value

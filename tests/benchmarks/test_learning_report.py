@@ -30,7 +30,7 @@ def test_references_are_the_last_thirds_of_the_games_alone(report, tmp_path):
             records[run] = {"curve": [0.0] * 80 + [level + seed] * 40, "cpu_seconds": 1.0}
     assert learning.reference_returns(records) == (3.5, 20.5)
     with pytest.raises(ValueError, match=r"must be \(3.5, 20.5\)"):
-        report.report(records, tmp_path, "")
+        report.report(records, tmp_path)
 
 
 def test_tasks_of_an_aggregate_count_alike_and_all_must_be_there(report):
@@ -72,7 +72,7 @@ def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, task
 def test_tasks_without_records_are_not_on_the_page_and_small_returns_have_more_decimals(report, tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 10)
     run = Run("cartpole", "uniform", 0)
-    page = report.report({run: made_up_record(run)}, tmp_path, "")
+    page = report.report({run: made_up_record(run)}, tmp_path)
     assert "| `cartpole` |" in page
     assert not [name for name in TASKS if name != "cartpole" and f"| `{name}` |" in page]
     assert [report.decimals_of(TASKS[name]) for name in ("cartpole", "minatar", "rooms")] == [0, 1, 2]
@@ -141,7 +141,7 @@ def test_the_parts_of_auto_are_judged_where_they_were_left_out(report, tmp_path,
     runs = {Run(*of, seed): value for of, value in values.items() for seed in range(3)}
     records = {run: made_up_record(run, value) for run, value in runs.items()}
     results = report.Results(records)
-    page = report.auto_section(results, ["cartpole-physics"], [], tmp_path, "").splitlines()
+    page = report.auto_section(results, ["cartpole-physics"], [], tmp_path).splitlines()
     (start,) = (number for number, line in enumerate(page) if line.startswith("On `cartpole-actions`, minus the same"))
     (less,) = re.fullmatch(r"\* auto, forgets: (\S+) .*", page[start + 2]).groups()
     task = TASKS["cartpole-actions"]
