@@ -1,9 +1,15 @@
 """The tasks of `benchmarks/learning.py` as data: environments, steps, settings and methods."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from methods import ALL, BLIND, BLIND_CONTINUOUS, CANDIDATES, FEWER, FEWEST, ORACLE, SMALLER, choice
+
+Role = Literal["tuning", "reporting"]
+# One for all phases, or one per phase
+Returns = float | tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class Task:
     """
 
     about: str
-    role: Literal["tuning", "reporting"]
+    role: Role
     tried: bool = False
     drifts: bool = False
     conflicts: bool = False
@@ -44,8 +50,8 @@ class Task:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     steps: int
     settings: dict[str, Any]
-    random_return: float | tuple[float, ...]
-    reference_return: float | tuple[float, ...]
+    random_return: Returns
+    reference_return: Returns
     seconds: float
     seeds: int = 5
     methods: tuple[str, ...] = FEWER
@@ -69,7 +75,7 @@ class Task:
         :return: As many scores
         """
 
-        def in_phase(returns: float | tuple[float, ...], phase: int) -> float:
+        def in_phase(returns: Returns, phase: int) -> float:
             return returns[phase % len(returns)] if isinstance(returns, tuple) else returns
 
         scores = []
@@ -84,46 +90,41 @@ class Task:
 # Torch's Adam as one kernel: the same formulas, faster (benchmarks/results/training.md). The same for all methods
 OPTIMIZER: dict[str, Any] = dict(fused=True)
 
+
+def dqn(
+    learning_rate: float,
+    updates: tuple[int, int],
+    target: int,
+    exploration: tuple[float, float],
+    layers: Sequence[int] = (256, 256),
+    **others: Any,
+) -> dict[str, Any]:
+    """
+    Settings of DQN.
+
+    :param updates: Steps of a rollout, and updates after it
+    :param target: Steps between two updates of the target network
+    :param exploration: Fraction of the run until the rate of random actions is final, and that rate
+    :param layers: Units of the network
+    :param others: Other arguments, and those that differ from what most tasks have
+    """
+    return {
+        **dict(learning_rate=learning_rate, batch_size=64, buffer_size=100_000, learning_starts=1_000, gamma=0.99),
+        **dict(target_update_interval=target, train_freq=updates[0], gradient_steps=updates[1]),
+        **dict(exploration_fraction=exploration[0], exploration_final_eps=exploration[1]),
+        **dict(policy_kwargs=dict(net_arch=list(layers))),
+        **others,
+    }
+
+
 # The RL Zoo's tuned values (rl_zoo3 2.9.2, hyperparams/dqn.yml)
-CARTPOLE: dict[str, Any] = dict(
-    learning_rate=2.3e-3,
-    batch_size=64,
-    buffer_size=100_000,
-    learning_starts=1_000,
-    gamma=0.99,
-    target_update_interval=10,
-    train_freq=256,
-    gradient_steps=128,
-    exploration_fraction=0.16,
-    exploration_final_eps=0.04,
-    policy_kwargs=dict(net_arch=[256, 256]),
-)
+CARTPOLE = dqn(2.3e-3, updates=(256, 128), target=10, exploration=(0.16, 0.04))
 # The same for LunarLander-v3 and Acrobot-v1
-LUNAR_LANDER: dict[str, Any] = dict(
-    learning_rate=6.3e-4,
-    batch_size=128,
-    buffer_size=50_000,
-    learning_starts=0,
-    gamma=0.99,
-    target_update_interval=250,
-    train_freq=4,
-    gradient_steps=-1,
-    exploration_fraction=0.12,
-    exploration_final_eps=0.1,
-    policy_kwargs=dict(net_arch=[256, 256]),
+LUNAR_LANDER = dqn(
+    6.3e-4, updates=(4, -1), target=250, exploration=(0.12, 0.1), batch_size=128, buffer_size=50_000, learning_starts=0
 )
-MOUNTAIN_CAR: dict[str, Any] = dict(
-    learning_rate=4e-3,
-    batch_size=128,
-    buffer_size=10_000,
-    learning_starts=1_000,
-    gamma=0.98,
-    target_update_interval=600,
-    train_freq=16,
-    gradient_steps=8,
-    exploration_fraction=0.2,
-    exploration_final_eps=0.07,
-    policy_kwargs=dict(net_arch=[256, 256]),
+MOUNTAIN_CAR = dqn(
+    4e-3, updates=(16, 8), target=600, exploration=(0.2, 0.07), batch_size=128, buffer_size=10_000, gamma=0.98
 )
 
 # The RL Zoo's values for Pendulum-v1 (hyperparams/sac.yml), with smaller networks and batches
@@ -143,321 +144,274 @@ SAC_PENDULUM: dict[str, Any] = dict(
 TD3_PENDULUM: dict[str, Any] = {**SAC_PENDULUM, "gamma": 0.98, "action_noise": 0.1}
 
 # As zoo_configs/reptile_dqn.yml, without Double DQN, which SB3's DQN does not have
-ROOMS: dict[str, Any] = dict(
-    learning_rate=5e-4,
-    batch_size=64,
-    buffer_size=100_000,
-    learning_starts=1_000,
-    gamma=0.95,
-    target_update_interval=500,
-    train_freq=4,
-    gradient_steps=1,
-    exploration_fraction=0.1,
-    exploration_final_eps=0.05,
-    policy_kwargs=dict(net_arch=[128, 128]),
-)
-RECOMMENDER: dict[str, Any] = {**ROOMS, "learning_rate": 1e-3, "gamma": 0.5, "exploration_fraction": 0.05}
+ROOMS = dqn(5e-4, updates=(4, 1), target=500, exploration=(0.1, 0.05), layers=(128, 128), gamma=0.95)
+RECOMMENDER = {**ROOMS, "learning_rate": 1e-3, "gamma": 0.5, "exploration_fraction": 0.05}
 
 # Close to those of MinAtar's authors (arXiv:1903.03176), but an update every four steps, at a higher learning rate
-MINATAR: dict[str, Any] = dict(
-    learning_rate=1e-3,
+MINATAR = dqn(
+    1e-3,
+    updates=(4, 1),
+    target=1_000,
+    exploration=(16_000 / 120_000, 0.05),
     batch_size=32,
-    buffer_size=100_000,
     learning_starts=2_000,
-    gamma=0.99,
-    target_update_interval=1_000,
-    train_freq=4,
-    gradient_steps=1,
-    exploration_fraction=16_000 / 120_000,
-    exploration_final_eps=0.05,
     # A class of sb3_reptile.envs, by name, so that this file does not import torch
     policy_kwargs=dict(features_extractor_class="MinAtarCnn", net_arch=[]),
 )
 
 # As in zoo_configs/reptile_dqn.yml, for fewer steps
-PENDULUM: dict[str, Any] = dict(
-    learning_rate=1e-3,
+PENDULUM = dqn(
+    1e-3,
+    updates=(4, 4),
+    target=1,
+    exploration=(0.5, 0.02),
+    layers=(128, 128),
     batch_size=128,
     buffer_size=50_000,
-    learning_starts=1_000,
     gamma=0.98,
     tau=0.01,
-    target_update_interval=1,
-    train_freq=4,
-    gradient_steps=4,
-    exploration_fraction=0.5,
-    exploration_final_eps=0.02,
-    policy_kwargs=dict(net_arch=[128, 128]),
 )
 
 
-def reference_game(game: str, random_return: float, reference_return: float, **others: Any) -> Task:
+def task(role: Role, about: str, env: str, returns: tuple[Returns, Returns], **others: Any) -> Task:
+    """
+    :param returns: Those of random actions, and those that have the score 1
+    """
+    return Task(role=role, about=about, env=env, random_return=returns[0], reference_return=returns[1], **others)
+
+
+tuning, reporting = partial(task, "tuning"), partial(task, "reporting")
+# A reporting task of Gymnasium's that does not drift, with the fewest methods
+stationary = partial(reporting, methods=FEWEST)
+# A reporting task whose phases conflict and on which nothing was tried before
+blind = partial(reporting, drifts=True, conflicts=True, methods=BLIND)
+
+
+def reference_game(game: str, returns: tuple[float, float], methods: tuple[str, ...]) -> Task:
     """One game of MinAtar. Its results are the reference return of the task with both games."""
-    return Task(
-        about=f"MinAtar's {game} alone",
-        role="tuning",
-        env="DriftingMinAtar-v0",
+    return tuning(
+        f"MinAtar's {game} alone",
+        "DriftingMinAtar-v0",
+        returns,
         env_kwargs=dict(period=30_000, games=[game]),
         steps=30_000,
         # As many steps of exploration as in the task with both games
         settings={**MINATAR, "exploration_fraction": 16_000 / 30_000},
-        random_return=random_return,
-        reference_return=reference_return,
         seconds=20,
         policy="CnnPolicy",
-        **others,
+        methods=methods,
     )
 
 
-def drifting(settings: dict[str, Any], exploration: float, **others: Any) -> dict[str, Any]:
+def drifting(settings: dict[str, Any], steps: int, exploration: int, **others: Any) -> dict[str, Any]:
     """
-    A stationary task's settings for a version that drifts: a buffer that holds the whole run, as SB3's default would,
-    and exploration that reaches its final rate long before the first change.
+    Steps, and a stationary task's settings for a version that drifts: a buffer that holds the whole run, as SB3's
+    default would, and exploration that reaches its final rate long before the first change.
+
+    :param exploration: Steps until the final rate
     """
-    return {**settings, "buffer_size": 100_000, "exploration_fraction": exploration, **others}
+    fixed = {"buffer_size": max(steps, 100_000), "exploration_fraction": exploration / steps}
+    return {"steps": steps, "settings": {**settings, **fixed, **others}}
 
 
-def stationary(
-    env: str, steps: int, settings: dict[str, Any], random_return: float, reference_return: float, **others: Any
-) -> Task:
-    """A reporting task of Gymnasium's that does not drift, with the fewest methods."""
-    returns: dict[str, Any] = dict(random_return=random_return, reference_return=reference_return)
-    return Task(
-        about=env, role="reporting", env=env, steps=steps, settings=settings, methods=FEWEST, **returns, **others
-    )
-
-
-def blind(**others: Any) -> Task:
-    """A reporting task whose phases conflict and on which nothing was tried before."""
-    return Task(**{"role": "reporting", "drifts": True, "conflicts": True, "methods": BLIND, **others})
-
+cartpole = partial(drifting, CARTPOLE, exploration=8_000)
+lunar_lander = partial(drifting, LUNAR_LANDER, exploration=12_000, gradient_steps=2)
 
 # Physics are given although they are the environments' defaults, so that they are part of a record's hash
+POLE = {"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}
+WEATHER = {"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]}
 TASKS = {
-    "cartpole-actions": Task(
-        about="CartPole-v1 whose two actions swap every 15,000 steps",
-        role="tuning",
+    "cartpole-actions": tuning(
+        "CartPole-v1 whose two actions swap every 15,000 steps",
+        "DriftingCartPoleActions-v0",
+        (22.3, 475.0),
         drifts=True,
         conflicts=True,
-        env="DriftingCartPoleActions-v0",
         env_kwargs=dict(period=15_000),
-        steps=60_000,
-        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
-        random_return=22.3,
-        reference_return=475.0,
+        **cartpole(steps=60_000),
         seeds=10,
         methods=ALL,
         seconds=60,
     ),
-    "lunarlander-engines": Task(
-        about="LunarLander-v3 whose side engines swap every 30,000 steps",
-        role="tuning",
+    "lunarlander-engines": tuning(
+        "LunarLander-v3 whose side engines swap every 30,000 steps",
+        "DriftingLunarLanderEngines-v0",
+        (-188.9, 200.0),
         drifts=True,
         conflicts=True,
-        env="DriftingLunarLanderEngines-v0",
         env_kwargs=dict(period=30_000),
-        steps=90_000,
-        settings=drifting(LUNAR_LANDER, exploration=12_000 / 90_000, gradient_steps=2),
-        random_return=-188.9,
-        reference_return=200.0,
+        **lunar_lander(steps=90_000),
         methods=choice(*FEWER, "exp-100", "exp-1000"),
         seconds=140,
     ),
-    "pendulum": Task(
-        about="Pendulum-v1 with five torques",
-        role="tuning",
-        env="Pendulum-v1",
+    "pendulum": tuning(
+        "Pendulum-v1 with five torques",
+        "Pendulum-v1",
+        (-1255.1, -200.0),
         steps=20_000,
         settings=PENDULUM,
-        random_return=-1255.1,
-        reference_return=-200.0,
         methods=CANDIDATES,
         seconds=30,
         bins=5,
     ),
-    "pendulum-sac": Task(
-        about="Pendulum-v1 under SAC",
-        role="tuning",
-        env="Pendulum-v1",
+    "pendulum-sac": tuning(
+        "Pendulum-v1 under SAC",
+        "Pendulum-v1",
+        (-1158.7, -200.0),
         steps=8_000,
         settings=SAC_PENDULUM,
-        random_return=-1158.7,
-        reference_return=-200.0,
         methods=choice(*CANDIDATES, "exp-10000"),
         seconds=30,
         algorithm="SAC",
     ),
-    "minatar-breakout": reference_game("breakout", 0.5, 3.6, methods=CANDIDATES),
+    "minatar-breakout": reference_game("breakout", (0.5, 3.6), CANDIDATES),
     "minatar-space_invaders": reference_game(
-        "space_invaders", 2.8, 21.9, methods=choice(*CANDIDATES, *(method.name for method in SMALLER.values())), seeds=5
+        "space_invaders", (2.8, 21.9), choice(*CANDIDATES, *(method.name for method in SMALLER.values()))
     ),
-    "cartpole-physics": Task(
-        about="CartPole-v1 whose pole length and force change every 15,000 steps",
-        role="reporting",
+    "cartpole-physics": reporting(
+        "CartPole-v1 whose pole length and force change every 15,000 steps",
+        "DriftingCartPolePhysics-v0",
+        (32.9, 475.0),
         tried=True,
         drifts=True,
-        env="DriftingCartPolePhysics-v0",
-        env_kwargs=dict(period=15_000, parameters={"length": [0.5, 2.0], "force_mag": [10.0, 5.0]}),
-        steps=60_000,
-        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
-        random_return=32.9,
-        reference_return=475.0,
+        env_kwargs=dict(period=15_000, parameters=POLE),
+        **cartpole(steps=60_000),
         seeds=10,
         seconds=60,
     ),
-    "cartpole-gradual": Task(
-        about="CartPole-v1 whose pole length and force move from one end to the other and back, 15,000 steps each way",
-        role="reporting",
+    "cartpole-gradual": reporting(
+        "CartPole-v1 whose pole length and force move from one end to the other and back, 15,000 steps each way",
+        "DriftingCartPolePhysics-v0",
+        (39.2, 475.0),
         tried=True,
         drifts=True,
-        env="DriftingCartPolePhysics-v0",
-        env_kwargs=dict(
-            period=15_000,
-            kind="gradual",
-            parameters={"length": [0.5, 2.0], "force_mag": [10.0, 5.0]},
-        ),
-        steps=60_000,
-        settings=drifting(CARTPOLE, exploration=8_000 / 60_000),
-        random_return=39.2,
-        reference_return=475.0,
+        env_kwargs=dict(period=15_000, kind="gradual", parameters=POLE),
+        **cartpole(steps=60_000),
         seeds=10,
         # There are no phases that an oracle could know
         methods=tuple(method for method in FEWER if method not in ("prioritized", ORACLE.name)),
         seconds=35,
     ),
-    "acrobot-masses": Task(
-        about="Acrobot-v1 whose link masses change every 20,000 steps",
-        role="reporting",
+    "acrobot-masses": reporting(
+        "Acrobot-v1 whose link masses change every 20,000 steps",
+        "DriftingAcrobot-v0",
+        (-449.8, -100.0),
         tried=True,
         drifts=True,
-        env="DriftingAcrobot-v0",
         env_kwargs=dict(period=20_000, parameters={"LINK_MASS_2": [1.0, 0.02]}),
-        steps=80_000,
-        settings=drifting(LUNAR_LANDER, exploration=12_000 / 80_000, gradient_steps=2),
-        random_return=-449.8,
-        reference_return=-100.0,
+        **lunar_lander(steps=80_000),
         seconds=100,
     ),
-    "lunarlander-gravity": Task(
-        about="LunarLander-v3 whose gravity and wind change every 30,000 steps",
-        role="reporting",
+    "lunarlander-gravity": reporting(
+        "LunarLander-v3 whose gravity and wind change every 30,000 steps",
+        "DriftingLunarLander-v0",
+        (-275.4, 200.0),
         drifts=True,
-        env="DriftingLunarLander-v0",
-        env_kwargs=dict(
-            period=30_000,
-            parameters={"gravity": [-10.0, -2.0], "wind_power": [0.0, 10.0], "turbulence_power": [0.0, 1.0]},
-        ),
-        steps=90_000,
-        settings=drifting(LUNAR_LANDER, exploration=12_000 / 90_000, gradient_steps=2),
-        random_return=-275.4,
-        reference_return=200.0,
+        env_kwargs=dict(period=30_000, parameters=WEATHER),
+        **lunar_lander(steps=90_000),
         seconds=140,
     ),
-    "minatar": Task(
-        about="MinAtar's breakout and space_invaders in turn, 30,000 steps each",
-        role="reporting",
+    "minatar": reporting(
+        "MinAtar's breakout and space_invaders in turn, 30,000 steps each",
+        "DriftingMinAtar-v0",
+        # The reference is SB3's DQN with these settings on each game alone: see reference_returns()
+        ((0.5, 2.9), (3.6, 21.9)),
         drifts=True,
-        env="DriftingMinAtar-v0",
         env_kwargs=dict(period=30_000, games=["breakout", "space_invaders"]),
         steps=120_000,
         settings=MINATAR,
-        random_return=(0.5, 2.9),
-        # SB3's DQN with these settings on each game alone: see reference_returns()
-        reference_return=(3.6, 21.9),
         seconds=200,
         policy="CnnPolicy",
     ),
-    "pendulum-motor": Task(
-        about="Pendulum-v1 under SAC, whose motor is reversed every 6,000 steps",
-        role="reporting",
+    "pendulum-motor": reporting(
+        "Pendulum-v1 under SAC, whose motor is reversed every 6,000 steps",
+        "DriftingPendulum-v0",
+        (-1256.6, -200.0),
         drifts=True,
         conflicts=True,
-        env="DriftingPendulum-v0",
         env_kwargs=dict(period=6_000),
         steps=24_000,
         settings=SAC_PENDULUM,
-        random_return=-1256.6,
-        reference_return=-200.0,
         methods=tuple(method for method in FEWER if method != "prioritized"),  # SB3's SAC has none
         seconds=60,
         algorithm="SAC",
     ),
-    "cartpole": stationary("CartPole-v1", 50_000, CARTPOLE, 22.3, 475.0, seconds=60, seeds=10, tried=True),
-    "acrobot": stationary("Acrobot-v1", 100_000, LUNAR_LANDER, -499.9, -100.0, seconds=300),
-    "mountaincar": stationary("MountainCar-v0", 120_000, MOUNTAIN_CAR, -200.0, -110.0, seconds=200),
-    "lunarlander": stationary("LunarLander-v3", 100_000, LUNAR_LANDER, -185.2, 200.0, seconds=330),
+    **{
+        name: stationary(env, env, returns, steps=steps, settings=settings, seconds=seconds, **others)
+        for name, env, returns, steps, settings, seconds, others in [
+            ("cartpole", "CartPole-v1", (22.3, 475.0), 50_000, CARTPOLE, 60, dict(seeds=10, tried=True)),
+            ("acrobot", "Acrobot-v1", (-499.9, -100.0), 100_000, LUNAR_LANDER, 300, {}),
+            ("mountaincar", "MountainCar-v0", (-200.0, -110.0), 120_000, MOUNTAIN_CAR, 200, {}),
+            ("lunarlander", "LunarLander-v3", (-185.2, 200.0), 100_000, LUNAR_LANDER, 330, {}),
+        ]
+    },
     # ---- Blind: here, with their roles, before anything but random actions and crash tests of a few hundred steps was
     # run on them; phases have irregular lengths. The recommender and the rooms are applications, too, with other phases
     # and Double DQN. MinAtar's space_invaders and Pendulum were known with other changes, or none.
     "rooms": blind(
-        about="a robot whose goal moves to another of three rooms",
-        env="DriftingRooms-v0",
+        "a robot whose goal moves to another of three rooms",
+        "DriftingRooms-v0",
+        # The reference is the shortest way to the goal, on average over all cells and directions
+        (0.16, 0.92),
         env_kwargs=dict(period=[24_000, 14_000, 26_000, 16_000], parameters={"goal_room": [0, 3, 1]}),
         steps=80_000,
         settings=ROOMS,
-        random_return=0.16,
-        # The shortest way to the goal, on average over all cells and directions
-        reference_return=0.92,
         regimes=(0, 1, 2),
         seconds=60,
     ),
     "recommender": blind(
-        about="a recommender whose users' interests change",
-        env="DriftingRecommender-v0",
+        "a recommender whose users' interests change",
+        "DriftingRecommender-v0",
+        # The reference is an oracle that shows each user the best item, where users have been shown random ones before
+        ((6.9, 7.5), (39.9, 34.3)),
         env_kwargs=dict(period=[24_000, 16_000, 22_000, 18_000], parameters={"mood": [0.0, 1.0]}),
         steps=80_000,
         settings=RECOMMENDER,
-        random_return=(6.9, 7.5),
-        # An oracle that shows each user the best item, where users have been shown random ones before
-        reference_return=(39.9, 34.3),
         seconds=60,
     ),
     "pricing": blind(
-        about="prices for customers who begin to mind them, and to stay away at weekends",
-        env="DriftingPricing-v0",
+        "prices for customers who begin to mind them, and to stay away at weekends",
+        "DriftingPricing-v0",
+        # The reference is the best price of each day, which no policy exceeds
+        ((174.3, 102.9), (222.0, 157.6)),
         env_kwargs=dict(
             period=[20_000, 12_000, 18_000, 10_000], parameters={"elasticity": [0.6, 2.0], "weekend": [2.0, 0.7]}
         ),
         steps=60_000,
         settings=RECOMMENDER,
-        random_return=(174.3, 102.9),
-        # The best price of each day, which no policy exceeds
-        reference_return=(222.0, 157.6),
         seconds=50,
     ),
     "acrobot-torques": blind(
-        about="Acrobot-v1 whose torques are as usual, reversed or rotated",
-        env="DriftingPermutedActions-v0",
+        "Acrobot-v1 whose torques are as usual, reversed or rotated",
+        "DriftingPermutedActions-v0",
+        (-498.9, -100.0),
         env_kwargs=dict(
             env="Acrobot-v1",
             period=[22_000, 14_000, 18_000, 10_000, 16_000],
             permutations=[[0, 1, 2], [2, 1, 0], [1, 2, 0]],
         ),
-        steps=80_000,
-        settings=drifting(LUNAR_LANDER, exploration=12_000 / 80_000, gradient_steps=2),
-        random_return=-498.9,
-        reference_return=-100.0,
+        **lunar_lander(steps=80_000),
         regimes=(0, 1, 2),
         seconds=100,
     ),
     "lunarlander-permuted": blind(
-        about="LunarLander-v3 whose engines are as usual, swapped at the sides, or all reversed",
-        env="DriftingPermutedActions-v0",
+        "LunarLander-v3 whose engines are as usual, swapped at the sides, or all reversed",
+        "DriftingPermutedActions-v0",
+        (-185.5, 200.0),
         env_kwargs=dict(
             env="LunarLander-v3",
             period=[30_000, 18_000, 12_000, 24_000, 16_000],
             permutations=[[0, 1, 2, 3], [0, 3, 2, 1], [3, 2, 1, 0]],
         ),
-        steps=100_000,
-        settings=drifting(LUNAR_LANDER, exploration=12_000 / 100_000, gradient_steps=2),
-        random_return=-185.5,
-        reference_return=200.0,
+        **lunar_lander(steps=100_000),
         regimes=(0, 1, 2),
         seconds=160,
     ),
     "minatar-permuted": blind(
-        about="MinAtar's space_invaders whose actions are reversed: waiting and firing, up and right, left and down",
-        env="DriftingPermutedActions-v0",
+        "MinAtar's space_invaders whose actions are reversed: waiting and firing, up and right, left and down",
+        "DriftingPermutedActions-v0",
+        # The reference is that of the task with two games
+        (2.8, 21.9),
         env_kwargs=dict(
             env="DriftingMinAtar-v0",
             games=["space_invaders"],
@@ -466,42 +420,34 @@ TASKS = {
         ),
         steps=120_000,
         settings=MINATAR,
-        random_return=2.8,
-        # As that of the task with two games
-        reference_return=21.9,
         seconds=200,
         policy="CnnPolicy",
     ),
     "pendulum-td3": blind(
-        about="Pendulum-v1 under TD3, whose motor is reversed",
-        env="DriftingPendulum-v0",
+        "Pendulum-v1 under TD3, whose motor is reversed",
+        "DriftingPendulum-v0",
+        (-1247.2, -200.0),
         env_kwargs=dict(period=[8_000, 5_000, 7_000, 4_000], factors=[1.0, -1.0]),
         steps=24_000,
         settings=TD3_PENDULUM,
-        random_return=-1247.2,
-        reference_return=-200.0,
         methods=BLIND_CONTINUOUS,
         seconds=60,
         algorithm="TD3",
     ),
     "cartpole-long": blind(
-        about="CartPole-v1 whose two actions swap eight times",
-        env="DriftingCartPoleActions-v0",
+        "CartPole-v1 whose two actions swap eight times",
+        "DriftingCartPoleActions-v0",
+        (22.2, 475.0),
         env_kwargs=dict(period=[30_000, 15_000, 25_000, 20_000, 12_000, 28_000, 18_000, 22_000, 30_000]),
-        steps=200_000,
-        settings=drifting(CARTPOLE, exploration=8_000 / 200_000, buffer_size=200_000),
-        random_return=22.2,
-        reference_return=475.0,
+        **cartpole(steps=200_000),
         seconds=200,
     ),
     "lunarlander-long": blind(
-        about="LunarLander-v3 whose side engines swap eight times",
-        env="DriftingLunarLanderEngines-v0",
+        "LunarLander-v3 whose side engines swap eight times",
+        "DriftingLunarLanderEngines-v0",
+        (-183.9, 200.0),
         env_kwargs=dict(period=[32_000, 18_000, 26_000, 14_000, 22_000, 28_000, 16_000, 20_000, 24_000]),
-        steps=200_000,
-        settings=drifting(LUNAR_LANDER, exploration=12_000 / 200_000, gradient_steps=2, buffer_size=200_000),
-        random_return=-183.9,
-        reference_return=200.0,
+        **lunar_lander(steps=200_000),
         seconds=310,
     ),
 }
