@@ -29,14 +29,9 @@ def curves_of(records: dict[Run, Record], application: str, method: str) -> np.n
     return np.array([record["curve"] for record in records_of(records, application, method)])
 
 
-def over_all(curves: np.ndarray) -> np.ndarray:
-    """The mean of each curve."""
-    return curves.mean(axis=-1)
-
-
-def over_last_third(curves: np.ndarray) -> np.ndarray:
-    """The mean of the end of each curve."""
-    return curves[..., -BINS // 3 :].mean(axis=-1)
+def over_all_and_end(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each curve, and of its last third."""
+    return curves.mean(axis=-1), curves[..., -BINS // 3 :].mean(axis=-1)
 
 
 def oracle_and_random(application: Application) -> np.ndarray:
@@ -104,7 +99,7 @@ def uniform_of(application: Application) -> str:
 def difference_to_uniform(records: dict[Run, Record], name: str, method: str) -> Estimate | None:
     """Mean return over training, minus that with uniform replay; None without two records of both."""
     curves = [curves_of(records, name, one) for one in (method, uniform_of(runs.APPLICATIONS[name]))]
-    return welch_interval(*map(over_all, curves)) if min(map(len, curves)) > 1 else None
+    return welch_interval(*(one.mean(axis=1) for one in curves)) if min(map(len, curves)) > 1 else None
 
 
 class Row(NamedTuple):
@@ -185,24 +180,24 @@ def table(records: dict[Run, Record]) -> list[str]:
     """
     rows = []
     for name, application in runs.APPLICATIONS.items():
-        known = {method: own for method in application.methods if (own := records_of(records, name, method))}
-        curves = {method: curves_of(records, name, method) for method in known}
-        uniform = next((method for method in known if UNIFORM in method), None)
-        for method, own in known.items():
-            whole, end = over_all(curves[method]), over_last_third(curves[method])
+        curves = {m: found for m in application.methods if len(found := curves_of(records, name, m))}
+        uniform = next((method for method in curves if UNIFORM in method), None)
+        for method, of_method in curves.items():
+            whole, end = over_all_and_end(of_method)
             less = ""
-            if uniform not in (None, method) and len(own) > 1 and len(known[uniform]) > 1:
-                less = cell(welch_interval(whole, over_all(curves[uniform])))
+            if uniform not in (None, method) and min(len(of_method), len(curves[uniform])) > 1:
+                less = cell(welch_interval(whole, curves[uniform].mean(axis=1)))
             # The record of a resumed run has the duration of its last part only
+            own = records_of(records, name, method)
             seconds = [record["wall_seconds"] for record in own if not record["resumed"]]
             minutes = f"{float(np.median(seconds)) / 60:.1f}" if seconds else ""
             returns = cell(student_interval(whole)), less, cell(student_interval(end))
             rows.append([application.about, method, str(len(own)), *returns, minutes])
-        if known and application.clicks is not None:
+        if curves and application.clicks is not None:
             for policy, level in zip(("oracle", "random"), oracle_and_random(application), strict=True):
                 # One curve: no interval
-                part = (cell(student_interval(mean(level[None]))) for mean in (over_all, over_last_third))
-                rows.append([application.about, policy, "", next(part), "", next(part), ""])
+                whole, end = (cell(student_interval(part)) for part in over_all_and_end(level[None]))
+                rows.append([application.about, policy, "", whole, "", end, ""])
     header = ["", "method", "seeds", "mean return over training", "difference to uniform", "last third of training"]
     return tables.table([*header, "minutes per run"], rows, text_columns=2)
 
@@ -256,7 +251,7 @@ class Scene(NamedTuple):
     """
     A part of a film.
 
-    :param caption: What it shows; ``{}`` is the number of training steps of the agents
+    :param caption: What it shows
     :param trained: Training steps of the agents
     :param at: Step of training at which the environment is shown
     """
@@ -266,67 +261,38 @@ class Scene(NamedTuple):
     at: int
 
 
-class Film(NamedTuple):
-    """
-    Agents with decayed and with uniform replay in the same environment.
-
-    :param scenes: Its parts
-    :param frames: Number of frames of a scene
-    :param every: Steps per frame
-    :param milliseconds: Duration of a frame
-    :param width: Width of one of the two pictures, which are side by side, or one above the other if they are wide
-    :param seed: Seed of the environment
-    """
-
-    scenes: tuple[Scene, ...]
-    frames: int
-    every: int = 1
-    milliseconds: int = 200
-    width: int = 480
-    seed: int = 0
-
-
-def around_a_change(before: str, after: str, step: int, period: int) -> tuple[Scene, ...]:
-    """
-    :param before: What holds before the change
-    :param after: What holds after it
-    :param step: Step of the change
-    :param period: Steps until the next
-    """
-    return (
-        Scene(f"Before the change: {before}", step, step - period),
-        Scene(f"Right after it: {after}", step, step),
-        Scene(f"{period:,} steps later: {after}", step + period, step),
-    )
-
-
-# Applications that change and can be rendered
+# Applications that change and can be rendered: before a change, right after it and later
 FILMS = {
-    "rooms": Film(around_a_change("the goal is in the first room", "the goal is in another room", 20_000, 20_000), 45),
+    "rooms": (
+        Scene("Before the change: the goal is in the first room", 20_000, 0),
+        Scene("Right after it: the goal is in another room", 20_000, 20_000),
+        Scene("20,000 steps later: the goal is in another room", 40_000, 20_000),
+    ),
 }
+# Frames of a scene, their duration, and the width of one of the two pictures, which are side by side
+FRAMES, MILLISECONDS, WIDTH = 45, 200, 480
 CAPTION_HEIGHT = 34
 
 
 def film(name: str) -> None:
     """
-    A GIF of the agents of the first seed, with ``auto`` or decay and with uniform replay, before a change, right after
-    it and later. The runs are those of the records, repeated with saved models on the way.
+    A GIF of the agents of the first seed, with ``auto`` or decay and with uniform replay, in each scene. The runs are
+    those of the records, repeated with saved models on the way.
     """
     from PIL import Image
 
-    setting = FILMS[name]
     forgetting = next(method for method in (AUTO, DECAYED) if method in runs.APPLICATIONS[name].methods)
     folders = {method: film_run(name, method) for method in (UNIFORM, forgetting)}
     pictures = []
-    for scene in setting.scenes:
-        played = {method: play(runs.Run(name, method, 0), folder, scene, setting) for method, folder in folders.items()}
+    for scene in FILMS[name]:
+        played = {method: play(runs.Run(name, method, 0), folder, scene) for method, folder in folders.items()}
         for pair in zip(*played.values(), strict=True):
-            pictures.append(titled_pair(dict(zip(played, pair, strict=True)), scene.caption, setting.width))
+            pictures.append(titled_pair(dict(zip(played, pair, strict=True)), scene.caption))
     path = runs.IMAGES / f"applications_{name}.gif"
     # One palette, so that colours do not flicker
     palette = pictures[0].quantize(64)
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    durations = [setting.milliseconds] * len(pictures)
+    durations = [MILLISECONDS] * len(pictures)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)
     print(f"{path.name}: {len(pictures)} frames, {path.stat().st_size // 1024} KB")
 
@@ -334,7 +300,7 @@ def film(name: str) -> None:
 def film_run(name: str, method: str) -> Path:
     """Folder of a run with the models that the film needs; trained if it is missing."""
     folder = runs.RUNS / "films" / f"{name}-{method}"
-    every = math.gcd(*(scene.trained for scene in FILMS[name].scenes))
+    every = math.gcd(*(scene.trained for scene in FILMS[name]))
     if not (folder / "finished").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -344,16 +310,15 @@ def film_run(name: str, method: str) -> Path:
     return folder
 
 
-def play(run: Run, folder: Path, scene: Scene, setting: Film) -> list[Any]:
+def play(run: Run, folder: Path, scene: Scene) -> list[Any]:
     """Frames of one agent in a scene, as it acts in training: without exploration, some agents turn in a circle."""
     model, env = runs.trained(run, folder, scene.trained)
-    model.set_random_seed(setting.seed)
+    model.set_random_seed(0)
     env.env_method("set_wrapper_attr", "steps_taken", scene.at)
-    env.seed(setting.seed)
+    env.seed(0)
     obs, frames = env.reset(), []
-    for step in range(setting.frames * setting.every):
-        if step % setting.every == 0:
-            frames.append(env.render())
+    for _ in range(FRAMES):
+        frames.append(env.render())
         action, _ = model.predict(obs, deterministic=False)
         obs, *_ = env.step(action)
     env.close()
@@ -364,23 +329,19 @@ def label_of(method: str) -> str:
     return f"{method} replay" if method in (DECAYED, UNIFORM) else method
 
 
-def titled_pair(pair: dict[str, Any], caption: str, width: int) -> Any:
+def titled_pair(pair: dict[str, Any], caption: str) -> Any:
     """The frames of two methods in one picture, with the caption above."""
     from PIL import Image, ImageDraw, ImageFont
 
     frames = [Image.fromarray(frame) for frame in pair.values()]
-    height = width * frames[0].height // frames[0].width
-    is_wide = width > 2 * height
-    columns, rows = (1, 2) if is_wide else (2, 1)
-    size = (columns * width + (columns - 1) * 8, CAPTION_HEIGHT + rows * (height + CAPTION_HEIGHT))
-    picture = Image.new("RGB", size, "white")
+    height = WIDTH * frames[0].height // frames[0].width
+    picture = Image.new("RGB", (2 * WIDTH + 8, height + 2 * CAPTION_HEIGHT), "white")
     draw_on, font = ImageDraw.Draw(picture), ImageFont.load_default(20)
     draw_on.text((8, 6), caption, fill="black", font=font)
-    for number, (frame, method) in enumerate(zip(frames, pair, strict=True)):
-        x = number * (width + 8) * (not is_wide)
-        y = CAPTION_HEIGHT + number * (height + CAPTION_HEIGHT) * is_wide
-        draw_on.text((x + 8, y + 4), label_of(method), fill=plotting.style_of(runs.FAMILIES[method]).color, font=font)
-        picture.paste(frame.resize((width, height)), (x, y + CAPTION_HEIGHT))
+    for x, frame, method in zip((0, WIDTH + 8), frames, pair, strict=True):
+        color = plotting.style_of(runs.FAMILIES[method]).color
+        draw_on.text((x + 8, CAPTION_HEIGHT + 4), label_of(method), fill=color, font=font)
+        picture.paste(frame.resize((WIDTH, height)), (x, 2 * CAPTION_HEIGHT))
     return picture
 
 

@@ -66,10 +66,11 @@ SAME_LEARNER = {method: () if method == AUTO else ("-params", own) for method, o
 def zoo(
     about: str,
     section: str,
-    algo: str,
     env: str,
     steps: int,
     *params: str,
+    algo: str = "reptile_dqn",
+    period: int | None = None,
     methods: dict[str, tuple[str, ...]] = SAME_LEARNER,
     **others: Any,
 ) -> Application:
@@ -79,11 +80,8 @@ def zoo(
         command = (*command, "-conf", f"zoo_configs/{algo}.yml")
         uniform = "replay_buffer_kwargs:dict(half_life=float('inf'))"
         methods = {DECAYED: ("-params", *params) if params else (), UNIFORM: ("-params", *params, uniform)}
-    return Application(about, section, (*command, "-n", str(steps)), methods, steps, **others)
-
-
-def changes(period: int, steps: int) -> tuple[int, ...]:
-    return tuple(range(period, steps, period))
+    changes = () if period is None else tuple(range(period, steps, period))
+    return Application(about, section, (*command, "-n", str(steps)), methods, steps, changes, **others)
 
 
 def small(*layers: int) -> tuple[str, str]:
@@ -108,7 +106,6 @@ FROM_PONG = (
     # Many random actions would hide what the network can do
     "exploration_initial_eps:0.1",
 )
-EVALUATED = 20
 
 # Hashes of records contain the former paths of these classes, and the former default of the RL Zoo's entries
 RECORDED_AS = {
@@ -133,24 +130,14 @@ FAMILIES = {
     "predator uniform, prey auto": "another uniform",
 }
 
+PONG: dict[str, Any] = dict(seeds=1, counts=4, evaluated=20)
+
 APPLICATIONS = {
-    "pong": zoo(
-        "Pong",
-        "pong",
-        "reptile_dqn",
-        "PongNoFrameskip-v4",
-        600_000,
-        methods=OWN_DECAY,
-        seeds=1,
-        counts=4,
-        evaluated=EVALUATED,
-        network=PONG_NETWORK,
-    ),
+    "pong": zoo("Pong", "pong", "PongNoFrameskip-v4", 600_000, methods=OWN_DECAY, network=PONG_NETWORK, **PONG),
     # With the defaults of ReptileDQN; the entry has returns of 5 steps, double Q-learning and a half-life of 10,000
     "pong-short": zoo(
         "Pong, the beginning",
         "pong",
-        "reptile_dqn",
         "PongNoFrameskip-v4",
         250_000,
         methods={method: ("-params", "n_steps:None", "double_q:False", own) for method, own in HALF_LIVES.items()},
@@ -167,59 +154,36 @@ APPLICATIONS = {
             f"{UNIFORM}, from Pong's network": ("-params", SWAPPED, *FROM_PONG, NO_DECAY),
         },
         300_000,
-        seeds=1,
-        counts=4,
-        evaluated=EVALUATED,
+        **PONG,
     ),
-    "obstacles": zoo(
-        "A robot among moving obstacles",
-        "navigation",
-        "reptile_dqn",
-        "MiniGrid-Dynamic-Obstacles-6x6-v0",
-        40_000,
-    ),
+    "obstacles": zoo("A robot among moving obstacles", "navigation", "MiniGrid-Dynamic-Obstacles-6x6-v0", 40_000),
     "rooms": zoo(
         "A robot whose goal moves to another room",
         "navigation",
-        "reptile_dqn",
         "DriftingRooms-v0",
         80_000,
-        changes=changes(20_000, 80_000),
+        period=20_000,
     ),
     "motorway": zoo(
         "Driving in changing traffic",
         "driving",
-        "reptile_dqn",
         "DriftingHighway-v0",
         20_000,
-        changes=changes(5_000, 20_000),
-    ),
-    "recommender": zoo(
-        "Recommending to users whose interests change",
-        "recommendation",
-        "reptile_dqn",
-        "DriftingRecommender-v0",
-        100_000,
-        changes=changes(20_000, 100_000),
-        clicks="DriftingRecommender-v0",
-    ),
-    "shop": zoo(
-        "Showing items by a fashion shop's log",
-        "recommendation",
-        "reptile_dqn",
-        "DriftingFashionShop-v0",
-        70_000,
-        changes=changes(10_000, 70_000),
-        clicks="DriftingFashionShop-v0",
+        period=5_000,
     ),
     **{
-        f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", algo, env, steps, *params, seeds=3)
+        name: zoo(about, "recommendation", env, steps, period=period, clicks=env)
+        for name, about, env, steps, period in [
+            ("recommender", "Recommending to users whose interests change", "DriftingRecommender-v0", 100_000, 20_000),
+            ("shop", "Showing items by a fashion shop's log", "DriftingFashionShop-v0", 70_000, 10_000),
+        ]
+    },
+    **{
+        f"{name}-{algo}": zoo(f"{env} with {algo.upper()}", "control", env, steps, *params, algo=algo, seeds=3)
         for name, (env, steps, params) in CONTROL.items()
         for algo in ("sac", "td3", "tqc")
     },
-    "pendulum-discrete": zoo(
-        "Pendulum-v1 with ReptileDQN and DiscreteActions", "control", "reptile_dqn", "Pendulum-v1", 20_000
-    ),
+    "pendulum-discrete": zoo("Pendulum-v1 with ReptileDQN and DiscreteActions", "control", "Pendulum-v1", 20_000),
     "spread": Application(
         "Three agents that share one policy",
         "agents",

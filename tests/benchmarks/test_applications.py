@@ -166,7 +166,7 @@ def test_returns_between_changes_are_those_of_the_bins_between_them(monkeypatch)
 def test_what_a_run_of_the_zoo_has_learnt_is_evaluated_and_its_network_kept(harness, tmp_path, monkeypatch):
     kept = tmp_path / "network.zip"
     settings = {"methods": runs.OWN_DECAY, "seeds": 1, "evaluated": 3, "network": kept}
-    entry = runs.zoo("CartPole", "it", "reptile_dqn", "CartPole-v1", 1_200, **settings)
+    entry = runs.zoo("CartPole", "it", "CartPole-v1", 1_200, **settings)
     monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
     harness("--jobs", "1")
@@ -195,10 +195,12 @@ def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(
     harness, tmp_path, monkeypatch, methods, other
 ):
     pytest.importorskip("minigrid", reason="needs the extra minigrid")
-    entry = runs.zoo("Rooms", "it", "reptile_dqn", "DriftingRooms-v0", 1_200, seeds=1, methods=methods)
+    entry = runs.zoo("Rooms", "it", "DriftingRooms-v0", 1_200, seeds=1, methods=methods)
     monkeypatch.setitem(runs.APPLICATIONS, "it", entry)
     scenes = (report.Scene("before", 400, 0), report.Scene("after", 400, 20_000), report.Scene("later", 1_200, 20_000))
-    monkeypatch.setitem(report.FILMS, "it", report.Film(scenes, 5, every=2, milliseconds=120, width=90))
+    monkeypatch.setitem(report.FILMS, "it", scenes)
+    monkeypatch.setattr(report, "FRAMES", 10)
+    monkeypatch.setattr(report, "WIDTH", 90)
     (tmp_path / "zoo_configs").symlink_to(zoo_configs())
     played = []
     trained = runs.trained
@@ -225,7 +227,7 @@ def test_a_film_shows_both_agents_before_a_change_right_after_it_and_later(
     with Image.open(tmp_path / "images" / "applications_it.gif") as film:
         assert film.size == (2 * 90 + 8, 90 + 2 * report.CAPTION_HEIGHT)
         # Pillow joins frames that are alike
-        assert 3 <= film.n_frames <= 15
+        assert 3 <= film.n_frames <= 30
 
 
 def test_tasks_without_drift_have_one_figure_of_differences(tmp_path, monkeypatch):
