@@ -200,15 +200,18 @@ def build(run: Run) -> Any:
             settings = {"half_life": None, "n_steps": 1, **settings}
         settings |= learner
     else:
+        # The rewards of several steps are summed in the replay buffer, SB3's own or ours
+        if "q_lambda" in learner:
+            use = f"use {learner['n_steps']}-step"
+            raise ValueError(f"{run.learner} needs ReptileDQN, but {run.task} is learned by {task.algorithm}: {use}")
         algorithm = {"SAC": SAC, "TD3": TD3}[task.algorithm]
-        if learner:
-            settings |= _returns_of_actor_critic(run, settings["gamma"])
-        if method.algorithm == "ReptileDQN":
-            settings.setdefault("replay_buffer_class", DecayedReplayBuffer)
-            buffer = dict(settings.get("replay_buffer_kwargs", {}))
-            if "half_life" in settings:
-                buffer["half_life"] = settings.pop("half_life")
-            settings["replay_buffer_kwargs"] = buffer
+        if method.algorithm == "DQN":
+            settings |= learner
+        else:
+            gamma = {"gamma": settings["gamma"]} if learner else {}
+            half_life = {"half_life": settings.pop("half_life")} if "half_life" in settings else {}
+            buffer = {**settings.get("replay_buffer_kwargs", {}), **learner, **gamma, **half_life}
+            settings |= {"replay_buffer_class": DecayedReplayBuffer, "replay_buffer_kwargs": buffer}
     env = make_env(task)
     if "action_noise" in settings:
         shape = env.action_space.shape
@@ -216,47 +219,20 @@ def build(run: Run) -> Any:
     return algorithm(task.policy, env, seed=run.seed, device="cpu", **settings)
 
 
-def _returns_of_actor_critic(run: Run, gamma: float) -> dict[str, Any]:
-    """Arguments of SB3's SAC and TD3 that sum the rewards of several steps in its replay buffer, SB3's own or ours."""
-    learner = LEARNERS[run.learner or ""]
-    if learner.q_lambda != 1 or learner.options:
-        raise ValueError(
-            f"{run.learner} needs ReptileDQN, but {run.task} is learned by {TASKS[run.task].algorithm}: "
-            f"use {learner.n_steps}-step"
-        )
-    method = METHODS[run.method]
-    if method.algorithm == "DQN":
-        return {"n_steps": learner.n_steps}
-    given = method.arguments_for_training(TASKS[run.task].regimes).get("replay_buffer_kwargs", {})
-    return {"replay_buffer_kwargs": {**given, "n_steps": learner.n_steps, "gamma": gamma}}
-
-
 def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Record:
     """The record of a run; ``on_step`` is called with the number of each step."""
     import torch as th
-    from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+    from stable_baselines3.common.callbacks import BaseCallback
 
     from sb3_reptile.callbacks import ReExplore
+    from sb3_reptile.evaluation.trained_run import Recorder
 
     th.set_num_threads(1)
     # Before training, so that the commit is that of the running code
     versions = versions_used(ROOT, CODE)
     task = TASKS[run.task]
-    episodes: list[tuple[int, float]] = []
-    changes: list[int] = []
-    phases: list[Any] = []
-
-    def keep(scope: dict[str, Any], _: dict[str, Any]) -> bool:
-        step, (info,) = scope["self"].num_timesteps, scope["infos"]
-        if "episode" in info:
-            episodes.append((step, float(info["episode"]["r"])))
-        if info.get("phase") not in phases[-1:] and step <= task.steps:
-            phases.append(info.get("phase"))
-            changes.append(step)
-        on_step(step)
-        return True
-
-    callbacks: list[BaseCallback] = [ConvertCallback(keep)]
+    recorder = Recorder(task.steps, on_step)
+    callbacks: list[BaseCallback] = [recorder]
     if METHODS[run.method].reexplores:
         callbacks.append(ReExplore())
     for name, arguments in METHODS[run.method].callbacks.items():
@@ -269,12 +245,12 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
     model = build(run)
     model.learn(task.steps, callback=callbacks, log_interval=None)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    curve = learning_curve(episodes, task.steps)
+    curve = learning_curve(recorder.episodes, task.steps)
     return {
         **run._asdict(),
         "steps": task.steps,
         "auc": round(sum(curve) / BINS, 3),
-        "changes": changes[1:],
+        "changes": recorder.changes[1:],
         "curve": curve,
         "setup": set_up(run),
         "wall_seconds": round(seconds, 1),

@@ -22,8 +22,8 @@ class Method:
     :param name: Its name in records and commands
     :param label: Its name in tables and figures
     :param family: Family of methods; decides its colour
-    :param algorithm: Class of the algorithm
-    :param arguments: Arguments of that class, in addition to those of the task
+    :param arguments: Arguments of the algorithm, in addition to those of the task
+    :param algorithm: Its class
     :param mean_age: Mean age of the transitions replayed from a large buffer, if it depends on the method alone
     :param published: Whether others published it in this form
     :param variant: The class in ``benchmarks/variants.py`` of its replay buffer's distribution
@@ -35,8 +35,8 @@ class Method:
     name: str
     label: str
     family: str
-    algorithm: Literal["DQN", "ReptileDQN"] = "ReptileDQN"
     arguments: dict[str, Any] = field(default_factory=dict)
+    algorithm: Literal["DQN", "ReptileDQN"] = "ReptileDQN"
     mean_age: float | None = None
     published: bool = False
     variant: str | None = None
@@ -65,13 +65,9 @@ class Method:
         import variants
 
         is_oracle = self.variant == "OracleDistribution"
-        distribution = {
-            "distribution_class": variants.oracle_of(regimes) if is_oracle else getattr(variants, self.variant)
-        }
-        return {
-            **self.arguments,
-            "replay_buffer_kwargs": {**self.arguments.get("replay_buffer_kwargs", {}), **distribution},
-        }
+        distribution = variants.oracle_of(regimes) if is_oracle else getattr(variants, self.variant)
+        kwargs = {**self.arguments.get("replay_buffer_kwargs", {}), "distribution_class": distribution}
+        return {**self.arguments, "replay_buffer_kwargs": kwargs}
 
 
 # ---- Families
@@ -79,57 +75,38 @@ class Method:
 
 def fifo(size: int) -> Method:
     """SB3's DQN with a smaller buffer."""
-    styled_as = "small fifo" if size == 1_000 else None
-    age = (size - 1) / 2
-    return Method(
-        f"fifo-{size}", f"FIFO {size:,}", "fifo", "DQN", {"buffer_size": size}, mean_age=age, styled_as=styled_as
-    )
+    style, age = "small fifo" if size == 1_000 else None, (size - 1) / 2
+    arguments = {"buffer_size": size}
+    return Method(f"fifo-{size}", f"FIFO {size:,}", "fifo", arguments, "DQN", mean_age=age, styled_as=style)
 
 
 def exponential(half_life: int) -> Method:
     """Exponential decay (arXiv 2605.10236)."""
-    return Method(
-        f"exp-{half_life}",
-        f"half-life {half_life:,}",
-        "exponential",
-        arguments={"half_life": half_life},
-        mean_age=half_life / math.log(2),
-        published=True,
-    )
+    name, label, age = f"exp-{half_life}", f"half-life {half_life:,}", half_life / math.log(2)
+    return Method(name, label, "exponential", {"half_life": half_life}, mean_age=age, published=True)
 
 
 def mixed(half_life: int, share: float) -> Method:
     """Exponential decay with a share of uniform draws."""
-    return Method(
-        f"exp-{half_life}-uniform-{share}",
-        f"half-life {half_life:,}, {100 * share:.0f} % uniform",
-        "exponential",
-        arguments={"half_life": half_life, "replay_buffer_kwargs": {"uniform_fraction": share}},
-    )
+    label = f"half-life {half_life:,}, {100 * share:.0f} % uniform"
+    arguments = {"half_life": half_life, "replay_buffer_kwargs": {"uniform_fraction": share}}
+    return Method(f"exp-{half_life}-uniform-{share}", label, "exponential", arguments)
 
 
 def prioritized(half_life: int) -> Method:
     """Priority by TD error times exponential decay."""
-    return Method(
-        f"prioritized-exp-{half_life}",
-        f"prioritized, half-life {half_life:,}",
-        "prioritized",
-        arguments={"half_life": half_life, "priority": "td_error"},
-    )
+    name, label = f"prioritized-exp-{half_life}", f"prioritized, half-life {half_life:,}"
+    return Method(name, label, "prioritized", {"half_life": half_life, "priority": "td_error"})
 
 
 def in_loss(half_life: int) -> Method:
     """Uniform replay with exponential decay in the loss."""
-    return Method(
-        f"loss-exp-{half_life}",
-        f"half-life {half_life:,} in the loss",
-        "loss",
-        arguments={"half_life": half_life, "weighting": "loss"},
-    )
+    name, label = f"loss-exp-{half_life}", f"half-life {half_life:,} in the loss"
+    return Method(name, label, "loss", {"half_life": half_life, "weighting": "loss"})
 
 
 def other_decay(name: str, label: str, family: str, decay: dict[str, Any], **others: Any) -> Method:
-    return Method(name, label, family, arguments={"replay_buffer_kwargs": {"decay": decay}}, **others)
+    return Method(name, label, family, {"replay_buffer_kwargs": {"decay": decay}}, **others)
 
 
 def linear(horizon: int) -> Method:
@@ -146,7 +123,7 @@ def power(scale: int, exponent: float) -> Method:
 
 def without_decay(name: str, **options: Any) -> Method:
     """A published method without decay."""
-    return Method(name, name, name, arguments={"half_life": math.inf, **options}, published=True)
+    return Method(name, name, name, {"half_life": math.inf, **options}, published=True)
 
 
 def auto(inner: Method) -> Method:
@@ -156,63 +133,30 @@ def auto(inner: Method) -> Method:
     else:
         decay = inner.arguments["replay_buffer_kwargs"]["decay"]
     arguments = {"half_life": "auto", "replay_buffer_kwargs": {"decay": decay}}
-    return Method(f"auto-{inner.name}", f"auto, {inner.label}", "auto", arguments=arguments)
+    return Method(f"auto-{inner.name}", f"auto, {inner.label}", "auto", arguments)
 
 
 def oracle(inner: Method) -> Method:
     """A method that knows each change."""
-    return Method(
-        f"oracle-{inner.name}",
-        f"oracle, {inner.label}",
-        "oracle",
-        arguments=inner.arguments,
-        variant="OracleDistribution",
-    )
+    name, label = f"oracle-{inner.name}", f"oracle, {inner.label}"
+    return Method(name, label, "oracle", inner.arguments, variant="OracleDistribution")
 
 
-def changed(auto_method: Method, change: str, **changes: Any) -> Method:
-    """``half_life="auto"`` with one of its parts changed."""
-    name, label = f"{auto_method.name}-{change}".replace(" ", "-"), f"{auto_method.label}, {change}"
-    return replace(auto_method, name=name, label=label, **changes)
-
-
-def shrink_and_perturb(method: Method, every: int, shrink: float, perturb: float) -> Method:
-    """A method with shrink and perturb (arXiv 1910.08475)."""
-    return replace(
-        method,
-        name=f"{method.name}-perturbed",
-        label=f"{method.label}, shrink and perturb",
-        callbacks={"ShrinkAndPerturb": {"every": every, "shrink": shrink, "perturb": perturb}},
-        styled_as="shrink and perturb",
-    )
-
-
-def value_decay(rate: float, share: float, baseline: float) -> Method:
-    """SB3's replay with space-sampled value decay (arXiv 2606.11797)."""
-    return Method(
-        f"value-decay-{rate}",
-        "space-sampled value decay",
-        "value decay",
-        "DQN",
-        published=True,
-        callbacks={"SpaceSampledValueDecay": {"rate": rate, "share": share, "baseline": baseline}},
-    )
+def changed(method: Method, name: str, label: str | None = None, **changes: Any) -> Method:
+    """A method that differs in one respect from another, whose name and label it continues."""
+    label = name.replace("-", " ") if label is None else label
+    return replace(method, name=f"{method.name}-{name}", label=f"{method.label}, {label}", **changes)
 
 
 def smaller(method: Method, size: int) -> Method:
     """A method with a smaller buffer."""
-    return replace(
-        method,
-        name=f"{method.name}-in-{size}",
-        label=f"{method.label}, buffer of {size:,}",
-        arguments={**method.arguments, "buffer_size": size},
-        styled_as=None,
-    )
+    arguments = {**method.arguments, "buffer_size": size}
+    return changed(method, f"in-{size}", f"buffer of {size:,}", arguments=arguments, styled_as=None)
 
 
 # ---- Methods
 
-UNIFORM = Method("uniform", "uniform", "uniform", "DQN")
+UNIFORM = Method("uniform", "uniform", "uniform", algorithm="DQN")
 # The package's default, also within a regime of half_life="auto"
 DEFAULT = replace(power(100, 1.5), label="default", styled_as="default")
 # arXiv 2110.02421
@@ -229,13 +173,13 @@ SMALLER = {size: smaller(DEFAULT, size) for size in (3_000, 10_000)}
 # as age; it explores again at every alarm
 ABLATIONS = (
     changed(AUTO, "forgets", variant="ForgettingDistribution"),
-    changed(AUTO, "ordinary clock", variant="OrdinaryClockDistribution"),
+    changed(AUTO, "ordinary-clock", variant="OrdinaryClockDistribution"),
     changed(AUTO, "reexplores", reexplores=True),
 )
 # "auto" with an alarm every 10,000 steps that nothing in the environment gives a reason for
-FALSE_ALARMS = changed(AUTO, "false alarms", callbacks={"FalseAlarms": {"every": 10_000}})
+FALSE_ALARMS = changed(AUTO, "false-alarms", callbacks={"FalseAlarms": {"every": 10_000}})
 # "auto" that replays what is contradicted, too, which a change that leaves the policy right makes useful
-KEEPING = changed(AUTO, "keeps a tenth", variant="KeepingDistribution")
+KEEPING = changed(AUTO, "keeps-a-tenth", variant="KeepingDistribution")
 AUTO_OTHERS = tuple(auto(inner) for inner in (*map(exponential, (300, 1_000, 3_000)), PER_AGE, POWER_100))
 
 PLANNED = (
@@ -269,12 +213,22 @@ FORMER = (
     oracle(POWER_100),
     prioritized(1_000),
 )
-# Published methods that change the learner. Sample weight decay with the horizon of its authors' code and with shrink
-# and perturb, the combination that scored highest in arXiv 2604.01913; its factors are assumed, see rivals.py. Value
-# decay with its authors' values for CartPole and LunarLander
+# Published methods that change the learner, of rivals.py. Sample weight decay with the horizon of its authors' code and
+# with shrink and perturb (arXiv 1910.08475), the combination that scored highest in arXiv 2604.01913; its factors are
+# assumed. SB3's replay with space-sampled value decay (arXiv 2606.11797), with its authors' values for CartPole and
+# LunarLander
+PERTURBED = {"ShrinkAndPerturb": {"every": 10_000, "shrink": 0.8, "perturb": 0.2}}
+VALUE_DECAY = {"SpaceSampledValueDecay": {"rate": 0.015, "share": 0.05, "baseline": 0.0}}
 RIVALS = (
-    shrink_and_perturb(linear(80_000), every=10_000, shrink=0.8, perturb=0.2),
-    value_decay(rate=0.015, share=0.05, baseline=0.0),
+    changed(linear(80_000), "perturbed", "shrink and perturb", callbacks=PERTURBED, styled_as="shrink and perturb"),
+    Method(
+        "value-decay-0.015",
+        "space-sampled value decay",
+        "value decay",
+        algorithm="DQN",
+        published=True,
+        callbacks=VALUE_DECAY,
+    ),
 )
 METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS, FALSE_ALARMS, KEEPING)}
 
@@ -289,25 +243,22 @@ class Learner:
     :param n_steps: Number of steps of a return
     :param q_lambda: λ of Peng's Q(λ); 1 for uncorrected returns
     :param cut: Whether returns end before an action that is not greedy, as in Watkins's Q(λ)
-    :param options: Other arguments of the algorithm, which override the task's
     """
 
     n_steps: int
     q_lambda: float = 1.0
     cut: bool = False
-    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
         mixed = "" if self.q_lambda == 1 else f"-lambda-{self.q_lambda:g}"
-        others = "".join(f"-{name}-{value}" for name, value in self.options)
-        return f"{self.n_steps}-step{mixed}{'-cut' if self.cut else ''}{others}"
+        return f"{self.n_steps}-step{mixed}{'-cut' if self.cut else ''}"
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the algorithm."""
         mixed = {} if self.q_lambda == 1 else {"q_lambda": self.q_lambda}
-        return {"n_steps": self.n_steps, **mixed, **dict(self.options)}
+        return {"n_steps": self.n_steps, **mixed}
 
     @property
     def set_up(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import DQN
-from stable_baselines3.common.callbacks import ConvertCallback
 from tasks import CARTPOLE
 
 from sb3_reptile import ReptileDQN
@@ -32,6 +31,7 @@ from sb3_reptile.evaluation.records import BINS, Record, learning_curve, now, so
 from sb3_reptile.evaluation.runner import Job, train_or_exit
 from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm_of_points, student_interval, welch_interval
 from sb3_reptile.evaluation.templates import PageTemplate
+from sb3_reptile.evaluation.trained_run import Recorder
 
 ROOT = Path(__file__).parent.parent
 RECORDS = Path(__file__).parent / "results" / "transfer"
@@ -160,20 +160,11 @@ def train(run: Run, sources: Path, steps: int = STEPS) -> Record:
     settings = {**SETTINGS, **method.settings}
     if method.transfer is not None:
         settings |= {"pretrained": source(run.seed, sources), "transfer": method.transfer}
-    episodes: list[tuple[int, float]] = []
-
-    def keep(scope: dict[str, Any], _: dict[str, Any]) -> bool:
-        (info,) = scope["infos"]
-        if "episode" in info:
-            episodes.append((scope["self"].num_timesteps, float(info["episode"]["r"])))
-        if scope["self"].num_timesteps % (steps // 100) == 0:
-            print(scope["self"].num_timesteps, flush=True)
-        return True
-
+    recorder = Recorder(steps)
     cpu_start = time.process_time()
     model = ReptileDQN("MlpPolicy", Motors(), seed=run.seed, device="cpu", n_steps=1, **{"half_life": None, **settings})
-    model.learn(steps, callback=ConvertCallback(keep), log_interval=None)
-    curve = learning_curve(episodes, steps)
+    model.learn(steps, callback=recorder, log_interval=None)
+    curve = learning_curve(recorder.episodes, steps)
     return {
         "task": TASK,
         **run._asdict(),

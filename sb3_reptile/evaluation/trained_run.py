@@ -92,14 +92,16 @@ def _pickled_specs() -> Iterator[tuple[str, bytes]]:
 
 class Recorder(BaseCallback):
     """
-    Records the episodes and phases of a run, and prints the number of steps from time to time.
+    Records the episodes and phases of a run.
 
     :param steps: Steps of the run
+    :param on_step: Called with the number of each step; by default it prints that number from time to time
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, on_step: Callable[[int], None] | None = None) -> None:
         super().__init__()
         self.steps = steps
+        self.report_step = on_step or self._print
         self.episodes: list[tuple[int, float]] = []
         self.phases: list[Any] = []
         #: First step, counted from 1, of each phase
@@ -115,10 +117,13 @@ class Recorder(BaseCallback):
         if phase not in self.phases[-1:] and step <= self.steps:
             self.phases.append(phase)
             self.changes.append(step)
+        self.report_step(step)
+        return True
+
+    def _print(self, step: int) -> None:
         if step - self._printed >= self.steps / 100:
             self._printed = step
             print(step, flush=True)
-        return True
 
 
 def build(plan: Plan, method: str, seed: int) -> OffPolicyAlgorithm:
