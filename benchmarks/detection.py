@@ -26,10 +26,7 @@ from pathlib import Path
 from typing import Any
 
 # Read when numpy and torch are imported
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 
 import gymnasium as gym
 import numpy as np
@@ -184,30 +181,28 @@ def run(name: str, seed: int) -> dict[str, Any]:
     """The record of a task with this seed of environment and policy."""
     task = TASKS[name]
     phases: list[int] = []
-    true, untrue = [], []
+    # Mean consistencies of what is stored of the present phase, and of the other
+    of_phase: dict[bool, list[float]] = {True: [], False: []}
     for step, (buffer, phase) in enumerate(live(task, seed, task.make())):
         assert buffer.consistency is not None
         phases.append(phase)
         if step % 500 == 499 and not task.gradual:
-            of_rows = np.array(phases)
-            changed = np.flatnonzero(of_rows[1:] != of_rows[:-1])
-            if len(changed) == 0 or step - changed[-1] > SETTLED:
-                starts, consistencies = buffer.consistency.starts, buffer.consistency.consistencies
-                c = np.repeat(consistencies, np.diff(np.append(starts, step + 1)))
-                same = of_rows == of_rows[-1]
-                true.append(float(c[same].mean()))
-                if not same.all():
-                    untrue.append(float(c[~same].mean()))
-    of_rows = np.array(phases)
-    changes = [] if task.gradual else (np.flatnonzero(of_rows[1:] != of_rows[:-1]) + 1).tolist()
+            is_present = np.array(phases) == phase
+            if is_present[-SETTLED - 1 :].all():
+                lengths = np.diff(np.append(buffer.consistency.starts, step + 1))
+                c = np.repeat(buffer.consistency.consistencies, lengths)
+                for is_valid, found in of_phase.items():
+                    if len(chosen := c[is_present == is_valid]):
+                        found.append(float(chosen.mean()))
+    valid, invalid = (round(statistics.mean(found), 4) if found else None for found in of_phase.values())
     return {
         "task": name,
         "seed": seed,
         "steps": task.steps,
-        "changes": changes,
+        "changes": [] if task.gradual else (np.flatnonzero(np.diff(phases)) + 1).tolist(),
         "alarms": [list(change) for change in buffer.consistency.changes],  # type: ignore[union-attr]
-        "consistency_of_true": round(statistics.mean(true), 4) if true else None,
-        "consistency_of_untrue": round(statistics.mean(untrue), 4) if untrue else None,
+        "consistency_of_true": valid,
+        "consistency_of_untrue": invalid,
         "command": f"python benchmarks/detection.py --run {name} {seed}",
         "versions": installed_versions(("gymnasium", "numpy", "sb3_reptile")),
     }

@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +33,6 @@ from sb3_reptile.evaluation.machine import versions_used
 from sb3_reptile.evaluation.records import Record, now, sole_writer
 from sb3_reptile.evaluation.runner import Job, train_or_exit
 from sb3_reptile.evaluation.statistics import (
-    Estimate,
     difference_of_iqms,
     estimates,
     iqm,
@@ -55,11 +53,8 @@ TEMPLATE = Path(__file__).parent / "templates" / "meta.md"
 CODE = ("sb3_reptile", "benchmarks/meta.py")
 
 STARTS = {"scratch": "from scratch", "joint": "joint training", "reptile": "Reptile"}
-STYLES = {
-    "scratch": plotting.style_of("uniform"),
-    "joint": plotting.style_of("fifo"),
-    "reptile": plotting.style_of("default"),
-}
+# Families of methods whose colours and lines they have
+STYLES = {"scratch": "uniform", "joint": "fifo", "reptile": "default"}
 SEEDS = 10
 # Numbers of training episodes after which an agent is evaluated, and of gradient steps on a wave
 EPISODES = (0, 1, 2, 5, 10)
@@ -203,13 +198,11 @@ def set_up(run: Run) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
 
 
-def run_of(record: Record) -> Run:
-    return Run(record["task"], record["start"], record["seed"])
+def read_records() -> dict[Run, Record]:
+    def run_of(record: Record) -> Run:
+        return Run(record["task"], record["start"], record["seed"])
 
-
-def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
-    found = records.read(folder, FAMILIES, run_of, set_up)
-    return {run: found[run] for run in sorted(found)}
+    return dict(sorted(records.read(RECORDS, FAMILIES, run_of, set_up).items()))
 
 
 def command(run: Run) -> list[str]:
@@ -220,15 +213,21 @@ def command(run: Run) -> list[str]:
 # ---- One run
 
 
+def algorithm_of(algorithm: Any, env: Any, seed: int, **settings: Any) -> Any:
+    """A model that logs nothing."""
+    model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    model.set_logger(Logger(None, []))
+    return model
+
+
 def pretrain(run: Run, family: Family) -> Any:
     """Parameters to start adaptation from, None for random ones."""
     if run.start == "scratch":
         return None
+    settings = {"n_steps": 1, **family.settings}
     if run.start == "joint":
-        settings = {"n_steps": 1, **family.settings, **family.joint}
         env = JointTasks(family.make_tasks(), seed=run.seed)
-        model = ReptileDQN("MlpPolicy", env, seed=run.seed, device="cpu", **settings)
-        model.set_logger(Logger(None, []))
+        model = algorithm_of(ReptileDQN, env, run.seed, **{**settings, **family.joint})
         model.learn(family.pretraining_steps, log_interval=None)
         return learned_parameters(model)
     learner = ReptileMetaLearner(
@@ -237,7 +236,7 @@ def pretrain(run: Run, family: Family) -> Any:
         inner_timesteps=family.inner_timesteps,
         meta_batch_size=family.meta_batch_size,
         meta_step_size=LinearSchedule(1.0, 0.0, 1.0),
-        algorithm_kwargs={"n_steps": 1, **family.settings},
+        algorithm_kwargs=settings,
         seed=run.seed,
         device="cpu",
     )
@@ -252,8 +251,7 @@ def curves_of(run: Run, family: Family) -> list[list[float]]:
         env, eval_env = (held_out(np.random.default_rng([HELD_OUT, run.seed, number])) for _ in range(2))
         settings = {"n_steps": 1, **family.settings, **family.adaptation}
         seed = 1_000 * (run.seed + 1) + number
-        model = ReptileDQN("MlpPolicy", env, seed=seed, device="cpu", **settings)
-        model.set_logger(Logger(None, []))
+        model = algorithm_of(ReptileDQN, env, seed, **settings)
         if parameters is not None:
             set_learned_parameters(model, parameters)
         curve = adaptation_curve(model, eval_env, EPISODES, n_eval_episodes=3, seed=seed)
@@ -267,8 +265,7 @@ def pretrain_on_waves(run: Run, waves: Waves) -> Any:
     """The network to start adaptation from."""
     tasks, settings = SineWaves(waves.n_points), dict(learning_rate=waves.learning_rate)
     if run.start != "reptile":
-        model = Regression("MlpPolicy", JointTasks(tasks, seed=run.seed), seed=run.seed, device="cpu", **settings)
-        model.set_logger(Logger(None, []))
+        model = algorithm_of(Regression, JointTasks(tasks, seed=run.seed), run.seed, **settings)
         return model.learn(waves.pretraining_steps if run.start == "joint" else 0, log_interval=None).policy
     learner = ReptileMetaLearner(
         Regression,
@@ -321,9 +318,8 @@ def train(run: Run) -> Record:
     versions = versions_used(ROOT, CODE)
     family = FAMILIES[run.family]
     start, cpu_start = time.perf_counter(), time.process_time()
-    found: dict[str, Any]
     if isinstance(family, Waves):
-        found = {"errors": errors_on_waves(pretrain_on_waves(run, family), family, run.seed)}
+        found: dict[str, Any] = {"errors": errors_on_waves(pretrain_on_waves(run, family), family, run.seed)}
     else:
         found = {"curves": curves_of(run, family)}
     return {
@@ -344,64 +340,59 @@ def train(run: Run) -> Record:
 # ---- The report
 
 
-def matrix_of(found: dict[Run, Record], family: str, start: str) -> np.ndarray:
-    """Mean over the held-out tasks at each point, shape (runs, 1, points)."""
-    own = [record for run, record in found.items() if (run.family, run.start) == (family, start)]
-    means = [np.mean(record["curves"], axis=0) if "curves" in record else record["errors"] for record in own]
-    return np.array(means, dtype=float).reshape(len(own), 1, len(points_of(family)))
+def matrices_of(found: dict[Run, Record], family: str) -> dict[str, np.ndarray]:
+    """For each start with records, the mean over the held-out tasks at each point, shape (runs, 1, points)."""
+    means: dict[str, list[Any]] = {}
+    for run, record in found.items():
+        if run.family == family:
+            of_run = np.mean(record["curves"], axis=0) if "curves" in record else record["errors"]
+            means.setdefault(run.start, []).append([of_run])
+    return {start: np.array(means[start], dtype=float) for start in STARTS if start in means}
 
 
 def points_of(family: str) -> tuple[int, ...]:
     return GRADIENT_STEPS if isinstance(FAMILIES[family], Waves) else EPISODES
 
 
-def areas(matrix: np.ndarray) -> np.ndarray:
-    """Mean return over the episodes of adaptation, shape (runs, 1)."""
-    return np.array([[area_under_curve(curve, EPISODES)] for curve in matrix[:, 0]])
+def curve_section(name: str, matrices: dict[str, np.ndarray]) -> list[str]:
+    family = FAMILIES[name]
+    decimals, score = (2, "error after gradient steps") if isinstance(family, Waves) else (1, "return after episodes")
+    rows = [
+        [STARTS[start], str(len(matrix)), *(tables.cell(point, decimals) for point in estimates(iqm_of_points, matrix))]
+        for start, matrix in matrices.items()
+    ]
+    about = f"{family.about}: {family.pretraining_steps:,} steps of pretraining, {family.n_held_out} new tasks"
+    header = [f"{score}:", "runs", *map(str, points_of(name))]
+    return [f"## {about[0].upper()}{about[1:]}", "", *tables.table(header, rows)]
 
 
-def curve_rows(found: dict[Run, Record], family: str, decimals: int) -> list[list[str]]:
-    rows = []
-    for start, label in STARTS.items():
-        matrix = matrix_of(found, family, start)
-        if len(matrix):
-            cells = [tables.cell(point, decimals) for point in estimates(iqm_of_points, matrix)]
-            rows.append([label, str(len(matrix)), *cells])
-    return rows
-
-
-def area_rows(found: dict[Run, Record], families: Iterable[str]) -> list[list[str]]:
-    rows = []
-    for name in families:
-        of_start = {start: areas(matrix_of(found, name, start)) for start in STARTS}
-        if not all(len(values) for values in of_start.values()):
-            continue
-        family = FAMILIES[name]
-        row = [family.about, f"{family.pretraining_steps:,}"]
-        row += [tables.cell(estimates(iqm, values)[0], 1) for values in of_start.values()]
-        for other in ("scratch", "joint"):
-            pair = of_start["reptile"], of_start[other]
-            row.append(tables.cell(estimates(difference_of_iqms, *pair)[0], 1))
-            row.append(tables.cell(estimates(probability_of_improvement, *pair)[0]))
-        rows.append(row)
-    return rows
+def area_row(family: Family, matrices: dict[str, np.ndarray]) -> list[str]:
+    """Mean return over the episodes of adaptation, shape (runs, 1), from each start and compared."""
+    areas = {
+        start: np.array([[area_under_curve(curve, EPISODES)] for curve in matrix[:, 0]])
+        for start, matrix in matrices.items()
+    }
+    row = [family.about, f"{family.pretraining_steps:,}"]
+    row += [tables.cell(estimates(iqm, values)[0], 1) for values in areas.values()]
+    for other in ("scratch", "joint"):
+        for function, decimals in ((difference_of_iqms, 1), (probability_of_improvement, 2)):
+            row.append(tables.cell(estimates(function, areas["reptile"], areas[other])[0], decimals))
+    return row
 
 
 def draw(found: dict[Run, Record], path: Path) -> None:
     """IQM over the seeds at each point of adaptation, with its interval."""
-    names = [name for name in FAMILIES if any(run.family == name for run in found)]
-    figure, panels = plotting.grid(len(names), columns=3)
-    for name, panel in zip(names, panels, strict=True):
-        for start, label in STARTS.items():
-            matrix = matrix_of(found, name, start)
-            if len(matrix):
-                points: list[Estimate] = estimates(iqm_of_points, matrix)
-                plotting.draw_curve(panel, points_of(name), points, STYLES[start], label)
-        about = FAMILIES[name].about
+    matrices = {name: of_family for name in FAMILIES if (of_family := matrices_of(found, name))}
+    figure, panels = plotting.grid(len(matrices), columns=3)
+    for (name, of_family), panel in zip(matrices.items(), panels, strict=True):
+        for start, matrix in of_family.items():
+            style, points = plotting.style_of(STYLES[start]), estimates(iqm_of_points, matrix)
+            plotting.draw_curve(panel, points_of(name), points, style, STARTS[start])
         if isinstance(FAMILIES[name], Waves):
-            plotting.label_panel(panel, about, "gradient steps on a new wave", "mean squared error")
+            labels = ("gradient steps on a new wave", "mean squared error")
         else:
-            plotting.label_panel(panel, about, "training episodes on a new task", "return, without exploration")
+            labels = ("training episodes on a new task", "return, without exploration")
+        plotting.label_panel(panel, FAMILIES[name].about, *labels)
         # Those that do not touch each other
         panel.set_xticks([point for point in points_of(name) if point == 0 or 8 * point >= max(points_of(name))])
     plotting.legend_below(figure, panels)
@@ -410,20 +401,16 @@ def draw(found: dict[Run, Record], path: Path) -> None:
 
 def page(found: dict[Run, Record]) -> str:
     """The text of `benchmarks/results/meta.md`."""
-    learned = [name for name, family in FAMILIES.items() if isinstance(family, Family)]
-    sections = []
-    for name in FAMILIES:
-        waves = isinstance(FAMILIES[name], Waves)
-        decimals, score = (2, "error after gradient steps") if waves else (1, "return after episodes")
-        if rows := curve_rows(found, name, decimals):
-            header = [f"{score}:", "runs", *map(str, points_of(name))]
-            family = FAMILIES[name]
-            about = f"{family.about}: {family.pretraining_steps:,} steps of pretraining, {family.n_held_out} new tasks"
-            sections += [f"## {about[0].upper()}{about[1:]}", "", *tables.table(header, rows)]
+    matrices = {name: of_family for name in FAMILIES if (of_family := matrices_of(found, name))}
+    curves = [line for name, of_family in matrices.items() for line in curve_section(name, of_family)]
+    rows = [
+        area_row(family, matrices[name])
+        for name, family in FAMILIES.items()
+        if isinstance(family, Family) and len(matrices.get(name, ())) == len(STARTS)
+    ]
     header = ["family", "steps of pretraining", *STARTS.values()]
-    header += ["Reptile - scratch", "P(better)", "Reptile - joint", "P(better)"]
-    areas_of_all = tables.table(header, area_rows(found, learned))
-    return PageTemplate(TEMPLATE).fill("page", curves=sections, areas=areas_of_all, seeds=SEEDS) + "\n"
+    areas = tables.table([*header, "Reptile - scratch", "P(better)", "Reptile - joint", "P(better)"], rows)
+    return PageTemplate(TEMPLATE).fill("page", curves=curves, areas=areas, seeds=SEEDS) + "\n"
 
 
 def report() -> None:
@@ -470,11 +457,8 @@ def main() -> None:
         return
     with sole_writer(RECORDS):
         found = read_records()
-        jobs = [
-            Job(" ".join(map(str, run)), [str(Path(__file__)), *command(run)[1:]], steps=1)
-            for run in planned
-            if run not in found
-        ]
+        missing = [run for run in planned if run not in found]
+        jobs = [Job(" ".join(map(str, run)), [__file__, *command(run)[1:]], steps=1) for run in missing]
         train_or_exit(jobs, RECORDS, arguments.jobs, arguments.hours)
     report()
 

@@ -48,6 +48,7 @@ LENGTH, FORCES = 1.0, (-0.5, -1.0, 1.0, 0.5)
 # CartPole observes position, velocity, angle, angular velocity; the task these in this order, then the last force
 ORDER = (1, 2, 3, 0)
 MAPPING: dict[str, Any] = {"observations": [*ORDER, None], "actions": [None, 0, 1, None]}
+FROZEN, SLOW = {**MAPPING, "freeze_steps": 6_000}, {**MAPPING, "learning_rate_factor": 0.1}
 LITTLE_EXPLORATION: dict[str, Any] = dict(exploration_initial_eps=0.1)
 
 
@@ -71,18 +72,8 @@ METHODS = {
     "scratch": Method("from scratch", Style("#000000", DOTTED), {}),
     "scratch-little": Method("from scratch, little exploration", Style("#999999", DASHED), LITTLE_EXPLORATION),
     "pretrained": Method("pretrained", Style("#0072b2"), LITTLE_EXPLORATION, MAPPING),
-    "frozen": Method(
-        "pretrained, first layers frozen",
-        Style("#009e73", DASHED),
-        LITTLE_EXPLORATION,
-        {**MAPPING, "freeze_steps": 6_000},
-    ),
-    "slow": Method(
-        "pretrained, a tenth of the learning rate",
-        Style("#d55e00", DASH_DOTTED),
-        LITTLE_EXPLORATION,
-        {**MAPPING, "learning_rate_factor": 0.1},
-    ),
+    "frozen": Method("pretrained, first layers frozen", Style("#009e73", DASHED), LITTLE_EXPLORATION, FROZEN),
+    "slow": Method("pretrained, a tenth of the learning rate", Style("#d55e00", DASH_DOTTED), LITTLE_EXPLORATION, SLOW),
 }
 
 
@@ -93,23 +84,30 @@ class Run(NamedTuple):
     seed: int
 
 
-def set_up(run: Run) -> str:
-    """Hash of a run's configuration, eight digits; records with another hash are ignored."""
-    method = METHODS[run.method]
-    what = [SETTINGS, SOURCE_STEPS, STEPS, LENGTH, FORCES, ORDER, method.settings, method.transfer]
+def hash_of(*what: Any) -> str:
+    """Eight digits."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def set_up(run: Run) -> str:
+    """Hash of a run's configuration; records with another hash are ignored."""
+    method = METHODS[run.method]
+    return hash_of(SETTINGS, SOURCE_STEPS, STEPS, LENGTH, FORCES, ORDER, method.settings, method.transfer)
 
 
 def command(run: Run) -> list[str]:
     return ["benchmarks/transfer.py", "--run", run.method, str(run.seed)]
 
 
-def run_of(record: Record) -> Run:
-    return Run(record["method"], record["seed"])
+def read_records() -> dict[Run, Record]:
+    def run_of(record: Record) -> Run:
+        return Run(record["method"], record["seed"])
+
+    return dict(sorted(records.read(RECORDS, [TASK], run_of, set_up).items()))
 
 
-def read_records(folder: Path = RECORDS) -> dict[Run, Record]:
-    return records.read(folder, [TASK], run_of, set_up)
+def by_method(found: dict[Run, Record]) -> dict[str, list[Record]]:
+    return {name: [record for run, record in found.items() if run.method == name] for name in METHODS}
 
 
 class Motors(gym.Wrapper):
@@ -141,8 +139,7 @@ class Motors(gym.Wrapper):
 
 def source(seed: int, folder: Path) -> Path:
     """The file of the network pretrained with this seed, which is trained if there is none."""
-    settings = hashlib.sha256(json.dumps([SETTINGS, SOURCE_STEPS], sort_keys=True).encode()).hexdigest()[:8]
-    path = folder / f"cartpole-{settings}-{seed}.zip"
+    path = folder / f"cartpole-{hash_of(SETTINGS, SOURCE_STEPS)}-{seed}.zip"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **SETTINGS).learn(SOURCE_STEPS)
@@ -182,7 +179,7 @@ def train(run: Run, sources: Path, steps: int = STEPS) -> Record:
 def thirds(found: list[Record]) -> np.ndarray:
     """Mean returns of the whole runs and of their first and last thirds, shape (3, runs)."""
     curves = np.array([record["curve"] for record in found])
-    return np.array([curves.mean(axis=1), curves[:, : BINS // 3].mean(axis=1), curves[:, -BINS // 3 :].mean(axis=1)])
+    return np.array([part.mean(axis=1) for part in (curves, curves[:, : BINS // 3], curves[:, -BINS // 3 :])])
 
 
 def page(found: dict[str, list[Record]]) -> str:
@@ -207,18 +204,15 @@ def draw(found: dict[str, list[Record]], path: Path) -> None:
         curves = [np.convolve(np.pad(record["curve"], 2, mode="edge"), window, "valid") for record in of_method]
         points: list[Estimate] = estimates(iqm_of_points, np.array(curves)[:, None])
         plotting.draw_curve(panel, x, points, METHODS[name].style, METHODS[name].label, band=0.12)
-    plotting.label_panel(
-        panel, "CartPole with other motors and sensors", "thousand environment steps", "return per episode"
-    )
+    title = "CartPole with other motors and sensors"
+    plotting.label_panel(panel, title, "thousand environment steps", "return per episode")
     panel.set_xlim(0, STEPS / 1000)
     plotting.legend_below(figure, [panel])
     plotting.save(figure, path)
 
 
 def report() -> None:
-    found: dict[str, list[Record]] = {name: [] for name in METHODS}
-    for run, record in sorted(read_records().items()):
-        found[run.method].append(record)
+    found = by_method(read_records())
     PAGE.write_text(page(found))
     draw(found, FIGURE)
     print(PAGE.read_text())
@@ -243,9 +237,8 @@ def main() -> None:
     if not arguments.report:
         with sole_writer(RECORDS):
             done = read_records()
-            missing = [
-                run for seed in range(arguments.seeds) for run in (Run(m, seed) for m in METHODS) if run not in done
-            ]
+            planned = [Run(name, seed) for seed in range(arguments.seeds) for name in METHODS]
+            missing = [run for run in planned if run not in done]
             where = ["--sources", str(arguments.sources)]
             jobs = [Job(f"{run.method} {run.seed}", [*command(run), *where], STEPS, cwd=ROOT) for run in missing]
             # Before the runs that need them

@@ -13,9 +13,7 @@ Run = transfer.Run
 
 
 def test_the_page_is_that_of_the_records():
-    found = {name: [] for name in transfer.METHODS}
-    for run, record in sorted(transfer.read_records().items()):
-        found[run.method].append(record)
+    found = transfer.by_method(transfer.read_records())
     assert {len(records) for records in found.values()} == {transfer.SEEDS}
     assert transfer.page(found) == transfer.PAGE.read_text()
 
