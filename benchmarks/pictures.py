@@ -44,11 +44,7 @@ QUESTIONS: tuple[tuple[str, str, str], ...] = (
         "no",
         "nothing to decay:\nPPO and A2C forget anyway",
     ),
-    (
-        "Does the task change during training,\nor might it?",
-        "no",
-        "SB3's uniform replay, or\nReptileDQN(...) as it is",
-    ),
+    ("Does the task change during training,\nor might it?", "no", "SB3's uniform replay, or\nReptileDQN(...) as it is"),
     ("Do you know when it changes?", "yes", "model.replay_buffer.reset()\nat each change"),
     ("Is your algorithm DQN?", "yes", "ReptileDQN(...) as it is"),
 )

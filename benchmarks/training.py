@@ -17,7 +17,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,10 @@ class Task:
     What is learned, and for how long.
 
     :param env: What SB3 gets as environment, or a function that makes it
-    :param settings: Keyword arguments of every method
+    :param about: What it is, for the tables
     :param warm_up: Steps before the clock starts, some updates included
     :param steps: Steps of a turn
-    :param about: What it is, for the tables
+    :param settings: Keyword arguments of every method
     :param sbx_every: In every how many rounds SBX has a turn
     :param methods: What is compared
     :param threads: Numbers of threads to measure with
@@ -113,36 +114,26 @@ class Task:
     """
 
     env: str | Callable[[], Any]
-    policy: str
-    settings: dict[str, Any]
+    about: str
     warm_up: int
     steps: int
-    about: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    policy: str = "MlpPolicy"
     sbx_every: int = 1
     methods: Sequence[str] = tuple(MAIN_METHODS)
     threads: Sequence[int] = (1, 2)
     rounds: int = ROUNDS
 
 
+ZOO = "the RL Zoo's hyperparameters"
 ZOO_CARTPOLE = Task(
-    "CartPole-v1",
-    "MlpPolicy",
-    CARTPOLE,
-    warm_up=6 * 256,
-    steps=256,
-    about="the RL Zoo's hyperparameters, batch 64, 128 updates every 256 steps",
-    threads=(1,),
+    "CartPole-v1", f"{ZOO}, batch 64, 128 updates every 256 steps", 6 * 256, 256, CARTPOLE, threads=(1,)
 )
 DEFAULT_CARTPOLE = Task(
-    "CartPole-v1",
-    "MlpPolicy",
-    {},
-    warm_up=600,
-    steps=200,
-    about="SB3's defaults, batch 32, an update every 4 steps",
-    threads=(1,),
+    "CartPole-v1", "SB3's defaults, batch 32, an update every 4 steps", warm_up=600, steps=200, threads=(1,)
 )
 OWN_PARTS = (REFERENCE, EXACT, AUTO, LAMBDA, OWN)
+MANY_AT_ONCE = dict(batch_size=256, train_freq=32, gradient_steps=32)
 ABOUT_OWN = "auto and λ-returns of 10 steps next to one-step returns and decay alone"
 
 TASKS = {
@@ -155,24 +146,23 @@ TASKS = {
         ),
     ),
     "CartPole-v1, defaults": DEFAULT_CARTPOLE,
-    "CartPole-v1, ReptileDQN's defaults": replace(
-        ZOO_CARTPOLE, methods=OWN_PARTS, about=f"the RL Zoo's hyperparameters; {ABOUT_OWN}"
-    ),
+    "CartPole-v1, ReptileDQN's defaults": replace(ZOO_CARTPOLE, methods=OWN_PARTS, about=f"{ZOO}; {ABOUT_OWN}"),
     "CartPole-v1, SB3's and ReptileDQN's defaults": replace(
         DEFAULT_CARTPOLE, methods=OWN_PARTS, about=f"{DEFAULT_CARTPOLE.about}; {ABOUT_OWN}"
     ),
     "CartPole-v1, 8 environments": Task(
-        lambda: make_vec_env("CartPole-v1", n_envs=8),
-        "MlpPolicy",
-        CARTPOLE,
+        partial(make_vec_env, "CartPole-v1", n_envs=8),
+        f"{ZOO} with 8 environments, 128 updates every 2,048 steps",
         warm_up=16 * 256,
         steps=2_048,
-        about="the RL Zoo's hyperparameters with 8 environments, 128 updates every 2,048 steps",
+        settings=CARTPOLE,
     ),
     "images": Task(
         FakeImages,
-        "CnnPolicy",
-        dict(
+        "4x84x84 uint8 from an environment that takes no time, batch 32, an update every 4 steps; episodes of 50 steps",
+        warm_up=120,
+        steps=20,
+        settings=dict(
             batch_size=32,
             buffer_size=5_000,
             learning_starts=100,
@@ -180,21 +170,17 @@ TASKS = {
             train_freq=4,
             gradient_steps=1,
         ),
-        warm_up=120,
-        steps=20,
-        about="4x84x84 uint8 from an environment that takes no time, batch 32, an update every 4 steps; "
-        "episodes of 50 steps",
+        policy="CnnPolicy",
         # XLA compiles the convolutions of its training loop into slow code for CPUs
         sbx_every=10,
     ),
     **{
         f"Pendulum-v1, {algorithm}": Task(
             "Pendulum-v1",
-            "MlpPolicy",
-            dict(learning_starts=100),
+            f"SB3's {algorithm} with its defaults, an update every step",
             warm_up=128,
             steps=16,
-            about=f"SB3's {algorithm} with its defaults, an update every step",
+            settings=dict(learning_starts=100),
             methods=tuple(method for method in METHODS if method.startswith(f"SB3 {algorithm}")),
             threads=(1,),
         )
@@ -203,28 +189,21 @@ TASKS = {
     **{
         f"SBX's {algorithm} on {env_id}{name}": Task(
             env_id,
-            "MlpPolicy",
-            dict(learning_starts=100, policy_kwargs=dict(net_arch=[256, 256]), **settings),
+            f"batch {settings['batch_size']}, layers of 256 and 256 units, {about}",
             warm_up=192,
             steps=32,
-            about=f"batch {settings['batch_size']}, layers of 256 and 256 units, {about}",
+            settings=dict(learning_starts=100, policy_kwargs=dict(net_arch=[256, 256]), **settings),
             methods=(f"SB3 {algorithm}", f"SBX {algorithm}", f"SBX {algorithm}, decayed replay"),
             threads=(1,),
             rounds=10,
         )
-        for algorithm, env_id, name, settings, about in [
-            ("DQN", "CartPole-v1", "", dict(batch_size=64, train_freq=4), "an update every 4 steps"),
+        for algorithm, env_id, name, about, settings in [
+            ("DQN", "CartPole-v1", "", "an update every 4 steps", dict(batch_size=64, train_freq=4)),
             *(
-                (algorithm, "Pendulum-v1", "", dict(batch_size=256), "an update every step")
+                (algorithm, "Pendulum-v1", "", "an update every step", dict(batch_size=256))
                 for algorithm in WITH_SBX[1:]
             ),
-            (
-                "SAC",
-                "Pendulum-v1",
-                ", 32 updates at once",
-                dict(batch_size=256, train_freq=32, gradient_steps=32),
-                "32 updates every 32 steps",
-            ),
+            ("SAC", "Pendulum-v1", ", 32 updates at once", "32 updates every 32 steps", MANY_AT_ONCE),
         ]
     },
 }
@@ -280,9 +259,7 @@ def turns(task_name: str, threads: int, methods: list[str], rounds: int) -> Iter
     random.seed(0)
     task = TASKS[task_name]
     models = {method: make_model(task, method) for method in methods}
-    logging = {
-        method: Stopwatch(model, "_log_replay") for method, model in models.items() if hasattr(model, "_log_replay")
-    }
+    logging = {name: Stopwatch(model, "_log_replay") for name, model in models.items() if hasattr(model, "_log_replay")}
     for model in models.values():
         model.learn(task.warm_up)
     environment = timings.machine(processor(), PACKAGES)
