@@ -20,6 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class Peak:
         return self.highest - self.before
 
 
+def seconds_of(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
 def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
@@ -125,16 +132,13 @@ def measure_save(rounds: int, folder: Path) -> Measured:
         Folder(again, "benchmark").verify()
 
     methods: dict[str, Callable[[], None]] = {
-        PICKLE: lambda: save_to_pkl(pickled, theirs),
+        PICKLE: partial(save_to_pkl, pickled, theirs),
         PICKLE_FLUSHED: save_flushed,
-        FULL: lambda: ours.save(saved),
+        FULL: partial(ours.save, saved),
         AGAIN: lambda: checkpoint(ours, again, previous),
         CHECKED: checkpoint_and_read,
     }
-    loads: dict[str, Callable[[], Any]] = {
-        PICKLE: lambda: load_from_pkl(pickled),
-        FULL: lambda: DecayedReplayBuffer.load(saved, device="cpu"),
-    }
+    loads = {PICKLE: partial(load_from_pkl, pickled), FULL: partial(DecayedReplayBuffer.load, saved, device="cpu")}
     checkpoint(ours, before, None)
     for number in range(rounds):
         # As if training had added 10,000 transitions
@@ -148,16 +152,12 @@ def measure_save(rounds: int, folder: Path) -> Measured:
                     path.unlink(missing_ok=True)
             os.sync()  # so that no method waits for the writes of another
             with Peak() as peak:
-                start = time.perf_counter()
-                methods[method]()
-                seconds = time.perf_counter() - start
+                seconds = seconds_of(methods[method])
             yield method, number, "seconds", seconds
             # Including the buffer itself
             yield method, number, "peak / buffer", 1 + peak.bytes / n_bytes
             if method in loads:
-                start = time.perf_counter()
-                loads[method]()
-                yield f"{method}, load", number, "seconds", time.perf_counter() - start
+                yield f"{method}, load", number, "seconds", seconds_of(loads[method])
         shutil.rmtree(before)
         os.rename(again, before)
 
@@ -209,10 +209,9 @@ def measure_atari(rounds: int, folder: Path, methods: list[str]) -> Measured:
     models = {method: make(method) for method in methods}
     for number in range(rounds):
         for method in shuffled(methods):
-            start = time.perf_counter()
-            models[method].learn(100, reset_num_timesteps=False)
+            seconds = seconds_of(partial(models[method].learn, 100, reset_num_timesteps=False))
             if len(methods) > 1:
-                yield method, number, "steps/s", 100 / (time.perf_counter() - start)
+                yield method, number, "steps/s", 100 / seconds
     if len(methods) == 1:
         with open("/proc/self/status", encoding="utf-8") as file:
             (peak,) = [line.split()[1] for line in file if line.startswith("VmHWM")]
@@ -227,9 +226,8 @@ def measure_soak(transitions: int, folder: Path) -> Measured:
     """Add many transitions to one buffer, with draws, priorities and checkpoints."""
     n_envs, per_draw = 64, 10_000
     space = spaces.Box(-1, 1, (8,))
-    buffer = DecayedReplayBuffer(
-        1_000_000, space, spaces.Discrete(4), device="cpu", n_envs=n_envs, half_life=100_000, prioritized=True, beta=0.4
-    )
+    options: Any = dict(half_life=100_000, prioritized=True, beta=0.4)
+    buffer = DecayedReplayBuffer(1_000_000, space, spaces.Discrete(4), device="cpu", n_envs=n_envs, **options)
     obs, zeros, infos = np.ones((n_envs, 8), np.float32), np.zeros(n_envs, np.float32), [{} for _ in range(n_envs)]
     previous = None
     np.random.seed(0)
@@ -248,10 +246,8 @@ def measure_soak(transitions: int, folder: Path) -> Measured:
             buffer.update_priorities(batch.indices, 0.1 + np.random.random(256))
             adding, drawing = adding + middle - start, drawing + time.perf_counter() - middle
             draws += 1
-        start = time.perf_counter()
         path = folder / f"checkpoint-{point}"
-        checkpoint(buffer, path, previous)
-        saving = time.perf_counter() - start
+        saving = seconds_of(partial(checkpoint, buffer, path, previous))
         if previous is not None:
             shutil.rmtree(previous.path)
         previous = Folder(path, "benchmark")
@@ -267,18 +263,10 @@ def measure_soak(transitions: int, folder: Path) -> Measured:
             yield "soak", point, measure, value
 
 
-PARTS: dict[str, Callable[..., Measured]] = {
-    "save": measure_save,
-    "add": measure_add,
-    "atari": measure_atari,
-    "soak": measure_soak,
-}
-
-
 def records_of(part: str, rounds: int, *arguments: Any) -> Iterator[dict[str, Any]]:
     random.seed(rounds)
     environment = timings.machine(processor_name(), PACKAGES)
-    for method, number, measure, value in PARTS[part](rounds, *arguments):
+    for method, number, measure, value in PARTS[part][0](rounds, *arguments):
         yield {
             "part": part,
             "method": method,
@@ -318,8 +306,9 @@ def save_table(records: list[Record]) -> list[str]:
         peak = max(values(records, method, "peak / buffer").values())
         ratios = [ratio(records, method, reference, "seconds") for reference in (PICKLE, PICKLE_FLUSHED)]
         rows.append([method, f"{1e3 * median(records, method, 'seconds'):.0f}", *ratios, f"{peak:.2f}"])
-    for method, label in ((f"{PICKLE}, load", f"{PICKLE}, load"), (f"{FULL}, load", "load()")):
-        compared = ratio(records, method, f"{PICKLE}, load", "seconds")
+    pickle = f"{PICKLE}, load"
+    for method, label in ((pickle, pickle), (f"{FULL}, load", "load()")):
+        compared = ratio(records, method, pickle, "seconds")
         rows.append([label, f"{1e3 * median(records, method, 'seconds'):.0f}", compared, "", ""])
     return tables.table(["", "ms", "ratio to the pickle", "to the flushed pickle", "peak / buffer"], rows)
 
@@ -353,16 +342,23 @@ def soak_table(records: list[Record]) -> list[str]:
     return tables.table(["share of the run", *names], rows)
 
 
+# How each part is measured, and its table
+PARTS: dict[str, tuple[Callable[..., Measured], Callable[[list[Record]], list[str]]]] = {
+    "save": (measure_save, save_table),
+    "add": (measure_add, add_table),
+    "atari": (measure_atari, atari_table),
+    "soak": (measure_soak, soak_table),
+}
+
+
 def markdown(records: list[Record]) -> str:
-    functions = {"save": save_table, "add": add_table, "atari": atari_table, "soak": soak_table}
     sections = []
-    for part, table in functions.items():
-        of_part = where(records, part=part)
-        soak = {}
-        if of_part and part == "soak":
-            total = max(values(of_part, "soak", "transitions").values())
-            soak = {"transitions": f"{total:,.0f}", "points": SOAK_POINTS}
-        if of_part:
+    for part, (_, table) in PARTS.items():
+        if of_part := where(records, part=part):
+            soak = {}
+            if part == "soak":
+                total = max(values(of_part, "soak", "transitions").values())
+                soak = {"transitions": f"{total:,.0f}", "points": SOAK_POINTS}
             sections.append(TEMPLATE.fill(part, table=table(of_part), **soak))
     return TEMPLATE.fill("page", environment=records[0]["environment"], sections=join(sections)) + "\n"
 

@@ -153,8 +153,9 @@ def as_arrays(value: np.ndarray | dict[str, np.ndarray]) -> Iterable[np.ndarray]
     return value.values() if isinstance(value, dict) else [value]
 
 
-def fill(buffer: ReplayBuffer) -> None:
-    """Make the buffer full and write every page of its memory."""
+def full(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **settings: Any) -> Any:
+    """A full buffer, every page of whose memory is written."""
+    buffer = buffer_class(capacity, space, spaces.Discrete(2), device="cpu", **settings)
     for name in ("observations", "next_observations", "actions", "rewards"):
         for array in as_arrays(getattr(buffer, name)):
             array.fill(1)
@@ -169,18 +170,16 @@ def fill(buffer: ReplayBuffer) -> None:
             weighted.p[:, 0] = random_priorities(buffer.buffer_size)
             weighted.largest = float(weighted.p.max())
             weighted.rows_added = buffer.buffer_size
+    return buffer
 
 
 def sb3_buffer(buffer_class: type[ReplayBuffer], capacity: int, space: Any, **settings: Any) -> Contender:
     if issubclass(buffer_class, DecayedSampling):
         # The others do not check for bad data; benchmarks/checkpoint.py measures this check
         settings["on_bad_transition"] = "allow"
-    buffer = buffer_class(capacity, space, spaces.Discrete(2), device="cpu", **settings)
-    fill(buffer)
-    if isinstance(space, spaces.Dict):
-        obs: Any = {key: value[None] for key, value in space.sample().items()}
-    else:
-        obs = space.sample()[None]
+    buffer = full(buffer_class, capacity, space, **settings)
+    obs = space.sample()
+    obs = {key: value[None] for key, value in obs.items()} if isinstance(obs, dict) else obs[None]
     action, reward, done = np.ones((1, 1), np.int64), np.ones(1, np.float32), np.zeros(1, np.float32)
     contender = partial(Contender, buffer.sample, partial(buffer.add, obs, obs, action, reward, done, [{}]))
     if not isinstance(buffer, DecayedSampling) or buffer.distribution._weighted is None:
@@ -225,10 +224,8 @@ def cpprb_buffer(capacity: int, observation: Observation, prioritized: bool) -> 
         "next_obs": {"shape": observation.shape, "dtype": observation.dtype},
         "done": {"shape": (1,), "dtype": np.float32},
     }
-    if prioritized:
-        buffer = cpprb.PrioritizedReplayBuffer(capacity, fields, alpha=ALPHA)
-    else:
-        buffer = cpprb.ReplayBuffer(capacity, fields)
+    made = partial(cpprb.PrioritizedReplayBuffer, alpha=ALPHA) if prioritized else cpprb.ReplayBuffer
+    buffer = made(capacity, fields)
     rows = {name: np.ones((CHUNK, *field["shape"]), field["dtype"]) for name, field in fields.items()}
     rows["done"][:] = 0
     rows["done"][EPISODE - 1 :: EPISODE] = 1
@@ -241,30 +238,26 @@ def cpprb_buffer(capacity: int, observation: Observation, prioritized: bool) -> 
     add = partial(buffer.add, **{name: values[0] for name, values in rows.items()})
     if not prioritized:
         return Contender(buffer.sample, add)
-    return Contender(
-        partial(buffer.sample, beta=BETA),
-        add,
-        update=lambda batch, priorities: buffer.update_priorities(batch["indexes"], priorities),
-    )
+    sample = partial(buffer.sample, beta=BETA)
+    return Contender(sample, add, update=lambda batch, values: buffer.update_priorities(batch["indexes"], values))
 
 
 def tianshou_buffer(capacity: int, observation: Observation, prioritized: bool) -> Contender:
     from tianshou.data import Batch, PrioritizedReplayBuffer
     from tianshou.data import ReplayBuffer as TianshouReplayBuffer
 
+    ends = np.arange(capacity) % EPISODE == EPISODE - 1
     rows = Batch(
         obs=np.ones((capacity, *observation.shape), observation.dtype),
         act=np.ones((capacity, 1), np.int64),
         rew=np.ones(capacity, np.float32),
-        terminated=np.arange(capacity) % EPISODE == EPISODE - 1,
+        terminated=ends,
         truncated=np.full(capacity, False),
-        done=np.arange(capacity) % EPISODE == EPISODE - 1,
+        done=ends.copy(),
         obs_next=np.ones((capacity, *observation.shape), observation.dtype),
     )
-    if prioritized:
-        buffer = PrioritizedReplayBuffer(capacity, alpha=ALPHA, beta=BETA)
-    else:
-        buffer = TianshouReplayBuffer(capacity)
+    made = partial(PrioritizedReplayBuffer, alpha=ALPHA, beta=BETA) if prioritized else TianshouReplayBuffer
+    buffer = made(capacity)
     # As from_data() does
     buffer.set_batch(rows)
     buffer._size = capacity
@@ -336,30 +329,24 @@ def adding(n_envs: int, is_dict: bool) -> Cell:
     row = (np.ones(n_envs, np.int64), np.ones(n_envs, np.float32), np.zeros(n_envs, np.float32))
     infos = [{"TimeLimit.truncated": False} for _ in range(n_envs)]
 
+    def random_observation() -> Any:
+        if is_dict:
+            return {name: RNG.random((n_envs, 4), dtype=np.float32) for name in PARTS}
+        return RNG.random((n_envs, 8), dtype=np.float32)
+
     def make(buffer_class: type[ReplayBuffer], **settings: Any) -> Contender:
-        buffer = buffer_class(
-            ROWS.max_capacity * n_envs, space, spaces.Discrete(2), device="cpu", n_envs=n_envs, **settings
-        )
-        fill(buffer)
-        observations = [
-            RNG.random((n_envs, 8), dtype=np.float32)
-            if not is_dict
-            else {name: RNG.random((n_envs, 4), dtype=np.float32) for name in PARTS}
-            for _ in range(ADDS)
-        ]
+        buffer = full(buffer_class, ROWS.max_capacity * n_envs, space, n_envs=n_envs, **settings)
+        observations = [random_observation() for _ in range(ADDS)]
         transitions = itertools.cycle(zip(observations, [*observations[1:], observations[0]], strict=True))
         return Contender(buffer.sample, lambda: buffer.add(*next(transitions), *row, infos))
 
     what = f"{n_envs} environment{'s' if n_envs > 1 else ''}{', Dict of 2 keys' if is_dict else ''}"
-    return Cell(
-        ROWS.max_capacity,
-        ROWS,
-        {
-            f"SB3's, {what}": partial(make, store),
-            f"default options, {what}": partial(make, decayed),
-            f"without the check for bad data, {what}": partial(make, decayed, on_bad_transition="allow"),
-        },
-    )
+    contenders = {
+        f"SB3's, {what}": partial(make, store),
+        f"default options, {what}": partial(make, decayed),
+        f"without the check for bad data, {what}": partial(make, decayed, on_bad_transition="allow"),
+    }
+    return Cell(ROWS.max_capacity, ROWS, contenders)
 
 
 def all_cells(quick: bool) -> Iterator[Cell]:
@@ -389,11 +376,10 @@ def time_samples(contender: Contender, batch_size: int, calls: int) -> dict[str,
             start = clock()
             contender.update(batch, priorities)
             updating += clock() - start
-    times = {"sample": sampling / calls / 1e3}
+    times = {"sample": sampling}
     if contender.update is not None:
-        times["update_priorities"] = updating / calls / 1e3
-        times["sample + update"] = (sampling + updating) / calls / 1e3
-    return times
+        times |= {"update_priorities": updating, "sample + update": sampling + updating}
+    return {operation: value / calls / 1e3 for operation, value in times.items()}
 
 
 def time_adds(contender: Contender) -> float:
@@ -425,20 +411,20 @@ def measure(cell: Cell, names: list[str], rounds: int) -> Times:
 
 
 def records_of(cell: Cell, groups: list[list[str]], rounds: int) -> Iterator[dict[str, Any]]:
-    times: Times = defaultdict(list)
-    ratios: Times = defaultdict(list)
+    times, ratios = defaultdict(list), defaultdict(list)
     for names in groups:
         gc.collect()
         gc.disable()
         of_group = measure(cell, names, rounds)
         gc.enable()
-        for (name, batch_size, operation), values in of_group.items():
+        for key, values in of_group.items():
+            _, batch_size, operation = key
+            times[key] += values
             counterpart = of_group[cell.reference, batch_size, "add" if operation == "add" else "sample"]
-            times[name, batch_size, operation] += values
-            ratios[name, batch_size, operation] += list(np.divide(values, counterpart))
+            ratios[key] += list(np.divide(values, counterpart))
     order = list(cell.contenders)
-    for name, batch_size, operation in sorted(times, key=lambda key: order.index(key[0])):
-        values = times[name, batch_size, operation]
+    for key in sorted(times, key=lambda key: order.index(key[0])):
+        (name, batch_size, operation), values = key, times[key]
         yield {
             "capacity": cell.capacity,
             "observation": cell.observation.name,
@@ -448,7 +434,7 @@ def records_of(cell: Cell, groups: list[list[str]], rounds: int) -> Iterator[dic
             "median_us": f"{np.median(values):.3f}",
             "min_us": f"{min(values):.3f}",
             "max_us": f"{max(values):.3f}",
-            "ratio": f"{np.median(ratios[name, batch_size, operation]):.3f}",
+            "ratio": f"{np.median(ratios[key]):.3f}",
             "reference": cell.reference,
             "rounds": len(values),
             **installed_versions(PACKAGES),
@@ -525,24 +511,20 @@ def left_out(records: list[Record]) -> Iterator[str]:
             yield f"{package} was not installed (`pip install '.[bench]'`)."
 
 
-def rounds_of(records: list[Record]) -> str:
+def markdown(records: list[Record]) -> str:
+    first = records[0]
+    versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
     fewest = {
         name: min(int(record["rounds"]) for record in where(records, observation=name))
         for name in distinct(records, "observation")
     }
-    return ", ".join(f"{rounds} with observations {name}" for name, rounds in fewest.items())
-
-
-def markdown(records: list[Record]) -> str:
-    first = records[0]
-    versions = ", ".join(f"{package} {first[package]}" for package in PACKAGES if first[package])
     page = TEMPLATE.fill(
         "adds" if distinct(records, "observation") == [ROWS.name] else "page",
         alpha=ALPHA,
         beta=BETA,
         adds=ADDS,
         environment=f"{first['cpu']}; {versions}",
-        rounds=rounds_of(records),
+        rounds=", ".join(f"{rounds} with observations {name}" for name, rounds in fewest.items()),
         sections=join([*left_out(records), *sections(records)]),
     )
     return page + "\n"

@@ -101,15 +101,12 @@ class Measured(NamedTuple):
 def vec_envs(n_envs: int) -> Iterator[tuple[Measured, Callable[[], VecEnv]]]:
     """What is compared, and how it is made."""
     fns: list[Callable[[], gym.Env]] = [Working] * n_envs
-    yield Measured("Dummy", n_envs, 1, n_envs), lambda: DummyVecEnv(fns)
-    yield Measured("Subproc", 1, 1, n_envs), lambda: SubprocVecEnv(fns)
+    yield Measured("Dummy", n_envs, 1, n_envs), partial(DummyVecEnv, fns)
+    yield Measured("Subproc", 1, 1, n_envs), partial(SubprocVecEnv, fns)
     for per_worker, threads in RAY:
         if per_worker <= n_envs:
-            kwargs = dict(envs_per_worker=per_worker, threads_per_worker=threads, resources=SHARED)
-            yield (
-                Measured("Ray", per_worker, threads, n_envs),
-                lambda kwargs=kwargs: RayVecEnv(fns, **kwargs),  # type: ignore[misc]
-            )
+            kwargs: Any = dict(envs_per_worker=per_worker, threads_per_worker=threads, resources=SHARED)
+            yield Measured("Ray", per_worker, threads, n_envs), partial(RayVecEnv, fns, **kwargs)
 
 
 def turn(env: VecEnv, seconds: float) -> tuple[int, float]:
@@ -252,46 +249,38 @@ def projection(rates: Rates) -> str:
     that are calls and for those through channels.
     """
     without_time = [of for of in rates if of.vec_env == "Ray" and of.milliseconds == 0]
+    kinds = {
+        "calls": [of for of in without_time if of.threads_per_worker == of.envs_per_worker == 1],
+        "channels": [of for of in without_time if of.threads_per_worker > 1],
+    }
     fits = {}
-    for in_threads in (False, True):
-        chosen = [of for of in without_time if (of.threads_per_worker > 1) == in_threads]
-        chosen = [of for of in chosen if in_threads or of.envs_per_worker == 1]
+    for kind, chosen in kinds.items():
         workers = [of.n_envs // of.envs_per_worker for of in chosen]
         if len(set(workers)) < 2:
             return ""
         slope, constant = np.polyfit(workers, [milliseconds_per_step(rates, of) for of in chosen], 1)
-        fits[in_threads] = max(constant, 0.0), slope
+        fits |= {f"constant_of_{kind}": max(constant, 0.0), f"slope_of_{kind}": slope}
     rows = []
     for duration in (1.0, 10.0, 100.0):
         for per_worker, threads in ((1, 1), (8, 1), (8, 8), (50, 50)):
             n_workers = -(-1_000 // per_worker)
             in_turn = duration * per_worker / threads
             # Workers on other machines have no channels
-            constant, slope = fits[False]
-            total = constant + slope * n_workers + in_turn
+            total = fits["constant_of_calls"] + fits["slope_of_calls"] * n_workers + in_turn
             rows.append(
                 f"| {duration:g} ms | {per_worker} | {threads} | {n_workers} | {total:,.0f} ms | {1e6 / total:,.0f} "
                 f"| {100 * in_turn / total:.0f} % |"
             )
-    constants = {
-        name: f"{value:.2f}"
-        for in_threads, kind in ((False, "calls"), (True, "channels"))
-        for name, value in zip((f"constant_of_{kind}", f"slope_of_{kind}"), fits[in_threads], strict=True)
-    }
-    return TEMPLATE.fill("projection", **constants, rows=rows)
+    return TEMPLATE.fill("projection", **{name: f"{value:.2f}" for name, value in fits.items()}, rows=rows)
 
 
 def straggler(rates: Rates) -> str:
-    keys = {of.vec_env.partition(", ")[2]: of for of in rates if of.vec_env.startswith("straggler")}
-    if not keys:
+    found = {of.vec_env.partition(", ")[2]: rate for of, rate in rates.items() if of.vec_env.startswith("straggler")}
+    if not found:
         return ""
-    asynchronous, synchronous = rates[keys["asynchronous"]], rates[keys["synchronous"]]
+    speeds = {name: f"{statistics.median(rate.values()):,.0f}" for name, rate in found.items()}
     return TEMPLATE.fill(
-        "straggler",
-        n_envs=STRAGGLERS,
-        synchronous=f"{statistics.median(synchronous.values()):,.0f}",
-        asynchronous=f"{statistics.median(asynchronous.values()):,.0f}",
-        ratio=ratio(asynchronous, synchronous),
+        "straggler", n_envs=STRAGGLERS, ratio=ratio(found["asynchronous"], found["synchronous"]), **speeds
     )
 
 
