@@ -181,7 +181,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
     """The record of a task with this seed of environment and policy."""
     task = TASKS[name]
     phases: list[int] = []
-    # Mean consistencies of what is stored of the present phase, and of the other
+    # Mean consistencies of the rows of the present phase, and of those of the other
     of_phase: dict[bool, list[float]] = {True: [], False: []}
     for step, (buffer, phase) in enumerate(live(task, seed, task.make())):
         assert buffer.consistency is not None
