@@ -68,8 +68,7 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
     figure, panels = plotting.grid(len(names))
     for name, panel in zip(names, panels, strict=True):
         application = runs.APPLICATIONS[name]
-        x = (np.arange(BINS) + 0.5) * application.steps / BINS / 1000
-        plotting.draw_changes(panel, application.changes)
+        x = plotting.training_panel(panel, application.about, application.steps, application.changes)
         phases = [round(step * BINS / application.steps) for step in application.changes]
         if application.clicks is not None:
             levels = plotting.smooth(oracle_and_random(application), phases)
@@ -85,10 +84,7 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
                 # Bands of more than two methods hide the curves
                 band = 0.15 if method in WITH_BAND else 0
                 plotting.draw_curve(panel, x, points, style, label, band)
-        plotting.label_panel(panel, application.about, "thousand environment steps", "return per episode")
-        panel.set_xlim(0, application.steps / 1000)
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)
 
 
 def uniform_of(application: Application) -> str:

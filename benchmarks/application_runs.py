@@ -1,7 +1,6 @@
 """The applications of `docs/explanation/applications.md` as data, and their runs: commands, folders and records."""
 
 import csv
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,7 +256,7 @@ def set_up(run: Run) -> str:
     text = json.dumps(what, sort_keys=True)
     for present, recorded in RECORDED_AS.items():
         text = text.replace(present, recorded)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return evaluation.hash_of(text)
 
 
 # ---- Records

@@ -14,7 +14,7 @@ import learning_figures as figures
 import numpy as np
 from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
 from learning_report import recoveries, tasks_table, titled
-from learning_results import Matrices, Results, best_of, estimate
+from learning_results import Matrices, Results, best_of, if_known
 from methods import AUTO, DEFAULT, FALSE_ALARMS, KEEPING, METHODS, ORACLE, UNIFORM
 from tasks import TASKS, Task
 
@@ -44,13 +44,14 @@ EXPERIMENTS = (FALSE_ALARMS.name, KEEPING.name)
 COMPARED = (UNIFORM.name, DEFAULT.name, AUTO.name)
 # A ratio to a score that is closer to that of random actions means little
 SMALLEST = 0.05
-# Title and figure of each group, and what belongs to it if it is in none of those before
-GROUPS: dict[str, tuple[str, Callable[[Task], bool]]] = {
-    "Reporting tasks whose phases conflict": ("conflict", lambda task: not is_tuned(task) and task.conflicts),
-    "Other reporting tasks that drift": ("drift", lambda task: not is_tuned(task) and task.drifts),
-    "Reporting tasks that do not drift": ("stationary", lambda task: not is_tuned(task)),
-    "Tuning tasks": ("tuning", lambda task: True),
+# What belongs to each group if it is in none of those before, and the group's figure
+GROUPS: dict[str, Callable[[Task], bool]] = {
+    "Reporting tasks whose phases conflict": lambda task: not is_tuned(task) and task.conflicts,
+    "Other reporting tasks that drift": lambda task: not is_tuned(task) and task.drifts,
+    "Reporting tasks that do not drift": lambda task: not is_tuned(task),
+    "Tuning tasks": lambda task: True,
 }
+PICTURES = dict(zip(GROUPS, ("conflict", "drift", "stationary", "tuning"), strict=True))
 
 # What the headline shows: the first is a part of the first group
 GLANCE: dict[str, Callable[[Task], bool]] = {
@@ -91,7 +92,7 @@ def glance(results: Results) -> dict[str, tuple[list[str], Matrices]]:
 def glance_table(results: Results) -> list[str]:
     groups = glance(results)
     columns = [of for _, of in groups.values()]
-    rows = [[METHODS[method].label, *(cell(estimate(iqm, of[method])) for of in columns)] for method in SHOWN]
+    rows = [[METHODS[method].label, *(cell(if_known(iqm, of[method])) for of in columns)] for method in SHOWN]
     rows += [
         [f"auto / {METHODS[method].label}", *(ratio(of[AUTO.name], of[method]) for of in columns)]
         for method in SHOWN
@@ -118,9 +119,7 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
     :return: The page
     """
     results, one_step = with_learner(records), with_learner(records, None)
-    groups: dict[str, list[str]] = {title: [] for title in GROUPS}
-    for name in results.with_records(TASKS):
-        groups[next(title for title, (_, belongs) in GROUPS.items() if belongs(TASKS[name]))].append(name)
+    methods = Results({run: found for run, found in results.records.items() if run.method not in EXPERIMENTS})
     page = fill(
         "page",
         n_records=len(results.records),
@@ -129,7 +128,9 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
         fewest=FEWEST_FOR_INTERVAL,
         glance=glance_table(results),
         tasks=tasks_table(results.with_records(TASKS), lambda task: "tuning" if is_tuned(task) else task.role),
-        groups=join(group_section(results, title, tasks, images) for title, tasks in groups.items() if tasks),
+        groups=join(
+            group_section(methods, title, tasks, images) for title, tasks in results.grouped(GROUPS).items() if tasks
+        ),
         false_alarms=false_alarms(results),
         returns=returns_table(one_step, results),
         one_setting=one_setting(one_step, results),
@@ -164,7 +165,7 @@ def mean_cell(returns: np.ndarray) -> str:
 
 
 def group_section(results: Results, title: str, tasks: list[str], images: Path) -> str:
-    picture = f"results_{GROUPS[title][0]}.png"
+    picture = f"results_{PICTURES[title]}.png"
     shown = [method for method in SHOWN if method in results.methods(tasks)]
     figures.draw_curves(results, tasks, shown, images / picture)
     return fill(
@@ -207,7 +208,7 @@ def one_setting(one_step: Results, results: Results) -> str:
     columns = [found.score_matrices(tasks) for found in (one_step, Results(results.records | not_dqn))]
     if not all(AUTO.name in of for of in columns):
         return ""
-    rows = [[METHODS[name].label, *(cell(estimate(iqm, of.get(name))) for of in columns)] for name in COMPARED]
+    rows = [[METHODS[name].label, *(cell(if_known(iqm, of.get(name))) for of in columns)] for name in COMPARED]
     return fill(
         "one_setting",
         n=len(tasks),
@@ -218,16 +219,11 @@ def one_setting(one_step: Results, results: Results) -> str:
     )
 
 
-def compared_methods(results: Results, tasks: list[str]) -> Matrices:
-    """Scores of the methods with runs on all of the tasks, without experiments."""
-    return {name: matrix for name, matrix in results.score_matrices(tasks).items() if name not in EXPERIMENTS}
-
-
 def scores_table(results: Results, tasks: list[str]) -> list[str]:
-    methods = [name for name in results.methods(tasks) if name not in EXPERIMENTS]
+    methods = results.methods(tasks)
     rows = []
     for title, chosen in titled(tasks).items():
-        found = compared_methods(results, chosen)
+        found = results.score_matrices(chosen)
         best = max((iqm(matrix)[0] for name, matrix in found.items() if name != ORACLE.name), default=None)
         is_best = {name: iqm(matrix)[0] == best for name, matrix in found.items()}
         rows.append([title, *(score_cell(found.get(name), is_best.get(name, False)) for name in methods)])
@@ -238,14 +234,14 @@ def ratios_table(results: Results, tasks: list[str]) -> list[str]:
     """``auto`` next to uniform replay, and next to the best of the others in hindsight."""
     rows = []
     for title, chosen in titled(tasks).items():
-        found = compared_methods(results, chosen)
+        found = results.score_matrices(chosen)
         if AUTO.name not in found or UNIFORM.name not in found:
             continue
         auto, uniform = found[AUTO.name], found[UNIFORM.name]
         others = [name for name in found if METHODS[name].family not in ("auto", "oracle")]
         best = best_of(found, others, fewest=1)
-        difference = cell(estimate(difference_of_iqms, auto, uniform))
-        better = cell(estimate(probability_of_improvement, auto, uniform))
+        difference = cell(if_known(difference_of_iqms, auto, uniform))
+        better = cell(if_known(probability_of_improvement, auto, uniform))
         rows.append([title, difference, ratio(auto, uniform), better, METHODS[best].label, ratio(auto, found[best])])
     header = ["`auto` next to", "uniform: difference", "ratio", "P(better)", "the best other", "ratio"]
     return table(header, rows) if rows else []
@@ -253,7 +249,7 @@ def ratios_table(results: Results, tasks: list[str]) -> list[str]:
 
 def ratio(scores: np.ndarray, others: np.ndarray) -> str:
     """The ratio of two scores; empty if that of the others is close to that of random actions."""
-    return "" if iqm(others)[0] < SMALLEST else cell(estimate(ratio_of_iqms, scores, others))
+    return "" if iqm(others)[0] < SMALLEST else cell(if_known(ratio_of_iqms, scores, others))
 
 
 def false_alarms(results: Results) -> str:
@@ -265,7 +261,7 @@ def false_alarms(results: Results) -> str:
     rows = []
     for task in tasks:
         auto, with_alarms = (results.returns(task, method.name) for method in (AUTO, FALSE_ALARMS))
-        found = estimate(iqm, auto), estimate(iqm, with_alarms), estimate(difference_of_iqms, with_alarms, auto)
+        found = if_known(iqm, auto), if_known(iqm, with_alarms), if_known(difference_of_iqms, with_alarms, auto)
         alarms = (TASKS[task].steps - 1) // every
         rows.append([f"`{task}`", f"{alarms}", *(cell(one, decimals_of(found[0].value)) for one in found)])
     header = ["task", "alarms", "auto", "auto, false alarms", "difference"]
@@ -289,8 +285,8 @@ def about(learner: str | None) -> str:
     return f"Returns of {n_steps.removesuffix('-step')} steps" + (f", λ = {q_lambda}" if q_lambda else "")
 
 
-def all_records(one_step: Path = RECORDS, others: Path = LEARNER_RECORDS) -> dict[Run, Record]:
-    return read_records(one_step) | read_records(others)
+def all_records() -> dict[Run, Record]:
+    return read_records(RECORDS) | read_records(LEARNER_RECORDS)
 
 
 if __name__ == "__main__":

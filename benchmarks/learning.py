@@ -13,7 +13,6 @@ Methods are in `benchmarks/methods.py`, tasks in `benchmarks/tasks.py`. Every fi
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -113,7 +112,7 @@ def set_up(run: Run) -> str:
         what.append("-reexplores")
     if run.learner is not None:
         what.append(LEARNERS[run.learner].set_up)
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    return evaluation.hash_of(what)
 
 
 def command(run: Run) -> list[str]:
@@ -261,18 +260,6 @@ def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Recor
     }
 
 
-def print_record(run: Run, with_progress: bool) -> Record:
-    hundredth = TASKS[run.task].steps // 100
-
-    def print_step(step: int) -> None:
-        if step % hundredth == 0:
-            print(step, flush=True)
-
-    record = train(run, print_step) if with_progress else train(run)
-    print(json.dumps(record, separators=(",", ":")), flush=True)
-    return record
-
-
 def random_returns(task: Task) -> list[float]:
     """
     Mean return of random actions over as many steps as a run has; one per phase if the task's ``random_return`` has
@@ -349,8 +336,14 @@ def make_one(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error(str(error))
     # Read when numpy and torch are imported
     os.environ.update(dict.fromkeys(THREADS, "1"))
+
+    def print_step(step: int) -> None:
+        if arguments.progress and step % (TASKS[name].steps // 100) == 0:
+            print(step, flush=True)
+
     try:
-        record = print_record(run, arguments.progress)
+        record = train(run, print_step)
+        print(json.dumps(record, separators=(",", ":")), flush=True)
     except BrokenPipeError:  # the parent process has ended
         os._exit(1)
     if arguments.append:

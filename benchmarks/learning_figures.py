@@ -12,7 +12,7 @@ from tasks import TASKS
 from sb3_reptile.evaluation import plotting
 from sb3_reptile.evaluation.plotting import draw_curve, error_bars, label_panel, style_of
 from sb3_reptile.evaluation.records import BINS
-from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm_of_points, probability_of_improvement
+from sb3_reptile.evaluation.statistics import Estimate, estimate, estimates, iqm_of_points, probability_of_improvement
 
 # Ages at which the axis of `draw_half_lives` has ticks
 AGES = {100: "100", 300: "300", 1_000: "1k", 3_000: "3k", 10_000: "10k", 30_000: "30k"}
@@ -30,23 +30,17 @@ def draw_curves(results: Results, tasks: list[str], methods: list[str], path: Pa
     figure, panels = plotting.grid(len(tasks))
     for name, panel in zip(tasks, panels, strict=True):
         task = TASKS[name]
-        x = (np.arange(BINS) + 0.5) * task.steps / BINS / 1000
-        changes = next((record["changes"] for run, record in results.records.items() if run.task == name), [])
-        plotting.draw_changes(panel, [step - 1 for step in changes])
-        phases = [round((step - 1) * BINS / task.steps) for step in changes]
         found = {method: runs for method in methods if (runs := results.of(name, method))}
+        title = plotting.with_seeds(name, map(len, found.values()))
+        changes = [step - 1 for step in next(iter(found.values()))[0]["changes"]]
+        x = plotting.training_panel(panel, title, task.steps, changes)
+        phases = [round(step * BINS / task.steps) for step in changes]
         for method, runs in found.items():
             curves = plotting.smooth(np.array([record["curve"] for record in runs]), phases)
             style, label = METHODS[method].style, METHODS[method].label
             band = 0.15 if label in WITH_BAND else 0
             draw_curve(panel, x, points_of(iqm_of_points, curves[:, None], band), style, label, band)
-        seeds = {len(runs) for runs in found.values()}
-        counts = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-        title = f"{name} ({counts} seed{'' if seeds == {1} else 's'})"
-        label_panel(panel, title, "thousand environment steps", "return per episode")
-        panel.set_xlim(0, task.steps / 1000)
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)
 
 
 def by_mean_age(results: Results, task: str, family: str) -> dict[float, str]:
@@ -61,22 +55,19 @@ def draw_half_lives(results: Results, tasks: list[str], path: Path) -> None:
     for number, (name, panel) in enumerate(zip(tasks, panels, strict=True)):
         for family, marker, text in (("exponential", "o", "exponential decay"), ("fifo", "s", "FIFO buffer")):
             members = by_mean_age(results, name, family)
-            if members:
-                value, errors = error_bars([results.estimate(name, members[age]) for age in sorted(members)])
-                style = dict(style_of(family)._asdict(), marker=marker, markersize=4, linewidth=1.6, capsize=2)
-                panel.errorbar(sorted(members), value, errors, label=text, **style)
+            value, errors = error_bars([results.estimate(name, members[age]) for age in sorted(members)])
+            style = dict(style_of(family)._asdict(), marker=marker, markersize=4, linewidth=1.6, capsize=2)
+            panel.errorbar(sorted(members), value, errors, label=text, **style)
         uniform, style = results.estimate(name, "uniform"), style_of("uniform")
-        if uniform is not None:
-            panel.axhline(uniform.value, **style._asdict(), label=METHODS["uniform"].label)
-            if not np.isnan(uniform.low):
-                panel.axhspan(uniform.low, uniform.high, color=style.color, alpha=0.08, linewidth=0)
+        panel.axhline(uniform.value, **style._asdict(), label=METHODS["uniform"].label)
+        if not np.isnan(uniform.low):
+            panel.axhspan(uniform.low, uniform.high, color=style.color, alpha=0.08, linewidth=0)
         panel.set_xscale("log")
         panel.set_xticks(list(AGES), AGES.values())
         panel.set_xticks([], minor=True)
         panel.set_xlim(min(AGES), 2 * max(AGES))
         label_panel(panel, name, "mean age (transitions)", "" if number % 3 else "return over training")
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)
 
 
 def draw_profiles(groups: dict[str, Matrices], methods: list[list[str]], path: Path) -> None:
@@ -94,8 +85,7 @@ def draw_profiles(groups: dict[str, Matrices], methods: list[list[str]], path: P
             draw_curve(panel, thresholds, points, method.style, method.label, band)
         label_panel(panel, title, "score of a run", "" if number else "share of runs above the score")
         panel.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)
 
 
 def draw_improvement(groups: dict[str, Matrices], path: Path) -> None:
@@ -107,7 +97,7 @@ def draw_improvement(groups: dict[str, Matrices], path: Path) -> None:
             if other is None or other not in matrices:
                 continue
             places = [place for place, method in enumerate(methods) if method in matrices and method != other]
-            compared = [estimates(probability_of_improvement, matrices[methods[i]], matrices[other])[0] for i in places]
+            compared = [estimate(probability_of_improvement, matrices[methods[i]], matrices[other]) for i in places]
             value, errors = error_bars(compared)
             style = dict(fmt=marker, color=METHODS[other].style.color, markersize=4.5, linewidth=1.4)
             panel.errorbar(value, np.array(places) + shift, xerr=errors, label=f"over {METHODS[other].label}", **style)
@@ -115,8 +105,7 @@ def draw_improvement(groups: dict[str, Matrices], path: Path) -> None:
         panel.set_yticks(range(len(methods)), [] if number else [METHODS[method].label for method in methods])
         panel.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(methods) - 0.4), xticks=[0, 0.5, 1])
         label_panel(panel, title, "probability of improvement")
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)
 
 
 def draw_volumes(results: Results, volumes: dict[float, float | None], path: Path) -> None:
@@ -130,9 +119,9 @@ def draw_volumes(results: Results, volumes: dict[float, float | None], path: Pat
         names = ["uniform", *(name for name in VOLUME_METHODS if METHODS[name].family == family)]
         for rank, method in enumerate(METHODS[name] for name in names):
             found = {
-                shown: estimate
+                shown: of_volume
                 for shown, volume in volumes.items()
-                if (estimate := results.estimate(VOLUME_TASK, method.name, volume)) is not None
+                if (of_volume := results.estimate(VOLUME_TASK, method.name, volume)) is not None
             }
             if not found:
                 continue
@@ -147,5 +136,4 @@ def draw_volumes(results: Results, volumes: dict[float, float | None], path: Pat
         label_panel(panel, f"{VOLUME_TASK}, {kind}", "transitions replayed per environment step", "mean return")
     panels[1].sharey(panels[0])
     panels[0].set_ylim(0, 1.05 * max(panel.dataLim.ymax for panel in panels))
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)

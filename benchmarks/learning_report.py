@@ -16,7 +16,7 @@ from pathlib import Path
 import learning_figures as figures
 import numpy as np
 from learning import GAMES, RECORDS, ROOT, VOLUME_TASK, VOLUMES, Run, read_records, reference_returns
-from learning_results import FIFO, PUBLISHED, USABLE, Matrices, Results, best_of, estimate, scores
+from learning_results import FIFO, PUBLISHED, USABLE, Matrices, Results, Statistic, best_of, if_known, scores
 from methods import ABLATIONS, AUTO, DEFAULT, METHODS, ORACLE, SMALLER, UNIFORM, VOLUME_METHODS
 from tasks import TASKS, Task
 
@@ -55,11 +55,6 @@ def decimals_of(task: Task) -> int:
     return 0 if scale >= 100 else 1 if scale >= 1 else 2
 
 
-def returns_in_words(episode_return: float | tuple[float, ...]) -> str:
-    by_phase = episode_return if isinstance(episode_return, tuple) else (episode_return,)
-    return ", ".join(f"{value:g}" for value in by_phase)
-
-
 def label_cell(method: str) -> str:
     return bold_if(method == DEFAULT.name, METHODS[method].label)
 
@@ -70,11 +65,9 @@ def returns_cell(results: Results, task: str, method: str, volume: float | None 
     return found and f"{bold_if(bold, found)}, n = {len(results.of(task, method, volume))}"
 
 
-def compared(
-    function: Callable[..., np.ndarray], matrices: Matrices, method: str, other: str | None
-) -> Estimate | None:
+def compared(function: Statistic, matrices: Matrices, method: str, other: str | None) -> Estimate | None:
     """A comparison with another method, if that has runs."""
-    return None if other == method else estimate(function, matrices[method], matrices.get(other))
+    return None if other == method else if_known(function, matrices[method], matrices.get(other))
 
 
 def verdict(difference: Estimate) -> str:
@@ -94,7 +87,8 @@ def tasks_table(names: list[str], role_of: Callable[[Task], str] = lambda task: 
     for name in names:
         task = TASKS[name]
         row = [f"`{name}`", task.about, role_of(task), f"{task.steps:,}", f"{task.volume:g}"]
-        rows.append([*row, returns_in_words(task.random_return), returns_in_words(task.reference_return)])
+        levels = map(np.atleast_1d, (task.random_return, task.reference_return))
+        rows.append([*row, *(", ".join(f"{value:g}" for value in by_phase) for by_phase in levels)])
     return table(header, rows, text_columns=3)
 
 
@@ -108,11 +102,9 @@ def aggregate_table(matrices: Matrices) -> list[str]:
     rows = []
     for method, matrix in matrices.items():
         age = METHODS[method].mean_age
-        value = bold_if(method == highest, cell(estimate(iqm, matrix)))
+        value = bold_if(method == highest, cell(if_known(iqm, matrix)))
         row = [label_cell(method), "" if age is None else f"{age:,.0f}", str(len(matrix)), value]
-        rows.append(
-            row + [cell(compared(function, matrices, method, other)) for function, other in comparisons.values()]
-        )
+        rows.append([*row, *(cell(compared(of, matrices, method, other)) for of, other in comparisons.values())])
     return table(["method", "mean age", "seeds", "IQM of the score", *comparisons], rows)
 
 
@@ -130,7 +122,7 @@ def task_table(results: Results, tasks: list[str]) -> list[str]:
 
 def mean_over_changes(runs: list[list[Change]], value: Callable[[Change], float]) -> Estimate:
     """IQM over the runs."""
-    return estimate(iqm, np.array([[statistics.mean(map(value, changes))] for changes in runs]))
+    return if_known(iqm, np.array([[statistics.mean(map(value, changes))] for changes in runs]))
 
 
 def recovery_table(results: Results, task: str) -> list[str]:
@@ -159,7 +151,7 @@ def recovery_table(results: Results, task: str) -> list[str]:
 
 def difference(results: Results, tasks: list[str], method: str, other: str) -> Estimate | None:
     """Difference of two methods' IQMs; None unless both have runs on all these tasks."""
-    return estimate(difference_of_iqms, *(results.score_matrix(tasks, name) for name in (method, other)))
+    return if_known(difference_of_iqms, *(results.score_matrix(tasks, name) for name in (method, other)))
 
 
 def compare(results: Results, tasks: list[str], method: str, other: str) -> list[str]:
@@ -219,11 +211,11 @@ def default_section(matrices: Matrices) -> str:
     return fill(
         "default",
         Method=DEFAULT.label.capitalize(),
-        value=cell(estimate(iqm, matrices[DEFAULT.name])),
+        value=cell(if_known(iqm, matrices[DEFAULT.name])),
         rank=ranked.index(DEFAULT.name) + 1,
         n_methods=len(ranked),
         best=METHODS[ranked[0]].label,
-        highest=cell(estimate(iqm, matrices[ranked[0]])),
+        highest=cell(if_known(iqm, matrices[ranked[0]])),
     )
 
 
@@ -238,7 +230,7 @@ def auto_section(results: Results, drifting: list[str], stationary: list[str], i
     return fill(
         "auto",
         tasks=", ".join(f"`{task}`" for task in drifting),
-        value=cell(estimate(iqm, results.score_matrix(drifting, AUTO.name))),
+        value=cell(if_known(iqm, results.score_matrix(drifting, AUTO.name))),
         differences=auto_differences(results, drifting),
         stationary=join(
             fill("auto_stationary", other=m.label, differences=compare(results, stationary, AUTO.name, m.name))
@@ -259,8 +251,8 @@ def auto_differences(results: Results, tasks: list[str]) -> list[str]:
     fixed = [method for method in results.methods(tasks) if METHODS[method].family in FIXED]
     lines = []
     if (single := best_of(matrices, fixed, fewest=1)) is not None:
-        less = estimate(difference_of_iqms, matrices[AUTO.name], matrices[single])
-        ratio = estimate(ratio_of_iqms, matrices[AUTO.name], results.best_of_each(tasks, fixed))
+        less = if_known(difference_of_iqms, matrices[AUTO.name], matrices[single])
+        ratio = if_known(ratio_of_iqms, matrices[AUTO.name], results.best_of_each(tasks, fixed))
         lines = [
             f"* Minus the best single fixed setting in hindsight ({METHODS[single].label}): {cell(less)}",
             f"* Ratio to the best fixed setting of each task in hindsight: {cell(ratio)}",
@@ -322,7 +314,7 @@ def limits_section(results: Results, tasks: list[str]) -> str:
         if DEFAULT.name not in matrices:
             continue
         best = best_of(matrices, USABLE) or DEFAULT.name
-        own, highest = (cell(estimate(iqm, matrices[method])) for method in (DEFAULT.name, best))
+        own, highest = (cell(if_known(iqm, matrices[method])) for method in (DEFAULT.name, best))
         row = [f"`{task}`", own, METHODS[best].label, highest]
         for title, rival in zip(found, (UNIFORM.name, best_of(matrices, FIFO), best), strict=True):
             less = compared(difference_of_iqms, matrices, DEFAULT.name, rival)
@@ -354,13 +346,13 @@ def report(records: dict[Run, Record], images: Path) -> str:
     """
     check_references(records)
     results = Results(records)
-    groups: dict[str, Callable[[Task], bool]] = {
-        "tuning": lambda task: task.role == "tuning",
-        "drift": lambda task: task.role == "reporting" and task.drifts,
-        "stationary": lambda task: task.role == "reporting" and not task.drifts,
-    }
-    present = results.with_records(TASKS)
-    tasks = {name: [task for task in present if belongs(TASKS[task])] for name, belongs in groups.items()}
+    tasks = results.grouped(
+        {
+            "tuning": lambda task: task.role == "tuning",
+            "drift": lambda task: task.drifts,
+            "stationary": lambda task: True,
+        }
+    )
     every_task = [task for group in tasks.values() for task in group]
     matrices = {name: results.score_matrices(group) for name, group in tasks.items()}
     page = fill(
@@ -374,7 +366,7 @@ def report(records: dict[Run, Record], images: Path) -> str:
         level=f"{100 * recovery.RECOVERY_LEVEL:.0f}",
         before=recovery.BEFORE,
         learned=LEARNED,
-        tasks=tasks_table(present),
+        tasks=tasks_table(results.with_records(TASKS)),
         **{name: group_section(results, group, images, name) for name, group in tasks.items()},
         default=default_section(matrices["tuning"]),
         glance=glance_section(results, matrices, images),

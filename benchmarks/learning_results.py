@@ -1,14 +1,14 @@
 """Returns, scores, comparisons and best methods, computed from the records of `benchmarks/learning.py`."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from learning import Run
 from methods import METHODS
-from tasks import TASKS
+from tasks import TASKS, Task
 
 from sb3_reptile.evaluation.records import Record
-from sb3_reptile.evaluation.statistics import FEWEST_FOR_INTERVAL, Estimate, estimates, iqm
+from sb3_reptile.evaluation.statistics import FEWEST_FOR_INTERVAL, Estimate, estimate, iqm
 
 FIFO = [name for name, method in METHODS.items() if method.family == "fifo"]
 PUBLISHED = [name for name, method in METHODS.items() if method.published]
@@ -16,6 +16,8 @@ PUBLISHED = [name for name, method in METHODS.items() if method.published]
 USABLE = [name for name, method in METHODS.items() if method.family != "oracle"]
 
 Matrices = dict[str, np.ndarray]
+# A function of matrices of scores
+Statistic = Callable[..., np.ndarray]
 
 
 class Results:
@@ -43,6 +45,13 @@ class Results:
         present = {run.task for run in self.records if run.volume is None and method in (None, run.method)}
         return [task for task in tasks if task in present]
 
+    def grouped(self, groups: Mapping[str, Callable[[Task], bool]]) -> dict[str, list[str]]:
+        """The tasks that have a record, each in the first group that it belongs to."""
+        found: dict[str, list[str]] = {title: [] for title in groups}
+        for name in self.with_records(TASKS):
+            found[next(title for title, belongs in groups.items() if belongs(TASKS[name]))].append(name)
+        return found
+
     def of(self, task: str, method: str, volume: float | None = None) -> list[Record]:
         return [record for run, record in self.records.items() if run[:4] == (task, method, run.seed, volume)]
 
@@ -53,7 +62,7 @@ class Results:
     def estimate(self, task: str, method: str, volume: float | None = None) -> Estimate | None:
         """IQM of the returns, if there are any."""
         found = self.returns(task, method, volume)
-        return estimate(iqm, found if len(found) else None)
+        return if_known(iqm, found if len(found) else None)
 
     def score_matrix(self, tasks: Iterable[str], method: str) -> np.ndarray | None:
         """
@@ -83,9 +92,9 @@ def side_by_side(columns: list[Sequence[float]]) -> np.ndarray | None:
     return np.array([column[:runs] for column in columns]).T if runs else None
 
 
-def estimate(function: Callable[..., np.ndarray], *matrices: np.ndarray | None) -> Estimate | None:
+def if_known(function: Statistic, *matrices: np.ndarray | None) -> Estimate | None:
     """A statistic with its interval; None if a matrix is missing."""
-    return None if any(matrix is None for matrix in matrices) else estimates(function, *matrices)[0]
+    return None if any(matrix is None for matrix in matrices) else estimate(function, *matrices)
 
 
 def best_of(matrices: Matrices, among: Collection[str], fewest: int = FEWEST_FOR_INTERVAL) -> str | None:

@@ -13,7 +13,6 @@ interrupted run is repeated. The page is `benchmarks/results/meta.md`.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import time
@@ -34,6 +33,7 @@ from sb3_reptile.evaluation.records import Record, now, sole_writer
 from sb3_reptile.evaluation.runner import Job, train_or_exit
 from sb3_reptile.evaluation.statistics import (
     difference_of_iqms,
+    estimate,
     estimates,
     iqm,
     iqm_of_points,
@@ -194,8 +194,7 @@ def plan() -> list[Run]:
 
 def set_up(run: Run) -> str:
     """Hash of a run's configuration, eight digits; records with another hash are ignored."""
-    what = [repr(FAMILIES[run.family]), run.start, EPISODES, GRADIENT_STEPS, HELD_OUT]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+    return records.hash_of([repr(FAMILIES[run.family]), run.start, EPISODES, GRADIENT_STEPS, HELD_OUT])
 
 
 def read_records() -> dict[Run, Record]:
@@ -220,6 +219,14 @@ def algorithm_of(algorithm: Any, env: Any, seed: int, **settings: Any) -> Any:
     return model
 
 
+def reptile(
+    algorithm: Any, tasks: Any, seed: int, step_size: float, settings: dict[str, Any], **kwargs: Any
+) -> ReptileMetaLearner:
+    """Meta-learning whose step size is annealed to 0."""
+    kwargs |= dict(meta_step_size=LinearSchedule(step_size, 0.0, 1.0), algorithm_kwargs=settings)
+    return ReptileMetaLearner(algorithm, tasks, seed=seed, device="cpu", **kwargs)
+
+
 def pretrain(run: Run, family: Family) -> Any:
     """Parameters to start adaptation from, None for random ones."""
     if run.start == "scratch":
@@ -230,16 +237,8 @@ def pretrain(run: Run, family: Family) -> Any:
         model = algorithm_of(ReptileDQN, env, run.seed, **{**settings, **family.joint})
         model.learn(family.pretraining_steps, log_interval=None)
         return learned_parameters(model)
-    learner = ReptileMetaLearner(
-        ReptileDQN,
-        family.make_tasks(),
-        inner_timesteps=family.inner_timesteps,
-        meta_batch_size=family.meta_batch_size,
-        meta_step_size=LinearSchedule(1.0, 0.0, 1.0),
-        algorithm_kwargs=settings,
-        seed=run.seed,
-        device="cpu",
-    )
+    kwargs = dict(inner_timesteps=family.inner_timesteps, meta_batch_size=family.meta_batch_size)
+    learner = reptile(ReptileDQN, family.make_tasks(), run.seed, 1.0, settings, **kwargs)
     return learner.learn(family.meta_iterations, log_interval=None).parameters
 
 
@@ -267,16 +266,8 @@ def pretrain_on_waves(run: Run, waves: Waves) -> Any:
     if run.start != "reptile":
         model = algorithm_of(Regression, JointTasks(tasks, seed=run.seed), run.seed, **settings)
         return model.learn(waves.pretraining_steps if run.start == "joint" else 0, log_interval=None).policy
-    learner = ReptileMetaLearner(
-        Regression,
-        tasks,
-        inner_timesteps=waves.inner_steps,
-        meta_batch_size=1,
-        meta_step_size=LinearSchedule(waves.meta_step_size, 0.0, 1.0),
-        algorithm_kwargs=settings,
-        seed=run.seed,
-        device="cpu",
-    )
+    kwargs = dict(inner_timesteps=waves.inner_steps, meta_batch_size=1)
+    learner = reptile(Regression, tasks, run.seed, waves.meta_step_size, settings, **kwargs)
     return learner.learn(waves.meta_iterations, log_interval=None).policy
 
 
@@ -373,10 +364,10 @@ def area_row(family: Family, matrices: dict[str, np.ndarray]) -> list[str]:
         for start, matrix in matrices.items()
     }
     row = [family.about, f"{family.pretraining_steps:,}"]
-    row += [tables.cell(estimates(iqm, values)[0], 1) for values in areas.values()]
+    row += [tables.cell(estimate(iqm, values), 1) for values in areas.values()]
     for other in ("scratch", "joint"):
         for function, decimals in ((difference_of_iqms, 1), (probability_of_improvement, 2)):
-            row.append(tables.cell(estimates(function, areas["reptile"], areas[other])[0], decimals))
+            row.append(tables.cell(estimate(function, areas["reptile"], areas[other]), decimals))
     return row
 
 
@@ -395,8 +386,7 @@ def draw(found: dict[Run, Record], path: Path) -> None:
         plotting.label_panel(panel, FAMILIES[name].about, *labels)
         # Those that do not touch each other
         panel.set_xticks([point for point in points_of(name) if point == 0 or 8 * point >= max(points_of(name))])
-    plotting.legend_below(figure, panels)
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, panels, path)
 
 
 def page(found: dict[Run, Record]) -> str:

@@ -11,7 +11,6 @@ run is a line of `benchmarks/results/transfer/cartpole-motors.jsonl`; an interru
 """
 
 import argparse
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -84,15 +83,10 @@ class Run(NamedTuple):
     seed: int
 
 
-def hash_of(*what: Any) -> str:
-    """Eight digits."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def set_up(run: Run) -> str:
-    """Hash of a run's configuration; records with another hash are ignored."""
+    """Hash of a run's configuration, eight digits; records with another hash are ignored."""
     method = METHODS[run.method]
-    return hash_of(SETTINGS, SOURCE_STEPS, STEPS, LENGTH, FORCES, ORDER, method.settings, method.transfer)
+    return records.hash_of([SETTINGS, SOURCE_STEPS, STEPS, LENGTH, FORCES, ORDER, method.settings, method.transfer])
 
 
 def command(run: Run) -> list[str]:
@@ -139,7 +133,7 @@ class Motors(gym.Wrapper):
 
 def source(seed: int, folder: Path) -> Path:
     """The file of the network pretrained with this seed, which is trained if there is none."""
-    path = folder / f"cartpole-{hash_of(SETTINGS, SOURCE_STEPS)}-{seed}.zip"
+    path = folder / f"cartpole-{records.hash_of([SETTINGS, SOURCE_STEPS])}-{seed}.zip"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **SETTINGS).learn(SOURCE_STEPS)
@@ -197,18 +191,14 @@ def page(found: dict[str, list[Record]]) -> str:
 
 def draw(found: dict[str, list[Record]], path: Path) -> None:
     figure, (panel,) = plotting.grid(1, width=6.5, height=3.6)
-    x = (np.arange(BINS) + 0.5) * STEPS / BINS / 1000
+    x = plotting.training_panel(panel, "CartPole with other motors and sensors", STEPS)
     window = np.ones(5) / 5
     for name, of_method in found.items():
         # Means over 500 steps
         curves = [np.convolve(np.pad(record["curve"], 2, mode="edge"), window, "valid") for record in of_method]
         points: list[Estimate] = estimates(iqm_of_points, np.array(curves)[:, None])
         plotting.draw_curve(panel, x, points, METHODS[name].style, METHODS[name].label, band=0.12)
-    title = "CartPole with other motors and sensors"
-    plotting.label_panel(panel, title, "thousand environment steps", "return per episode")
-    panel.set_xlim(0, STEPS / 1000)
-    plotting.legend_below(figure, [panel])
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, [panel], path)
 
 
 def report() -> None:

@@ -1,7 +1,6 @@
 """``compare()``: trains methods of replay on the user's own task, resumes, and writes a report."""
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -239,8 +238,7 @@ def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
     of_spec = [] if spec is None else [spec.id, spec.kwargs, spec.max_episode_steps, spec.additional_wrappers]
     spaces = [model.observation_space, model.action_space]
     what = [hyperparameters, model.env.num_envs, wrappers, _described(of_spec), _described(spaces), steps]
-    text = _without_addresses(json.dumps(what, sort_keys=True))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return records.hash_of(_without_addresses(json.dumps(what, sort_keys=True)))
 
 
 def _described(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from sb3_reptile.evaluation import plotting
 from sb3_reptile.evaluation.methods import Method
 from sb3_reptile.evaluation.notices import alarms_of, auto_section
-from sb3_reptile.evaluation.records import BINS, Record, path_of
+from sb3_reptile.evaluation.records import Record, path_of
 from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm_of_points
 from sb3_reptile.evaluation.tables import cell, number, table
 from sb3_reptile.evaluation.templates import PageTemplate
@@ -143,8 +143,8 @@ def _draw(task: str, results: Sequence[MethodResult], by_method: Mapping[str, Se
     figure, (panel,) = plotting.grid(1, height=4.6)
     records = [record for found in by_method.values() for record in found]
     steps = records[0]["steps"]
-    x = (np.arange(BINS) + 0.5) * steps / BINS / 1000
-    plotting.draw_changes(panel, [step - 1 for step in records[0]["changes"]])
+    title = plotting.with_seeds(task, (result.seeds for result in results))
+    x = plotting.training_panel(panel, title, steps, [step - 1 for step in records[0]["changes"]])
     for result in results:
         runs = by_method[result.method.name]
         points = estimates(iqm_of_points, np.array([[record["curve"]] for record in runs]))
@@ -154,12 +154,6 @@ def _draw(task: str, results: Sequence[MethodResult], by_method: Mapping[str, Se
         marks = dict(marker="v", linestyle="none", markersize=6, color=plotting.style_of("auto").color, clip_on=False)
         at_top = panel.get_xaxis_transform()
         panel.plot(alarms, np.full(len(alarms), 1.02), transform=at_top, label="alarm of auto", **marks)
-    seeds = {result.seeds for result in results}
-    counts = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    title = f"{task} ({counts} seed{'' if seeds == {1} else 's'})"
-    plotting.label_panel(panel, title, "thousand environment steps", "return per episode")
     panel.title.set_y(1.04)
-    panel.set_xlim(0, steps / 1000)
-    plotting.legend_below(figure, [panel])
     # savefig chooses the format by the ending
-    plotting.save(figure, path)
+    plotting.save_with_legend(figure, [panel], path)

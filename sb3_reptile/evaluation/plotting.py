@@ -1,13 +1,14 @@
 """Figures of several panels with one legend, in which a method has the same colour and line everywhere."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_reptile import figures
+from sb3_reptile.evaluation.records import BINS
 from sb3_reptile.evaluation.statistics import Estimate
 from sb3_reptile.figures import DASH_DOTTED, DASHED, DOTTED
 
@@ -85,10 +86,28 @@ def label_panel(panel: Any, title: str, xlabel: str, ylabel: str = "") -> None:
     panel.set_ylabel(ylabel, fontsize=9)
 
 
-def draw_changes(panel: Any, steps: Sequence[float]) -> None:
-    """Grey lines where the task changes, in thousands of steps."""
-    for step in steps:
+def training_panel(panel: Any, title: str, steps: int, changes: Sequence[float] = ()) -> np.ndarray:
+    """
+    Prepare a panel for learning curves.
+
+    :param panel: The panel
+    :param title: Its title
+    :param steps: Steps of the runs
+    :param changes: Steps after which the task changes: grey lines
+    :return: Where the points of a curve are, in thousands of steps
+    """
+    for step in changes:
         panel.axvline(step / 1000, color="#bbbbbb", linewidth=0.8, zorder=0)
+    label_panel(panel, title, "thousand environment steps", "return per episode")
+    panel.set_xlim(0, steps / 1000)
+    return (np.arange(BINS) + 0.5) * steps / BINS / 1000
+
+
+def with_seeds(task: str, numbers: Iterable[int]) -> str:
+    """A title: the task, and the numbers of seeds of the methods."""
+    seeds = set(numbers)
+    counts = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    return f"{task} ({counts} seed{'' if seeds == {1} else 's'})"
 
 
 def smooth(curves: np.ndarray, changes: Sequence[int] = (), width: int = 9) -> np.ndarray:
@@ -128,6 +147,12 @@ def error_bars(found: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
     """Values, and the distances to the ends of their intervals as matplotlib's ``errorbar`` takes them."""
     value, low, high = np.array(found).reshape(-1, 3).T
     return value, np.maximum(np.nan_to_num([value - low, high - value]), 0)
+
+
+def save_with_legend(figure: Any, panels: Sequence[Any], path: Path) -> None:
+    """Write a figure with one legend for all panels, below them."""
+    legend_below(figure, panels)
+    save(figure, path)
 
 
 def legend_below(figure: Any, panels: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import sys
@@ -17,6 +18,15 @@ Key = TypeVar("Key", bound=Hashable)
 
 # Points of a learning curve
 BINS = 120
+
+
+def hash_of(what: Any) -> str:
+    """
+    :param what: A configuration: text, or values of JSON
+    :return: Eight digits that identify it
+    """
+    text = what if isinstance(what, str) else json.dumps(what, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def path_of(task: str, folder: Path) -> Path:

@@ -44,6 +44,11 @@ def estimates(function: Callable[..., np.ndarray], *scores: np.ndarray) -> list[
     return [Estimate(*map(float, numbers)) for numbers in zip(points[""], low, high, strict=True)]
 
 
+def estimate(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estimate:
+    """:func:`estimates` of one statistic."""
+    return estimates(function, *scores)[0]
+
+
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean over runs and tasks: rliable's ``aggregate_iqm`` without scipy's cost per call."""
     ordered = np.sort(scores, axis=None)

@@ -12,7 +12,7 @@ from sb3_reptile.evaluation.statistics import (
     FEWEST_FOR_INTERVAL,
     Estimate,
     difference_of_iqms,
-    estimates,
+    estimate,
     iqm,
     p_of_equal_runs,
     probability_of_improvement,
@@ -66,7 +66,7 @@ def results_of(methods: Sequence[Method], runs: Mapping[str, Sequence[Record]], 
             continue
         area = areas[method.name]
         last = np.array([[record["last"]] for record in runs[method.name]])
-        result = MethodResult(method, len(area), estimates(iqm, area)[0], estimates(iqm, last)[0])
+        result = MethodResult(method, len(area), estimate(iqm, area), estimate(iqm, last))
         if method is not methods[0] and len(areas.get(methods[0].name, ())):
             result = _compared(result, area, areas[methods[0].name], random["auc"])
         results.append(result)
@@ -74,15 +74,15 @@ def results_of(methods: Sequence[Method], runs: Mapping[str, Sequence[Record]], 
 
 
 def _compared(result: MethodResult, area: np.ndarray, uniform: np.ndarray, random: float) -> MethodResult:
-    ratio = estimates(ratio_of_iqms, area - random, uniform - random)[0]
+    ratio = estimate(ratio_of_iqms, area - random, uniform - random)
     return MethodResult(
         result.method,
         result.seeds,
         result.auc,
         result.last,
-        estimates(difference_of_iqms, area, uniform)[0],
+        estimate(difference_of_iqms, area, uniform),
         Estimate(*(100 * (part - 1) for part in ratio)),
-        estimates(probability_of_improvement, area, uniform)[0],
+        estimate(probability_of_improvement, area, uniform),
         p_of_equal_runs(area, uniform),
     )
 
