@@ -15,16 +15,19 @@ import numpy as np
 from learner_report import SHOWN, glance, with_learner
 from learning import LEARNER_RECORDS, ROOT, read_records
 from learning_results import Matrices, Results
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from methods import DEFAULT, METHODS
 
 from sb3_reptile.evaluation import plotting
 from sb3_reptile.evaluation.plotting import error_bars, label_panel, style_of
-from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm
+from sb3_reptile.evaluation.statistics import Estimate, estimate, iqm
 from sb3_reptile.replay import Decay, Exponential, Linear, PowerLaw, Window
 from sb3_reptile.replay.decay import DEFAULT_DECAY
 
 BLUE, ORANGE, GREY, BLACK = "#0072b2", "#d55e00", "#666666", "#222222"
-QUESTION, ANSWER = "#e8f1f8", "#fff3e0"
+# Fill, edge and font of boxes
+QUESTION, ANSWER = ("#e8f1f8", BLUE, "normal"), ("#fff3e0", ORANGE, "bold")
 
 #: Decays of the picture: label, decay (None: uniform replay), family of its style
 SHAPES: tuple[tuple[str, Decay | None, str], ...] = (
@@ -61,7 +64,7 @@ def headline(matrices: Matrices) -> list[Bar]:
     """The IQM of the scores of each method."""
     labels = ("uniform\n(SB3)", "FIFO\n3,000", "default", "auto")
     return [
-        Bar(label, METHODS[method].family if method != DEFAULT.name else "default", estimates(iqm, matrices[method])[0])
+        Bar(label, METHODS[method].family if method != DEFAULT.name else "default", estimate(iqm, matrices[method]))
         for label, method in zip(labels, SHOWN, strict=True)
     ]
 
@@ -112,12 +115,12 @@ def draw_chart(path: Path) -> None:
     top = 1.35 * len(QUESTIONS)
     for number, (question, reply, answer) in enumerate(QUESTIONS):
         y = top - 1.35 * number
-        _box(axes, 0.1, y, 3.6, 0.85, f"{number + 1}. {question}", QUESTION, BLUE)
-        _box(axes, 4.9, y, 2.7, 0.85, answer, ANSWER, ORANGE, weight="bold")
-        _arrow(axes, (3.75, y + 0.425), (4.85, y + 0.425), reply, above=True)
+        _box(axes, 0.1, y, 3.6, 0.85, f"{number + 1}. {question}", QUESTION)
+        _box(axes, 4.9, y, 2.7, 0.85, answer, ANSWER)
+        _arrow(axes, (3.75, y + 0.425), (4.85, y + 0.425), reply, "above")
         other = "yes" if reply == "no" else "no"
         _arrow(axes, (1.9, y - 0.05), (1.9, y - 0.45), other)
-    _box(axes, 0.1, top - 1.35 * len(QUESTIONS), 3.6, 0.85, OTHERWISE, ANSWER, ORANGE, weight="bold")
+    _box(axes, 0.1, top - 1.35 * len(QUESTIONS), 3.6, 0.85, OTHERWISE, ANSWER)
     save(figure, path)
 
 
@@ -132,10 +135,10 @@ def draw_data_flow(path: Path) -> None:
         (6.3, 1.0, 1.8, "policy"),
     )
     for x, y, width, text in boxes:
-        _box(axes, x, y, width, 1.1, text, QUESTION, BLUE)
-    _arrow(axes, (1.95, 3.55), (2.85, 3.55), "add", above=True)
-    _arrow(axes, (5.35, 3.55), (6.25, 3.55), "batch", above=True)
-    _arrow(axes, (3.3, 2.95), (3.3, 2.15), "number of rows,\ninitial weights", side="left")
+        _box(axes, x, y, width, 1.1, text, QUESTION)
+    _arrow(axes, (1.95, 3.55), (2.85, 3.55), "add", "above")
+    _arrow(axes, (5.35, 3.55), (6.25, 3.55), "batch", "above")
+    _arrow(axes, (3.3, 2.95), (3.3, 2.15), "number of rows,\ninitial weights", "left")
     _arrow(axes, (3.9, 2.15), (3.9, 2.95), "indices,\nprobabilities")
     _arrow(axes, (7.2, 2.95), (7.2, 2.15), "update")
     _arrow(axes, (6.25, 3.15), (5.35, 1.8), "priorities")
@@ -146,8 +149,6 @@ def draw_data_flow(path: Path) -> None:
 
 def _canvas(width: float, height: float) -> tuple[Any, Any]:
     """A figure with one panel whose unit is an inch, without axes."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(-0.1, height - 0.1))
@@ -155,31 +156,26 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _box(
-    axes: Any, x: float, y: float, width: float, height: float, text: str, fill: str, edge: str, weight: str = "normal"
-) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
+def _box(axes: Any, x: float, y: float, width: float, height: float, text: str, kind: tuple[str, str, str]) -> None:
+    fill, edge, weight = kind
     style = "round,pad=0,rounding_size=0.12"
     axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=fill, edgecolor=edge, linewidth=1.4))
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=10.5, weight=weight)
 
 
-def _arrow(
-    axes: Any,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    text: str,
-    above: bool = False,
-    side: str = "right",
-) -> None:
+# Where the text of an arrow is: distance from its middle, and alignment
+PLACES = {
+    "above": (0, 0.06, "center", "bottom"),
+    "right": (0.1, 0, "left", "center"),
+    "left": (-0.1, 0, "right", "center"),
+}
+
+
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], text: str, place: str = "right") -> None:
     axes.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=GREY, linewidth=1.3, mutation_scale=14))
-    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    if above:
-        axes.text(x, y + 0.06, text, ha="center", va="bottom", fontsize=10, color=GREY)
-    else:
-        shift, align = (0.1, "left") if side == "right" else (-0.1, "right")
-        axes.text(x + shift, y, text, ha=align, va="center", fontsize=10, color=GREY)
+    right, up, align, vertical = PLACES[place]
+    x, y = (start[0] + end[0]) / 2 + right, (start[1] + end[1]) / 2 + up
+    axes.text(x, y, text, ha=align, va=vertical, fontsize=10, color=GREY)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from sb3_reptile.envs.recommender import Recommender
 from sb3_reptile.evaluation import tables
 from sb3_reptile.evaluation.statistics import Estimate, student_interval
+from sb3_reptile.evaluation.templates import PageTemplate
 
 PAGE = Path(__file__).parent / "results" / "recommender_limit.md"
 MOODS = (0.0, 1.0)
@@ -27,12 +28,7 @@ N_USERS = 500
 N_SUPPOSED = 4_000
 # exploration_final_eps in zoo_configs
 EPSILON = 0.05
-HEADER = """# How many clicks a recommender can have
-
-`python benchmarks/recommender_limit.py` makes this page: mean clicks per episode of {steps} items in
-`DriftingRecommender-v0`, {users} simulated users, 95 % intervals (Student's t). All policies but the last know
-items, groups and moods; a learner has to find these out, too.
-"""
+TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "recommender_limit.md")
 
 
 class Policy(NamedTuple):
@@ -100,9 +96,9 @@ def report() -> str:
         both: list[Estimate] = [student_interval(values) for values in (*of_moods, np.mean(of_moods, axis=0))]
         rows.append([policy.about, *(tables.cell(estimate, 1, separator="") for estimate in both)])
     header = ["policy", *(f"mood {mood:g}" for mood in MOODS), "both"]
-    return "\n".join([HEADER.format(steps=STEPS, users=N_USERS), *tables.table(header, rows)])
+    return TEMPLATE.fill("page", steps=STEPS, users=N_USERS, table=tables.table(header, rows)) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(report().rstrip() + "\n", encoding="utf-8")
+    PAGE.write_text(report(), encoding="utf-8")
     print(PAGE)

@@ -114,12 +114,10 @@ class SpaceSampledValueDecay(BaseCallback):
         number = max(int(self.share * model.batch_size), 1)
         situations, _ = model.policy.obs_to_tensor(np.stack([self._situations.sample() for _ in range(number)]))
         losses = [
-            self._loss_of_one(values, self._decayed(frozen)) for values, frozen in self._values(situations, number)
+            self._loss_of_one(values, (1 - self.rate) * frozen + self.rate * self.baseline)
+            for values, frozen in self._values(situations, number)
         ]
         return th.stack(losses).sum()
-
-    def _decayed(self, frozen: th.Tensor) -> th.Tensor:
-        return (1 - self.rate) * frozen + self.rate * self.baseline
 
     def _loss_of_one(self, values: th.Tensor, targets: th.Tensor) -> th.Tensor:
         if self._is_dqn:

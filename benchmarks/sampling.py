@@ -33,12 +33,7 @@ from tqdm import tqdm
 from sb3_reptile.evaluation import tables
 from sb3_reptile.evaluation.machine import installed_versions, processor_name
 from sb3_reptile.evaluation.templates import PageTemplate, join
-from sb3_reptile.replay import (
-    DecayedDictReplayBuffer,
-    DecayedNStepReplayBuffer,
-    DecayedReplayBuffer,
-    DecayedSampling,
-)
+from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer, DecayedSampling
 
 TEMPLATE = PageTemplate(Path(__file__).parent / "templates" / "sampling.md")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from methods import ALL, BLIND, BLIND_CONTINUOUS, CANDIDATES, FEWER, FEWEST, ORACLE, SMALLER, choice
 
 Role = Literal["tuning", "reporting"]
@@ -74,17 +75,11 @@ class Task:
         :param changes: First step, counted from 1, of each new phase
         :return: As many scores
         """
-
-        def in_phase(returns: Returns, phase: int) -> float:
-            return returns[phase % len(returns)] if isinstance(returns, tuple) else returns
-
-        scores = []
-        for number, value in enumerate(curve):
-            last_step = (number + 1) * self.steps // len(curve)
-            phase = sum(step <= last_step for step in changes)
-            zero, one = in_phase(self.random_return, phase), in_phase(self.reference_return, phase)
-            scores.append((value - zero) / (one - zero))
-        return scores
+        last_steps = (np.arange(len(curve)) + 1) * self.steps // len(curve)
+        phases = np.searchsorted(changes, last_steps, side="right")
+        levels = map(np.atleast_1d, (self.random_return, self.reference_return))
+        zero, one = (by_phase[phases % len(by_phase)] for by_phase in levels)
+        return ((np.array(curve) - zero) / (one - zero)).tolist()
 
 
 # Torch's Adam as one kernel: the same formulas, faster (benchmarks/results/training.md). The same for all methods
