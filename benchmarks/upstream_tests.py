@@ -99,9 +99,10 @@ class Seeds:
 
     def pytest_sessionfinish(self) -> None:
         with RECORDS.open(newline="", encoding="utf-8") as file:
-            records = list(csv.DictReader(file))
-        n_runs = Counter((record["test"], record["replay"]) for record in records)
-        n_passed = Counter((record["test"], record["replay"]) for record in records if record["outcome"] == "passed")
+            # A repeated run counts once
+            outcomes = {(test, replay, seed): outcome for test, replay, seed, outcome in list(csv.reader(file))[1:]}
+        n_runs = Counter(run[:2] for run in outcomes)
+        n_passed = Counter(run[:2] for run, outcome in outcomes.items() if outcome == "passed")
         rows = [[test, replay, f"{n_passed[test, replay]} of {n}"] for (test, replay), n in n_runs.items()]
         lines = table(["test", "replay", "passed"], rows, text_columns=2)
         RECORDS.with_suffix(".md").write_text("\n".join([HEAD, *lines]) + "\n", encoding="utf-8")
