@@ -133,7 +133,8 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
         ),
         false_alarms=false_alarms(results),
         returns=returns_table(one_step, results),
-        one_setting=one_setting(one_step, results),
+        one_setting=one_setting(one_step, results, blind=False),
+        blind=one_setting(one_step, results, blind=True),
         keeping=keeping(results),
         choice=join(choice(records)),
     )
@@ -194,27 +195,28 @@ def returns_table(one_step: Results, results: Results) -> list[str]:
     return table(["score", *header], rows)
 
 
-def one_setting(one_step: Results, results: Results) -> str:
+def one_setting(one_step: Results, results: Results, blind: bool) -> str:
     """
-    The same methods on all drifting reporting tasks of one-step returns. Those of SAC have one-step returns in both
-    columns, its default.
+    The same methods on all drifting reporting tasks of one-step returns: the first ones, or those added blind. Those of
+    other algorithms than DQN have one-step returns in both columns, their default.
     """
     tasks = [
         name
         for name in one_step.with_records(TASKS, AUTO.name)
-        if TASKS[name].role == "reporting" and TASKS[name].drifts
+        if TASKS[name].role == "reporting" and TASKS[name].drifts and TASKS[name].blind == blind
     ]
     not_dqn = {run: record for run, record in one_step.records.items() if TASKS[run.task].algorithm != "DQN"}
     columns = [found.score_matrices(tasks) for found in (one_step, Results(results.records | not_dqn))]
     if not all(AUTO.name in of for of in columns):
         return ""
-    rows = [[METHODS[name].label, *(cell(if_known(iqm, of.get(name))) for of in columns)] for name in COMPARED]
+    names = [name for name in SHOWN if all(name in of for of in columns)]
+    rows = [[METHODS[name].label, *(cell(if_known(iqm, of[name])) for of in columns)] for name in names]
     return fill(
-        "one_setting",
+        "blind" if blind else "one_setting",
         n=len(tasks),
         names=quoted(tasks),
         tried=quoted(name for name in tasks if TASKS[name].tried),
-        seeds=min(len(columns[1][name]) for name in COMPARED if name in columns[1]),
+        seeds=min(len(of[name]) for of in columns for name in names),
         table=table(["IQM of the score", "one step", "λ-returns"], rows),
     )
 

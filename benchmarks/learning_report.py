@@ -349,6 +349,7 @@ def report(records: dict[Run, Record], images: Path) -> str:
     tasks = results.grouped(
         {
             "tuning": lambda task: task.role == "tuning",
+            "blind": lambda task: task.blind,
             "drift": lambda task: task.drifts,
             "stationary": lambda task: True,
         }
@@ -389,7 +390,7 @@ def check_references(records: dict[Run, Record]) -> None:
 
 def glance_section(results: Results, matrices: dict[str, Matrices], images: Path) -> str:
     titles = {"tuning": "Tuning tasks", "drift": "Tasks that drift", "stationary": "Tasks that do not drift"}
-    groups = {titles[name]: group for name, group in matrices.items() if group}
+    groups = {title: matrices[name] for name, title in titles.items() if matrices[name]}
     if not groups:
         return ""
     chosen = [methods_for_curves(results, TASKS, group) for group in groups.values()]

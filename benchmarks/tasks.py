@@ -23,6 +23,8 @@ class Task:
         run
     :param tried: Whether multi-step returns were tried on it before the defaults of ReptileDQN were chosen, so that it
         is a tuning task for them, whatever its role is for one-step returns
+    :param blind: Whether it was added after ``half_life="auto"``, and its role fixed before anything but random actions
+        was run on it
     :param drifts: Whether it changes during training
     :param conflicts: Whether no policy is good in all of its phases
     :param env: Id of the environment, registered by Gymnasium or ``sb3_reptile.envs``
@@ -45,6 +47,7 @@ class Task:
     about: str
     role: Role
     tried: bool = False
+    blind: bool = False
     drifts: bool = False
     conflicts: bool = False
     env: str
@@ -179,7 +182,7 @@ tuning, reporting = partial(task, "tuning"), partial(task, "reporting")
 # A reporting task of Gymnasium's that does not drift, with the fewest methods
 stationary = partial(reporting, methods=FEWEST)
 # A reporting task whose phases conflict and on which nothing was tried before
-blind = partial(reporting, drifts=True, conflicts=True, methods=BLIND)
+blind = partial(reporting, blind=True, drifts=True, conflicts=True, methods=BLIND)
 
 
 def reference_game(game: str, returns: tuple[float, float], methods: tuple[str, ...]) -> Task:

@@ -150,7 +150,7 @@ def test_the_headline_compares_on_tasks_with_runs_of_all_methods_and_leaves_tuni
     assert float(table["auto / uniform"][1].split()[0]) == pytest.approx(score[0] / score[1], abs=0.2)
 
 
-def test_the_reporting_tasks_of_one_step_returns_are_put_together_and_sac_has_one_step_returns(tmp_path, monkeypatch):
+def test_old_and_new_reporting_tasks_are_each_put_together_and_others_than_dqn_have_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 10)
 
     def scored(task, score):
@@ -159,7 +159,8 @@ def test_the_reporting_tasks_of_one_step_returns_are_put_together_and_sac_has_on
         return of.random_return + score * (of.reference_return - of.random_return)
 
     one_step = {("cartpole-gradual", 0.1), ("pendulum-motor", 0.4), ("lunarlander-gravity", 0.1)}
-    others = {("cartpole-gradual", 0.8), ("lunarlander-gravity", 0.6), ("rooms", 0.0)}
+    one_step |= {("acrobot-torques", 0.2), ("pendulum-td3", 0.5)}
+    others = {("cartpole-gradual", 0.8), ("lunarlander-gravity", 0.6), ("acrobot-torques", 0.9), ("rooms", 0.0)}
     records = [
         made_up({(task, AUTO): scored(task, score) for task, score in of}, seeds, learner)
         for of, seeds, learner in ((one_step, 4, None), (others, 3, learners.LEARNER))
@@ -167,7 +168,9 @@ def test_the_reporting_tasks_of_one_step_returns_are_put_together_and_sac_has_on
     # One that does not drift does not count
     records.append(made_up({("cartpole", AUTO): 400}, learner=None))
     page = learners.report(records[0] | records[1] | records[2], tmp_path)
-    (cells,) = [row for name, row in rows_of(page, "What multi-step returns are worth") if name == "auto"]
-    assert [cell.split()[0] for cell in cells] == ["0.15", "0.60"]
-    assert "With λ-returns there are 3 seeds or more." in page
-    assert "they had been tried on `cartpole-gradual`." in page
+    first, blind = [row for name, row in rows_of(page, "What multi-step returns are worth") if name == "auto"]
+    assert [cell.split()[0] for cell in first] == ["0.15", "0.60"]
+    assert [cell.split()[0] for cell in blind] == ["0.35", "0.70"]
+    assert "`acrobot-torques`, `pendulum-td3` (3 seeds or more)" in page
+    assert "There are 3 seeds or more." in page
+    assert "λ-returns had been tried on `cartpole-gradual`." in page

@@ -44,7 +44,7 @@ def test_tasks_of_an_aggregate_count_alike_and_all_must_be_there(report):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "missing"), [((), 6), (("cartpole-actions", "mountaincar"), 2), (("cartpole-physics", "cartpole"), 2)]
+    ("tasks", "missing"), [((), 7), (("cartpole-actions", "mountaincar"), 3), (("cartpole-physics", "cartpole"), 3)]
 )
 def test_the_report_is_rebuilt_byte_for_byte(report, tmp_path, monkeypatch, tasks, missing):
     monkeypatch.setattr(statistics, "RESAMPLES", 10)
