@@ -15,7 +15,7 @@ import numpy as np
 from learning import LEARNER_RECORDS, RECORDS, ROOT, Run, read_records
 from learning_report import recoveries, tasks_table, titled
 from learning_results import Matrices, Results, best_of, if_known
-from methods import AUTO, DEFAULT, FALSE_ALARMS, KEEPING, METHODS, ORACLE, UNIFORM
+from methods import AUTO, DEFAULT, FALSE_ALARMS, KEEPING, LEARNERS, METHODS, ORACLE, UNIFORM
 from tasks import TASKS, Task
 
 from sb3_reptile.evaluation.records import Record
@@ -142,16 +142,29 @@ def report(records: dict[Run, Record], images: Path = IMAGES) -> str:
 
 
 def choice(records: dict[Run, Record]) -> Iterable[str]:
-    """A table of the tuning tasks for each learner: the mean of the runs' returns, and how many there are."""
+    """
+    Tables of the tuning tasks with one-step returns and with the learner of the defaults, and of all learners on tasks
+    with runs of others: the mean of the runs' returns, and how many there are.
+    """
     tasks = [name for name in dict.fromkeys(run.task for run in records if run.learner) if is_tuned(TASKS[name])]
-    for learner in dict.fromkeys([None, *(run.learner for run in records)]):
+    for learner, title in ((None, "One-step returns"), (LEARNER, LEARNERS[LEARNER].label.capitalize())):
         results = with_learner(records, learner)
-        rows = [
-            [LABELS.get(method, METHODS[method].label), *(mean_cell(results.returns(task, method)) for task in tasks)]
-            for method in CANDIDATES
-        ]
+        rows = [[label(name), *(mean_cell(results.returns(task, name)) for task in tasks)] for name in CANDIDATES]
         if with_runs := [row for row in rows if any(row[1:])]:
-            yield "\n".join([f"### {about(learner)}", "", *table(["method", *tasks], with_runs)]).strip()
+            yield "\n".join([f"### {title}", "", *table(["method", *tasks], with_runs)])
+    for task in tasks:
+        tried = {run.learner for run in records if run.task == task} - {None, LEARNER}
+        rows = [
+            [learner.label, *(mean_cell(with_learner(records, name).returns(task, method)) for method in CANDIDATES)]
+            for name, learner in LEARNERS.items()
+            if name in {*tried, LEARNER}
+        ]
+        if tried:
+            yield "\n".join([f"### Other learners on {task}", "", *table(["learner", *map(label, CANDIDATES)], rows)])
+
+
+def label(method: str) -> str:
+    return LABELS.get(method, METHODS[method].label)
 
 
 def decimals_of(value: float) -> int:
@@ -278,13 +291,6 @@ def keeping(results: Results) -> str:
         found = [results.estimate(task, method.name) for method in methods]
         rows.append([f"`{task}`", *(cell(one, decimals_of(found[-1].value)) for one in found)])
     return fill("keeping", name=KEEPING.name, table=table(["", *(m.label for m in methods)], rows)) if rows else ""
-
-
-def about(learner: str | None) -> str:
-    if learner is None:
-        return "One-step returns"
-    n_steps, _, q_lambda = learner.partition("-lambda-")
-    return f"Returns of {n_steps.removesuffix('-step')} steps" + (f", λ = {q_lambda}" if q_lambda else "")
 
 
 def all_records() -> dict[Run, Record]:

@@ -184,7 +184,9 @@ def build(run: Run) -> Any:
     if "features_extractor_class" in policy_kwargs:
         policy_kwargs["features_extractor_class"] = getattr(envs, policy_kwargs["features_extractor_class"])
     settings["policy_kwargs"] = policy_kwargs
-    learner = {} if run.learner is None else LEARNERS[run.learner].arguments
+    learner = {}
+    if run.learner is not None:
+        settings, learner = LEARNERS[run.learner].settings(settings), LEARNERS[run.learner].arguments
     algorithm: Any = {"DQN": DQN, "ReptileDQN": ReptileDQN}[method.algorithm]
     if "q_lambda" in learner and algorithm is DQN:
         # The same replay; only the learner differs

@@ -243,16 +243,28 @@ class Learner:
     :param n_steps: Number of steps of a return
     :param q_lambda: λ of Peng's Q(λ); 1 for uncorrected returns
     :param cut: Whether returns end before an action that is not greedy, as in Watkins's Q(λ)
+    :param rollout: Steps of a rollout instead of those of the task, with as many updates per step. SB3 updates the
+        target network between rollouts, so that this is the shortest interval between two of its updates
     """
 
     n_steps: int
     q_lambda: float = 1.0
     cut: bool = False
+    rollout: int | None = None
 
     @property
     def name(self) -> str:
         mixed = "" if self.q_lambda == 1 else f"-lambda-{self.q_lambda:g}"
-        return f"{self.n_steps}-step{mixed}{'-cut' if self.cut else ''}"
+        shorter = "" if self.rollout is None else f"-rollout-{self.rollout}"
+        return f"{self.n_steps}-step{mixed}{'-cut' if self.cut else ''}{shorter}"
+
+    @property
+    def label(self) -> str:
+        """In tables."""
+        parts = [f"{self.n_steps} steps", f"λ = {self.q_lambda:g}"]
+        parts += ["cut at actions that are not greedy"] if self.cut else []
+        parts += [] if self.rollout is None else [f"target network updated every {self.rollout} steps"]
+        return ", ".join(parts)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -263,16 +275,31 @@ class Learner:
     @property
     def set_up(self) -> dict[str, Any]:
         """The learner in the hash of a record."""
-        return {**self.arguments, **({"cut": True} if self.cut else {})}
+        cut = {"cut": True} if self.cut else {}
+        return {**self.arguments, **cut, **({} if self.rollout is None else {"rollout": self.rollout})}
+
+    def settings(self, of_task: dict[str, Any]) -> dict[str, Any]:
+        """
+        :param of_task: Settings of a task
+        :return: Those with this learner's rollouts
+        :raises ValueError: if so short a rollout has no whole number of updates
+        """
+        if self.rollout is None:
+            return of_task
+        updates, remainder = divmod(of_task["gradient_steps"] * self.rollout, of_task["train_freq"])
+        if remainder:
+            volume = f"{of_task['gradient_steps']} updates every {of_task['train_freq']} steps"
+            raise ValueError(f"rollouts of {self.rollout} steps cannot have as many updates as {volume}")
+        return {**of_task, "train_freq": self.rollout, "gradient_steps": updates}
 
 
 LEARNERS = {
     learner.name: learner
+    for n_steps in (3, 5, 10, 20)
     for learner in (
-        *(Learner(n_steps) for n_steps in (3, 5, 10, 20)),
-        *(Learner(10, q_lambda) for q_lambda in (0.5, 0.7, 0.8, 0.9)),
-        *(Learner(n_steps, q_lambda) for n_steps in (3, 5, 20) for q_lambda in (0.7, 0.9)),
-        *(Learner(10, q_lambda, cut=True) for q_lambda in (0.9, 0.999)),
+        *(Learner(n_steps, q_lambda) for q_lambda in ((0.5, 0.7, 0.8, 0.9, 1.0) if n_steps == 10 else (0.7, 0.9, 1.0))),
+        *(Learner(n_steps, q_lambda, cut=True) for q_lambda in (0.9, 0.999) if n_steps == 10),
+        *(Learner(n_steps, 0.7, rollout=rollout) for rollout in (16, 64) if n_steps == 10),
     )
 }
 

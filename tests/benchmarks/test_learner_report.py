@@ -174,3 +174,25 @@ def test_old_and_new_reporting_tasks_are_each_put_together_and_others_than_dqn_h
     assert "`acrobot-torques`, `pendulum-td3` (3 seeds or more)" in page
     assert "There are 3 seeds or more." in page
     assert "λ-returns had been tried on `cartpole-gradual`." in page
+
+
+def test_other_learners_are_next_to_that_of_the_defaults_on_tasks_with_runs_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+    records = made_up({("cartpole-actions", AUTO): 400, ("cartpole", AUTO): 300})
+    records |= made_up({("cartpole-actions", AUTO): 200}, seeds=1, learner="3-step-lambda-0.7")
+    records |= made_up({("cartpole-actions", UNIFORM): 100}, seeds=1, learner="10-step-lambda-0.9-cut")
+    records |= made_up({("cartpole-actions", AUTO): 350}, seeds=1, learner="10-step-lambda-0.7-rollout-64")
+    page = learners.report(records, tmp_path)
+    section = page[page.index("### Other learners on cartpole-actions") :]
+    assert "### Other learners on cartpole\n" not in page
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    auto = rows[0].index("auto")
+    found = {row[0]: row[auto] for row in rows[2:]}
+    assert list(found) == [
+        "3 steps, λ = 0.7",
+        "10 steps, λ = 0.7",
+        "10 steps, λ = 0.9, cut at actions that are not greedy",
+        "10 steps, λ = 0.7, target network updated every 64 steps",
+    ]
+    values = [float(cell.split()[0]) for cell in found.values() if cell]
+    assert values == pytest.approx([200, 400, 350], abs=20)

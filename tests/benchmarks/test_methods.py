@@ -163,3 +163,23 @@ def test_the_default_under_test_is_that_of_the_package():
     assert learning.build(Run("cartpole", methods.DEFAULT.name, 0)).replay_buffer.decay == package_default()
     auto = ReptileDQN("MlpPolicy", "CartPole-v1", device="cpu", half_life="auto").replay_buffer
     assert learning.build(Run("cartpole", methods.AUTO.name, 0)).replay_buffer.decay == auto.decay
+
+
+def test_a_learner_with_shorter_rollouts_has_as_many_updates_per_step():
+    # 128 updates every 256 steps
+    ordinary, shorter = (
+        learning.build(Run("cartpole-actions", methods.AUTO.name, 0, None, learner))
+        for learner in ("10-step-lambda-0.7", "10-step-lambda-0.7-rollout-64")
+    )
+    assert [(model.train_freq.frequency, model.gradient_steps) for model in (ordinary, shorter)] == [
+        (256, 128),
+        (64, 32),
+    ]
+    assert learning.set_up(
+        Run("cartpole-actions", methods.AUTO.name, 0, None, "10-step-lambda-0.7-rollout-64")
+    ) not in (
+        learning.set_up(Run("cartpole-actions", methods.AUTO.name, 0, None, learner))
+        for learner in ("10-step-lambda-0.7", "10-step-lambda-0.7-rollout-16")
+    )
+    with pytest.raises(ValueError, match="rollouts of 1 steps cannot have as many updates as 1 updates every 2 steps"):
+        methods.Learner(10, 0.7, rollout=1).settings({"train_freq": 2, "gradient_steps": 1})
