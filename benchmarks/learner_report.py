@@ -258,7 +258,7 @@ def ratios_table(results: Results, tasks: list[str]) -> list[str]:
         difference = cell(if_known(difference_of_iqms, auto, uniform))
         better = cell(if_known(probability_of_improvement, auto, uniform))
         rows.append([title, difference, ratio(auto, uniform), better, METHODS[best].label, ratio(auto, found[best])])
-    header = ["`auto` next to", "uniform: difference", "ratio", "P(better)", "the best other", "ratio"]
+    header = ["`auto` compared with", "uniform: difference", "ratio", "P(better)", "the best other", "ratio"]
     return table(header, rows) if rows else []
 
 

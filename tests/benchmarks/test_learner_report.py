@@ -86,7 +86,7 @@ def test_auto_is_compared_with_the_best_other_method_of_each_task_and_of_all(tmp
     assert compared["`acrobot-torques`"][3] == "default"
     # Of all tasks, only methods with runs on each of them
     assert compared["all"][3] == "default"
-    scores = dict(rows[: [name for name, _ in rows].index("`auto` next to")])
+    scores = dict(rows[: [name for name, _ in rows].index("`auto` compared with")])
     header = scores["score"]
     assert scores["all"][header.index("FIFO 3,000")] == ""
     # An oracle is not the best

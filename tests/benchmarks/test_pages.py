@@ -138,7 +138,7 @@ def test_auto_states_the_constants_of_its_settings():
         f"is 1 up to a sum of {settings.doubt:g} nats, then falls exponentially, down to {least:.4f}.",
         f"whose false-alarm rate stays above {settings.noisy_above:g} is **noisy**",
         f"the mean of the {settings.mean_neighbours} most similar situations",
-        f"less {settings.allowance:g} nats",
+        f"minus {settings.allowance:g} nats",
         f"if they are more than {settings.tolerance:g} apart",
         f"averaged down to {settings.image_side} x {settings.image_side} pixels",
         f"Vectors of more than {settings.max_features} numbers",
