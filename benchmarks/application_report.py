@@ -58,6 +58,13 @@ def oracle_and_random(application: Application) -> np.ndarray:
 # ---- Figures
 
 WITH_BAND = (DECAYED, UNIFORM, "both auto", "both uniform")
+# Those that have the line of another panel's method; the page says what they are
+IN_LEGEND = {
+    "both auto": AUTO,
+    "both uniform": f"{UNIFORM} replay",
+    f"{DECAYED}, from Pong's network": f"{DECAYED} replay",
+    f"{UNIFORM}, from Pong's network": f"{UNIFORM} replay",
+}
 
 
 def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
@@ -79,7 +86,7 @@ def draw(names: list[str], records: dict[Run, Record], path: Path) -> None:
             if len(curves):
                 seeds = plotting.smooth(curves, phases)
                 points = list(map(Estimate, seeds.mean(axis=0), seeds.min(axis=0), seeds.max(axis=0)))
-                label = label_of(method)
+                label = IN_LEGEND.get(method, label_of(method))
                 style = plotting.style_of(runs.FAMILIES.get(method, ""))
                 # Bands of more than two methods hide the curves
                 band = 0.15 if method in WITH_BAND else 0

@@ -154,6 +154,6 @@ def _draw(task: str, results: Sequence[MethodResult], by_method: Mapping[str, Se
         marks = dict(marker="v", linestyle="none", markersize=6, color=plotting.style_of("auto").color, clip_on=False)
         at_top = panel.get_xaxis_transform()
         panel.plot(alarms, np.full(len(alarms), 1.02), transform=at_top, label="alarm of auto", **marks)
-    panel.title.set_y(1.04)
+        plotting.raise_title(panel)
     # savefig chooses the format by the ending
     plotting.save_with_legend(figure, [panel], path)

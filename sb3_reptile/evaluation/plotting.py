@@ -86,6 +86,11 @@ def label_panel(panel: Any, title: str, xlabel: str, ylabel: str = "") -> None:
     panel.set_ylabel(ylabel, fontsize=9)
 
 
+def raise_title(panel: Any) -> None:
+    """Leave room for marks between the title and the panel."""
+    panel.set_title(panel.get_title(loc="left"), fontsize=10, loc="left", pad=16)
+
+
 def training_panel(panel: Any, title: str, steps: int, changes: Sequence[float] = ()) -> np.ndarray:
     """
     Prepare a panel for learning curves.
