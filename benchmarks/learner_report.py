@@ -39,7 +39,7 @@ LABELS = {"auto-exp-1000000": "auto, no decay inside (half-life 1,000,000)"}
 # In figures
 SHOWN = (UNIFORM.name, "fifo-3000", DEFAULT.name, AUTO.name)
 # In tables of their own
-EXPERIMENTS = (FALSE_ALARMS.name, KEEPING.name)
+EXPERIMENTS = (FALSE_ALARMS.name, *(method.name for method in KEEPING))
 # Compared with and without multi-step returns
 COMPARED = (UNIFORM.name, DEFAULT.name, AUTO.name)
 # A ratio to a score that is closer to that of random actions means little
@@ -285,12 +285,13 @@ def false_alarms(results: Results) -> str:
 
 def keeping(results: Results) -> str:
     """``auto`` that goes on to replay what is contradicted."""
-    methods = (UNIFORM, DEFAULT, AUTO, KEEPING)
+    methods = (UNIFORM, DEFAULT, AUTO, *KEEPING)
     rows = []
-    for task in results.with_records(TASKS, KEEPING.name):
-        found = [results.estimate(task, method.name) for method in methods]
-        rows.append([f"`{task}`", *(cell(one, decimals_of(found[-1].value)) for one in found)])
-    return fill("keeping", name=KEEPING.name, table=table(["", *(m.label for m in methods)], rows)) if rows else ""
+    for task in TASKS:
+        found = [results.returns(task, method.name) for method in methods]
+        if any(map(len, found[-len(KEEPING) :])):
+            rows.append([f"`{task}`", *map(mean_cell, found)])
+    return fill("keeping", table=table(["", *(m.label for m in methods)], rows)) if rows else ""
 
 
 def all_records() -> dict[Run, Record]:

@@ -65,10 +65,24 @@ class ForgettingDistribution(SamplingDistribution):
 
 
 class KeepingDistribution(SamplingDistribution):
-    """``half_life="auto"`` that goes on to replay what is contradicted, a tenth as often as what is confirmed."""
+    """``half_life="auto"`` that goes on to replay what is contradicted, ``share`` times as often as other transitions."""
+
+    share = 0.1
 
     def set_segments(self, starts: np.ndarray, consistencies: np.ndarray, last_change: int | None) -> None:
-        super().set_segments(starts, np.maximum(consistencies, 0.1), last_change)
+        super().set_segments(starts, np.maximum(consistencies, self.share), last_change)
+
+
+class KeepingMoreDistribution(KeepingDistribution):
+    """The same with a larger share."""
+
+    share = 0.3
+
+
+class KeepingLessDistribution(KeepingDistribution):
+    """The same with a smaller share."""
+
+    share = 0.03
 
 
 class OrdinaryClock(SegmentedSampler):
