@@ -65,7 +65,7 @@ class ForgettingDistribution(SamplingDistribution):
 
 
 class KeepingDistribution(SamplingDistribution):
-    """``half_life="auto"`` that goes on to replay what is contradicted, ``share`` times as often as other transitions."""
+    """``half_life="auto"`` that replays what is contradicted, too, ``share`` times as often as other transitions."""
 
     share = 0.1
 
