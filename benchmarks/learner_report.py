@@ -168,7 +168,7 @@ def label(method: str) -> str:
 
 
 def decimals_of(value: float) -> int:
-    return 1 if abs(value) < 10 else 0
+    return 2 if abs(value) < 1 else 1 if abs(value) < 10 else 0
 
 
 def mean_cell(returns: np.ndarray) -> str:
