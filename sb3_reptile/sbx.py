@@ -29,6 +29,7 @@ class DecayedReplay(OffPolicyAlgorithmJax):
 
     replay_buffer_class: type[ReplayBuffer] | None
     replay_buffer_kwargs: dict[str, Any]
+    n_steps: int
 
     def _setup_model(self) -> None:
         given = dict(self.replay_buffer_kwargs)
@@ -36,7 +37,9 @@ class DecayedReplay(OffPolicyAlgorithmJax):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
         # SBX gives n_steps to SB3's own class only
-        self.replay_buffer_kwargs = {**return_options(self, self.replay_buffer_class), **given}
+        n_steps = self.n_steps if self.n_steps > 1 else None
+        options = return_options(self, self.replay_buffer_class, n_steps)
+        self.replay_buffer_kwargs = {**options, **given}
         super()._setup_model()
         self.replay_buffer_kwargs = given
         self.n_steps = getattr(self.replay_buffer, "n_steps", 1)

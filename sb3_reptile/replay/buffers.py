@@ -65,8 +65,9 @@ class _SB3Storage(MultiStepSampling):
         self.actions[row] = action.reshape((self.n_envs, self.action_dim))
         self.rewards[row] = reward
         self.dones[row] = done
+        # A former row may have been ended here (``episodes``), even if time limits are not handled
+        self.timeouts[row] = 0.0
         if self.handle_timeout_termination:
-            self.timeouts[row] = 0.0
             for env, info in enumerate(infos):
                 if info.get("TimeLimit.truncated"):
                     self.timeouts[row, env] = 1.0
@@ -127,10 +128,9 @@ class _SB3Storage(MultiStepSampling):
         """n-step returns, as SB3's ``NStepReplayBuffer`` computes them."""
         steps, last = self._steps(indices)
         of_rewards, of_value = discounts(self.n_steps, self.gamma)
-        rewards = self._normalize_reward(self.rewards.take(steps, mode="wrap"), env)
+        rewards = self._normalize_reward(self.rewards.take(steps), env)
         rewards *= of_rewards.take(last, axis=0)
-        final = indices + last * self.n_envs
-        final %= self.buffer_size * self.n_envs
+        final = steps[:, -1]
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),

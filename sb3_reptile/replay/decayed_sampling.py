@@ -289,6 +289,9 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
 
     def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """Let the storing class store a row."""
+        if not self.handle_timeout_termination:
+            # SB3 does not write it then, and a former row may have been ended here (``episodes``)
+            self.timeouts[self.pos] = 0
         super().add(obs, next_obs, action, reward, done, infos)
 
     def _leave_gap(self, done: np.ndarray) -> None:

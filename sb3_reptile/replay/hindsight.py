@@ -28,7 +28,9 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
     Transitions of unfinished episodes are not drawn, as in SB3; their probability goes to the others in proportion.
     """
 
-    def __init__(self, *args: Any, combined: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, combined: bool = False, n_steps: int = 1, **kwargs: Any) -> None:
+        if n_steps != 1:
+            raise ValueError(f"n_steps must be 1 with hindsight replay, which has one-step returns, got {n_steps}")
         if combined:
             raise ValueError("combined must be False with hindsight replay: the newest episode has no end yet")
         if kwargs.get("weighting", "sampling") != "sampling":

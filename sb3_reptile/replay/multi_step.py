@@ -60,8 +60,8 @@ class MultiStepSampling(DecayedSampling):
     def _steps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
         :param indices: Numbers of stored transitions, int64, shape (n,)
-        :return: Numbers of the transitions from them on, shape (n, n_steps), which go on past the end of the ring, and
-            the position of the last that belongs to the return; what comes after it is arbitrary
+        :return: Numbers of the transitions from them on, shape (n, n_steps), the last one of the return repeated; and
+            its position
         """
         steps = np.add.outer(indices, np.arange(0, self.n_steps * self.n_envs, self.n_envs))
         # The ring's end is its beginning
@@ -74,6 +74,8 @@ class MultiStepSampling(DecayedSampling):
         if self._consistency is not None and self._consistency.changes:
             rows = self.distribution.rows_added - 1 - to_newest
             last = np.minimum(last, self._rows_to_change(rows, self._consistency.changes) - 1)
+        np.minimum(steps, (indices + last * self.n_envs)[:, None], out=steps)
+        steps %= self.buffer_size * self.n_envs
         return steps, last
 
     def _rows_to_change(self, rows: np.ndarray, changes: list[Change]) -> np.ndarray:
@@ -89,17 +91,14 @@ class MultiStepSampling(DecayedSampling):
         :return: The sequences whose rewards are summed in the n-step returns of these transitions
         """
         steps, last = self._steps(indices)
-        final = indices + last * self.n_envs
-        np.minimum(steps, final[:, None], out=steps)
-        steps %= self.buffer_size * self.n_envs
         rewards = self._normalize_reward(self.rewards.take(steps), env)
         rewards *= np.arange(self.n_steps) <= last[:, None]
-        return Sequences(steps, last, rewards, self._terminals(final))
+        return Sequences(steps, last, rewards, self._terminals(steps[:, -1]))
 
     def _terminals(self, indices: np.ndarray) -> np.ndarray:
         """1 where an episode ended, 0 where it was cut off by a time limit or is not over."""
-        dones: np.ndarray = self.dones.take(indices, mode="wrap")
-        dones *= 1 - self.timeouts.take(indices, mode="wrap")
+        dones: np.ndarray = self.dones.take(indices)
+        dones *= 1 - self.timeouts.take(indices)
         return dones
 
 

@@ -86,7 +86,7 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     :param loaded: A buffer that was loaded
     :param present: The buffer that the model made by its options. It is emptied if it takes over the transitions.
     :param path: Where the buffer was loaded from
-    :return: The loaded buffer, with the model's n-step returns; or the model's, with the transitions of the loaded one
+    :return: The loaded buffer; or the model's, with the transitions of the loaded one
         if that is of another kind, or only one of them has ``half_life="auto"``
     :raises ValueError: if the loaded buffer does not fit the model
     """
@@ -97,8 +97,6 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     has_returns = isinstance(loaded, MultiStepSampling) or getattr(present, "n_steps", 1) == 1
     was_auto, is_auto = (getattr(buffer, "consistency", None) is not None for buffer in (loaded, present))
     if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and was_auto == is_auto:
-        if isinstance(loaded, MultiStepSampling) and isinstance(present, MultiStepSampling):
-            loaded.n_steps, loaded.gamma = present.n_steps, present.gamma
         return loaded
     present.reset()
     n_taken = take_transitions(loaded, present)

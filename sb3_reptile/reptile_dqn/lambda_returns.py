@@ -1,18 +1,23 @@
 """λ-returns over replayed sequences, and a cache of the target network's values that makes them cheap."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_reptile.replay.multi_step import MultiStepSampling
 
 if TYPE_CHECKING:
     from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
 
-# Next observations of which values are computed at once, at most
+# Next observations that are fetched at once, at most
 CHUNK = 1_024
+# Next observations of which values are computed at once, always: the last bits of a product of matrices depend on the
+# number of rows, and a value must not depend on what else was missing when it was computed. Fewer images, each of
+# which takes long
+ROWS, IMAGES = 32, 8
 
 
 class ValueCache:
@@ -27,6 +32,9 @@ class ValueCache:
     def __init__(self, model: "ReptileDQN") -> None:
         self.model = model
         self.buffer = replay_buffer_of(model)
+        space = self.buffer.observation_space
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+        self._n_at_once = IMAGES if any(len(part.shape or ()) == 3 for part in parts) else ROWS
         n = self.buffer.buffer_size * self.buffer.n_envs
         self._values = np.zeros(n, dtype=np.float32)
         # The version of the target network that each value is of
@@ -34,6 +42,7 @@ class ValueCache:
         self._order = np.zeros(n, dtype=np.int32)
         self._version = 1
         self._rows_added, self._n_resets = 0, 0
+        self._is_normalized = False
         self._target: list[th.Tensor] = []
 
     def refresh(self) -> None:
@@ -43,7 +52,9 @@ class ValueCache:
         is_same_ring = distribution.n_resets == self._n_resets and n_new < buffer.buffer_size
         target = list(tensors_of(self.model.q_net_target))
         is_same_target = len(target) == len(self._target) and all(map(th.equal, target, self._target))
-        if not (is_same_ring and is_same_target) or self.model._vec_normalize_env is not None:
+        # Statistics may have changed, or the environment that has them
+        was_normalized, self._is_normalized = self._is_normalized, self.model._vec_normalize_env is not None
+        if not (is_same_ring and is_same_target) or self._is_normalized or was_normalized:
             self._version += 1
         elif n_new:
             rows = np.arange(self._rows_added, distribution.rows_added) % buffer.buffer_size
@@ -64,15 +75,27 @@ class ValueCache:
             order = np.arange(len(missing), dtype=np.int32)
             self._order[missing] = order
             missing = missing[self._order[missing] == order]
-            for start in range(0, len(missing), CHUNK):
-                chunk = missing[start : start + CHUNK]
+            # Some of them twice, to fill the last rows
+            size = self._n_at_once
+            padded = np.resize(missing, -(-len(missing) // size) * size)
+            for start in range(0, len(padded), CHUNK):
+                chunk = padded[start : start + CHUNK]
                 observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
-                self._store(chunk, compute(observations))
+                for at, part in zip(range(0, len(chunk), size), _split(observations, size), strict=True):
+                    self._store(chunk[at : at + size], compute(part))
             self._versions[missing] = self._version
         return self._values[indices]
 
     def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
         self._values[indices] = q_values.max(dim=1).values.cpu().numpy()
+
+
+def _split(observations: Any, size: int) -> Iterable[Any]:
+    """Observations, or a dict of them, in parts of this size."""
+    if not isinstance(observations, dict):
+        return observations.split(size)
+    parts = zip(*(values.split(size) for values in observations.values()), strict=True)
+    return [dict(zip(observations, part, strict=True)) for part in parts]
 
 
 def tensors_of(module: th.nn.Module) -> Iterator[th.Tensor]:
@@ -97,13 +120,25 @@ def replay_buffer_of(model: "ReptileDQN") -> Any:
     :raises ValueError: if it has no multi-step sequences
     """
     buffer: Any = model.replay_buffer
-    if not isinstance(buffer, MultiStepSampling) or buffer.n_steps == 1:
-        n_steps = getattr(buffer, "n_steps", 1)
+    if not isinstance(buffer, MultiStepSampling):
+        raise ValueError(
+            f"q_lambda={model.q_lambda} mixes returns of several lengths, which {type(buffer).__name__} does not have: "
+            "leave replay_buffer_class out, or set q_lambda=1"
+        )
+    if buffer.n_steps == 1:
         raise ValueError(
             f"q_lambda={model.q_lambda} mixes returns of several lengths, but this model's {type(buffer).__name__} has "
-            f"n_steps={n_steps}: set n_steps > 1, or q_lambda=1"
+            "n_steps=1: set n_steps > 1, or q_lambda=1"
         )
     return buffer
+
+
+def returns_asked_for(model: "ReptileDQN") -> tuple[int, float, float]:
+    """
+    :param model: A model
+    :return: What its returns depend on
+    """
+    return model.n_steps, model.gamma, model.q_lambda
 
 
 class LambdaReturns:
@@ -129,6 +164,7 @@ class LambdaReturns:
         self.model = model
         self.buffer = replay_buffer_of(model)
         self.cache = ValueCache(model)
+        self._made_for = returns_asked_for(model)
         n = self.buffer.n_steps
         decays = (model.gamma * model.q_lambda) ** np.arange(n, dtype=np.float32)
         # By the position of the last transition: factors of the rewards, and of the values that follow
@@ -139,9 +175,10 @@ class LambdaReturns:
     def is_of(self, model: "ReptileDQN") -> bool:
         """
         :param model: A model
-        :return: Whether these are the returns of its present replay buffer
+        :return: Whether these are the returns of its present replay buffer and options
         """
-        return self.model is model and self.buffer is model.replay_buffer
+        is_of_buffer = self.model is model and self.buffer is model.replay_buffer
+        return is_of_buffer and self._made_for == returns_asked_for(model)
 
     def targets(self, indices: np.ndarray, target_values: Callable[[Any], th.Tensor]) -> th.Tensor:
         """

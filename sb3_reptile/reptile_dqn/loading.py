@@ -1,5 +1,6 @@
 """What ReptileDQN does with files of SB3's DQN, and with a replay buffer that was loaded."""
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,22 @@ def was_saved_by_dqn(model: "ReptileDQN") -> bool:
 
 def decay_what_dqn_saved(model: "ReptileDQN") -> None:
     """
-    Replace the class of replay buffer that DQN had selected by the one that decays, with a warning.
+    Replace the class of replay buffer that DQN had selected by the one that decays, with a warning. Files of SB3 from
+    before n-step returns have no ``n_steps``: it is 1.
 
     :param model: A model with the attributes of a DQN
     """
+    if model.n_steps is None:
+        model.n_steps = 1
     decayed = DECAYED_COUNTERPARTS.get(model.replay_buffer_class)  # type: ignore[arg-type]
     if decayed is not None:
         model.replay_buffer_class = decayed
-        warnings.warn(
-            f"the model was saved by DQN: its replay decays from now on ({decayed.__name__}, "
-            f"half_life={model.half_life}); load it with half_life=float('inf') for uniform replay",
-            stacklevel=4,
-        )
+        if model.half_life != math.inf:
+            warnings.warn(
+                f"the model was saved by DQN: its replay decays from now on ({decayed.__name__}, "
+                f"half_life={model.half_life}); load it with half_life=float('inf') for uniform replay",
+                stacklevel=4,
+            )
 
 
 def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:

@@ -19,7 +19,13 @@ from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
 from sb3_reptile.replay.taking_over import fitted
-from sb3_reptile.reptile_dqn.buffer_options import replay_options, returns_of
+from sb3_reptile.reptile_dqn.buffer_options import (
+    UNDISCOUNTED,
+    UNMIXED,
+    hand_returns_to_buffer,
+    replay_options,
+    returns_of,
+)
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
@@ -234,7 +240,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         for name in ("alpha",) if callable(self.beta) else ("alpha", "beta"):
             check_fraction(name, getattr(self, name), "0 switches it off")
         if self.q_lambda is not None:
-            check_fraction("q_lambda", self.q_lambda, "1 uses n-step returns as they are")
+            check_fraction("q_lambda", self.q_lambda, UNMIXED)
         if self.n_steps is not None:
             check_n_steps(self.n_steps)
         check_weighting(self.weighting, self.priority is not None)
@@ -252,9 +258,12 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
+        check_fraction("gamma", self.gamma, UNDISCOUNTED)
+        is_open = self.n_steps is None
         self.n_steps, self.q_lambda = returns_of(self, self.replay_buffer_class)
         # The model's options reach the buffer through its kwargs
-        self.replay_buffer_kwargs = {**replay_options(self), **kwargs}
+        options = replay_options(self, None if is_open and self.n_steps == 1 else self.n_steps)
+        self.replay_buffer_kwargs = {**options, **kwargs}
         # SB3 gives n_steps to its own class only, and warns that any other ignores it; here it is among the kwargs
         n_steps, self.n_steps = self.n_steps, 1
         super()._setup_model()
@@ -289,6 +298,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             assert self.replay_buffer is not None
             self.replay_buffer = fitted(self.replay_buffer, present, path)  # type: ignore[assignment]
             hand_options_to_buffer(self, path)
+            hand_returns_to_buffer(self)
         except BaseException:
             self.replay_buffer = present
             raise
@@ -299,6 +309,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         self._freeze_or_thaw()
         buffer = self.replay_buffer
         assert buffer is not None
+        hand_returns_to_buffer(self)
         if isinstance(buffer, DecayedSampling):
             use_weights(buffer)
         if self.priority is not None:
@@ -377,10 +388,11 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         The TD errors of stored transitions under the present networks; nothing is trained. With hindsight replay, those
         with the goals that were pursued.
 
-        :param indices: Numbers of transitions in the replay buffer
-        :return: ``target - value``, shape (len(indices), 1)
+        :param indices: Numbers of transitions in the replay buffer, int64, shape (n,)
+        :return: ``target - value``, shape (n, 1)
         """
         assert isinstance(self.replay_buffer, DecayedSampling), "td_errors() needs a decayed replay buffer"
+        hand_returns_to_buffer(self)
         batch = self.replay_buffer.transitions(indices, env=self._vec_normalize_env)
         with th.no_grad():
             return self._td_targets(batch) - th.gather(self.q_net(batch.observations), 1, batch.actions.long())

@@ -178,6 +178,12 @@ CONFIGURATIONS = {name: case for name, case in CASES.items() if name not in LEFT
     "reptile_dqn, memory optimised": (ReptileDQN, cartpole, MEMORY_OPTIMIZED),
     "reptile_dqn, subprocesses": (ReptileDQN, parallel, PRIORITIES),
     "reptile_dqn, normalised": (ReptileDQN, lambda: VecNormalize(cartpole(2)), PRIORITIES),
+    # Products of matrices whose last bits depend on the number of rows
+    "reptile_dqn, λ-returns": (
+        ReptileDQN,
+        cartpole,
+        dict(train_freq=1, n_steps=10, q_lambda=0.7, policy_kwargs=dict(net_arch=[64, 64])),
+    ),
     "reptile_dqn, on disk": (ReptileDQN, cartpole, dict(replay_buffer_kwargs=dict(storage_dir=tempfile.gettempdir()))),
 }
 

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import DQN, SAC
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_reptile import DecayedDictReplayBuffer, DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile import (
+    DecayedDictReplayBuffer,
+    DecayedHerReplayBuffer,
+    DecayedNStepReplayBuffer,
+    DecayedReplayBuffer,
+    DecayedSampling,
+)
 from tests.conftest import NO_TIMEOUTS, make_buffer, small
 from tests.replay import hindsight
 
@@ -166,3 +172,22 @@ def test_hindsight_episodes_end_where_the_environment_was_reset(tmp_path):
     loaded = DecayedHerReplayBuffer.load(tmp_path / "buffer", env=buffer.env)
     add_goals(loaded, 32, done=True)
     assert loaded.ep_length[:6, 0].tolist() == [3, 3, 3, 3, 3, 3]
+
+
+class OwnStorage(DecayedSampling, ReplayBuffer):
+    """A class that stores by its own ``add()``."""
+
+    def add(self, *args, **kwargs):
+        super().add(*args, **kwargs)
+
+
+@pytest.mark.parametrize("buffer_class", [DecayedReplayBuffer, OwnStorage])
+def test_where_time_limits_are_not_handled_the_end_of_a_former_row_does_not_remain(buffer_class):
+    spaces_of_it = spaces.Box(-99, 99, (1,)), spaces.Discrete(2)
+    buffer = buffer_class(3, *spaces_of_it, device="cpu", handle_timeout_termination=False)
+    for obs, next_obs, done in [(0, 1, False), (10, 11, False), (11, 12, False), (12, 13, True)]:
+        # The first two do not continue each other; the last one takes the place of the first
+        rows = (np.full((1, 1), value, dtype=np.float32) for value in (obs, next_obs))
+        buffer.add(*rows, np.zeros((1, 1)), np.ones(1), np.array([done]), [{}])
+    assert buffer.transitions(np.arange(3)).dones.flatten().tolist() == [1, 0, 0]
+    assert buffer.timeouts[:, 0].tolist() == [0, 0, 0]

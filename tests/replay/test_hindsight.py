@@ -247,6 +247,12 @@ def test_combined_replay_is_refused():
         make_buffer(combined=True)
 
 
+def test_n_steps_are_refused():
+    with pytest.raises(ValueError, match=r"n_steps must be 1 with hindsight replay, .* got 3"):
+        make_buffer(n_steps=3)
+    make_buffer(n_steps=1)
+
+
 def test_reported_probabilities_are_those_of_the_draws():
     buffer = make_buffer(n_envs=3, half_life=20, initial_weights=weigh)
     fill(buffer, 3 * N_ROWS + 17)

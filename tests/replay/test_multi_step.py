@@ -151,3 +151,15 @@ def test_one_step_transitions_are_those_of_a_buffer_with_one_step(kind, n_envs):
     for name in ("observations", "actions", "next_observations", "dones", "rewards", "weights"):
         ours, theirs = getattr(several, name), getattr(one, name)
         assert ours["x"].equal(theirs["x"]) if isinstance(ours, dict) else ours.equal(theirs), name
+
+
+def test_what_is_not_finite_after_the_end_of_a_return_does_not_matter():
+    buffer = make_buffer(
+        DecayedReplayBuffer, space=spaces.Box(-9, 9, (1,)), on_bad_transition="allow", n_steps=3, gamma=0.9
+    )
+    for step, reward in enumerate([1.0, 1.0, np.nan]):
+        obs = np.full((1, 1), step, dtype=np.float32)
+        buffer.add(obs, obs + 1, np.zeros((1, 1)), np.array([reward]), np.array([step == 1]), [{}])
+    returns = buffer.transitions(np.arange(3)).rewards.flatten().tolist()
+    assert returns[:2] == pytest.approx([1.9, 1.0])
+    assert np.isnan(returns[2])

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from torch import nn
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.reptile_dqn.lambda_returns import tensors_of
-from tests.conftest import INF, cartpole, small
+from tests.conftest import INF, assert_same_parameters, cartpole, small
 
 LEARNERS = ("eager", "auto", "fast")
 MLP = dict(policy_kwargs=dict(net_arch=[16]))
@@ -44,6 +45,10 @@ def recursion(model, indices, q_lambda):
 def targets(model, indices):
     with th.no_grad():
         return model._td_targets(model.replay_buffer.transitions(indices, model._vec_normalize_env))
+
+
+def actions_of(model, indices):
+    return model.replay_buffer.transitions(indices).actions.long()
 
 
 VARIANTS = {
@@ -117,7 +122,20 @@ def replace_buffer(model):
     model.replay_buffer = other.replay_buffer
 
 
+def set_q_lambda(model):
+    model.q_lambda = 0.3
+
+
+def set_gamma(model):
+    model.gamma = 0.5
+
+
+def set_n_steps(model):
+    model.n_steps = 2
+
+
 CHANGES = [set_target, load_target, train_on, wrap_around, reset_and_refill, replace_buffer]
+CHANGES += [set_q_lambda, set_gamma, set_n_steps]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -127,9 +145,12 @@ def test_the_cache_forgets_what_no_longer_holds(change, learner):
     indices = np.arange(model.replay_buffer.size() * model.n_envs)
     before = targets(model, indices)  # all values are in the cache now
     change(model)
-    after = targets(model, indices)
+    values = th.gather(
+        model.q_net(model.replay_buffer.transitions(indices).observations), 1, actions_of(model, indices)
+    )
+    after = model.td_errors(indices) + values
     assert not th.allclose(before, after)
-    assert th.allclose(after, recursion(model, indices, 0.7), atol=1e-5)
+    assert th.allclose(after, recursion(model, indices, model.q_lambda), atol=1e-5)
 
 
 def test_a_value_is_computed_once_for_each_target_network():
@@ -149,12 +170,82 @@ def test_a_value_is_computed_once_for_each_target_network():
     assert len(indices) <= sum(computed) <= 2 * len(indices)
 
 
-@pytest.mark.parametrize("kwargs", [{}, dict(half_life=INF), dict(double_q=True), dict(priority="td_error")])
-def test_the_closed_form_agrees_with_autograd(kwargs):
-    eager, closed = (train(learner=learner, steps=200, **kwargs) for learner in ("eager", "auto"))
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        *({}, dict(half_life=INF), dict(priority="td_error"), dict(train_freq=1), dict(gradient_steps=4)),
+        *(dict(double_q=True), dict(tau=0.1, target_update_interval=3), dict(env=lambda: cartpole(3, normalize=True))),
+    ],
+)
+def test_the_closed_form_is_bitwise_autograd(kwargs):
+    # Large enough that the last bits of a product depend on the number of rows
+    kwargs = dict(policy_kwargs=dict(net_arch=[64, 64]), n_steps=10, target_update_interval=10_000, steps=300) | kwargs
+    make_env = kwargs.pop("env", cartpole)
+    eager, closed = (train(learner=learner, env=make_env(), **kwargs) for learner in ("eager", "auto"))
     assert closed._closed_form is not None
-    for ours, theirs in zip(closed.policy.parameters(), eager.policy.parameters(), strict=True):
-        assert th.allclose(ours, theirs, atol=1e-4)
+    assert_same_parameters(closed, eager)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_value_does_not_depend_on_what_else_is_missing(learner, n_threads):
+    before = th.get_num_threads()
+    try:
+        th.set_num_threads(n_threads)
+        model = train(learner=learner, steps=300, policy_kwargs=dict(net_arch=[64, 64]))
+        indices = np.random.default_rng(0).permutation(model.replay_buffer.size() * model.n_envs)
+        compute = model.q_net_target if learner == "eager" else model._attached_closed_form()._values_of_next
+        found = []
+        for sizes in ([len(indices)], [1, 2, 3, 5, 6, 7, 9, 33, 64]):
+            model._lambda_returns = None
+            cache = model.lambda_returns().cache
+            cache.refresh()
+            with th.no_grad():
+                for part in np.split(indices, np.cumsum(sizes)[:-1]):
+                    cache(part, compute)
+                found.append(cache(indices[: sum(sizes)], compute)[: 1 + 2 + 3 + 5 + 6 + 7 + 9 + 33])
+        assert found[0].tolist() == found[1].tolist()
+    finally:
+        th.set_num_threads(before)
+
+
+def test_looking_at_td_errors_changes_nothing():
+    class Looks(BaseCallback):
+        def _on_step(self):
+            if self.n_calls % 7 == 0:
+                self.model.td_errors(self.model.replay_buffer.drawable())
+            return True
+
+    models = []
+    for callback in (None, Looks()):
+        model = ReptileDQN("MlpPolicy", cartpole(1), **small(n_steps=10, q_lambda=0.7, train_freq=1))
+        models.append(model.learn(250, callback))
+    assert_same_parameters(*models)
+
+
+def test_the_cache_forgets_when_an_environment_without_statistics_takes_the_place_of_one_with_them():
+    model = train(env=cartpole(3, normalize=True), target_update_interval=10_000)
+    indices = model.replay_buffer.drawable()
+    model.td_errors(indices)
+    model.set_env(cartpole(3))
+    assert th.allclose(targets(model, indices), recursion(model, indices, 0.7), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("q_lambda", 7, ValueError, r"q_lambda must be .*in \[0, 1\], got 7"),
+        ("gamma", -1, ValueError, r"gamma must be .*in \[0, 1\], got -1"),
+        ("n_steps", 2.5, TypeError, "n_steps must be a whole number"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_during_training(name, value, error, message):
+    model = train(steps=100)
+    setattr(model, name, value)
+    with pytest.raises(error, match=message):
+        model.learn(50, reset_num_timesteps=False)
+    # Uncorrected returns, and the buffer keeps what it had
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (5, 0.9)
 
 
 def test_it_is_saved_and_loaded(tmp_path):

@@ -214,9 +214,70 @@ def test_gamma_and_n_steps_reach_any_buffer_with_n_step_returns(buffer_class, tm
     assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma, loaded.n_steps) == (5, 0.9, 5)
 
 
-def test_without_n_steps_a_buffer_keeps_its_own():
-    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(gamma=0.9, replay_buffer_class=DecayedNStepReplayBuffer))
-    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma, model.n_steps) == (3, 0.9, 3)
+@pytest.mark.parametrize("buffer_class", [DecayedNStepReplayBuffer, NStepReplayBuffer])
+@pytest.mark.filterwarnings("ignore:`half_life=auto` is ignored")
+def test_n_steps_of_1_is_taken_and_without_n_steps_sb3s_buffer_keeps_its_own(buffer_class):
+    options = small(gamma=0.9, replay_buffer_class=buffer_class)
+    one = ReptileDQN("MlpPolicy", "CartPole-v1", **options)
+    assert (one.replay_buffer.n_steps, one.replay_buffer.gamma, one.n_steps) == (1, 0.9, 1)
+    open_ = ReptileDQN("MlpPolicy", "CartPole-v1", **options | {"n_steps": None})
+    expected = 3 if buffer_class is NStepReplayBuffer else 10
+    assert (open_.replay_buffer.n_steps, open_.n_steps) == (expected, expected)
+
+
+def test_gamma_and_n_steps_that_are_set_during_training_reach_the_buffer():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=3)).learn(100)
+    model.gamma, model.n_steps = 0.5, 4
+    model.learn(20, reset_num_timesteps=False)
+    assert (model.replay_buffer.gamma, model.replay_buffer.n_steps) == (0.5, 4)
+
+
+@pytest.mark.filterwarnings("ignore:`half_life=auto` is ignored")
+def test_n_steps_that_is_set_with_a_buffer_without_returns_is_refused():
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_class=ReplayBuffer)).learn(100)
+    model.n_steps = 2
+    with pytest.raises(ValueError, match="n_steps must be 1 with ReplayBuffer"):
+        model.learn(20, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        (dict(gamma=float("nan")), ValueError, r"gamma must be .*in \[0, 1\], got nan"),
+        (dict(gamma=1.5), ValueError, r"gamma must be .*in \[0, 1\], got 1.5"),
+        (dict(n_steps=None, replay_buffer_kwargs=dict(n_steps="x")), TypeError, "n_steps must be a whole number"),
+        (dict(n_steps=None, replay_buffer_kwargs=dict(n_steps=None)), TypeError, "n_steps must be a whole number"),
+        (dict(n_steps=1, replay_buffer_kwargs=dict(n_steps=5)), ValueError, "n_steps=1 and .* contradict each other"),
+    ],
+)
+def test_returns_that_are_not_allowed_are_refused(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small() | kwargs)
+
+
+@pytest.mark.parametrize("half_life", ["auto", INF])
+def test_a_file_of_sb3_from_before_n_step_returns_has_one_step(half_life, tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1")
+    del model.n_steps
+    model.save(tmp_path / "dqn")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loaded = ReptileDQN.load(tmp_path / "dqn", half_life=half_life)
+    assert (loaded.n_steps, loaded.q_lambda, loaded.replay_buffer.n_steps) == (1, 1.0, 1)
+    assert any("replay decays from now on" in str(warning.message) for warning in said) == (half_life == "auto")
+
+
+@pytest.mark.filterwarnings("ignore:`half_life=auto` is ignored", "ignore:.*transitions were taken over")
+def test_a_loaded_buffer_has_the_returns_of_the_model_whatever_its_class(tmp_path):
+    class Mine(DecayedSampling, ReplayBuffer):
+        pass
+
+    ReptileDQN("MlpPolicy", "CartPole-v1", **small(n_steps=10, gamma=0.9)).learn(60).save_replay_buffer(tmp_path / "b")
+    for buffer_class in (Mine, ReplayBuffer, DecayedReplayBuffer):
+        model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(replay_buffer_class=buffer_class))
+        model.load_replay_buffer(tmp_path / "b")
+        assert model.n_steps == getattr(model.replay_buffer, "n_steps", 1) == 1
+        assert getattr(model.replay_buffer, "gamma", 0.99) == 0.99
 
 
 @pytest.mark.parametrize(("name", "value"), [("n_steps", 4), ("gamma", 0.5)])
