@@ -17,7 +17,7 @@ CHUNK = 1_024
 # Next observations of which values are computed at once, always: the last bits of a product of matrices depend on the
 # number of rows, and a value must not depend on what else was missing when it was computed. Fewer images, each of
 # which takes long
-ROWS, IMAGES = 32, 8
+ROWS, IMAGES = 64, 8
 
 
 class ValueCache:

@@ -8,7 +8,7 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from torch import nn
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
-from sb3_reptile.reptile_dqn.lambda_returns import tensors_of
+from sb3_reptile.reptile_dqn.lambda_returns import ROWS, tensors_of
 from tests.conftest import INF, assert_same_parameters, cartpole, small
 
 LEARNERS = ("eager", "auto", "fast")
@@ -164,10 +164,12 @@ def test_a_value_is_computed_once_for_each_target_network():
     indices = np.arange(model.replay_buffer.size() * model.n_envs)
     targets(model, indices)
     targets(model, indices)
-    assert sum(computed) <= len(indices)
+    # Some twice, to fill the last rows
+    most = len(indices) + ROWS
+    assert sum(computed) < most
     set_target(model)
     targets(model, indices)
-    assert len(indices) <= sum(computed) <= 2 * len(indices)
+    assert len(indices) <= sum(computed) < 2 * most
 
 
 @pytest.mark.parametrize(
