@@ -390,8 +390,16 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
 
         :param indices: Numbers of transitions in the replay buffer, int64, shape (n,)
         :return: ``target - value``, shape (n, 1)
+        :raises ValueError: if nothing is stored at one of them
         """
         assert isinstance(self.replay_buffer, DecayedSampling), "td_errors() needs a decayed replay buffer"
+        indices = np.asarray(indices, dtype=np.int64)
+        n_stored = self.replay_buffer.size() * self.n_envs
+        if ((indices < 0) | (indices >= n_stored)).any():
+            raise ValueError(
+                f"indices must be numbers of stored transitions, from 0 to {n_stored - 1}, got {indices.min()} to "
+                f"{indices.max()}: replay_buffer.drawable() has them"
+            )
         hand_returns_to_buffer(self)
         batch = self.replay_buffer.transitions(indices, env=self._vec_normalize_env)
         with th.no_grad():

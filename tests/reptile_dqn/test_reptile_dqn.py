@@ -701,3 +701,11 @@ def test_discrete_observations_that_begin_elsewhere_are_refused(space):
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
     with pytest.raises(ValueError, match=r"discrete observations must be numbered from 0, got .*Discrete"):
         ReptileDQN(policy, Env(), **small())
+
+
+@pytest.mark.parametrize("indices", [[-1], [0, 100]])
+def test_td_errors_of_transitions_that_are_not_stored_are_refused(indices):
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(100)
+    assert model.td_errors([0, 99]).shape == (2, 1)
+    with pytest.raises(ValueError, match="indices must be numbers of stored transitions, from 0 to 99, got"):
+        model.td_errors(indices)
