@@ -179,11 +179,7 @@ ABLATIONS = (
 # "auto" with an alarm every 10,000 steps that nothing in the environment gives a reason for
 FALSE_ALARMS = changed(AUTO, "false-alarms", callbacks={"FalseAlarms": {"every": 10_000}})
 # "auto" that replays what is contradicted, too, which a change that leaves the policy right makes useful
-KEEPING = (
-    changed(AUTO, "keeps-0.03", variant="KeepingLessDistribution"),
-    changed(AUTO, "keeps-a-tenth", variant="KeepingDistribution"),
-    changed(AUTO, "keeps-0.3", variant="KeepingMoreDistribution"),
-)
+KEEPING = changed(AUTO, "keeps-a-tenth", variant="KeepingDistribution")
 AUTO_OTHERS = tuple(auto(inner) for inner in (*map(exponential, (300, 1_000, 3_000)), PER_AGE, POWER_100))
 
 PLANNED = (
@@ -234,7 +230,7 @@ RIVALS = (
         callbacks=VALUE_DECAY,
     ),
 )
-METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS, FALSE_ALARMS, *KEEPING)}
+METHODS = {method.name: method for method in (*PLANNED, *FORMER, *RIVALS, FALSE_ALARMS, KEEPING)}
 
 # ---- Learners
 

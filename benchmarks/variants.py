@@ -65,24 +65,10 @@ class ForgettingDistribution(SamplingDistribution):
 
 
 class KeepingDistribution(SamplingDistribution):
-    """``half_life="auto"`` that replays what is contradicted, too, ``share`` times as often as other transitions."""
-
-    share = 0.1
+    """``half_life="auto"`` that goes on to replay what is contradicted, a tenth as often as what is confirmed."""
 
     def set_segments(self, starts: np.ndarray, consistencies: np.ndarray, last_change: int | None) -> None:
-        super().set_segments(starts, np.maximum(consistencies, self.share), last_change)
-
-
-class KeepingMoreDistribution(KeepingDistribution):
-    """The same with a larger share."""
-
-    share = 0.3
-
-
-class KeepingLessDistribution(KeepingDistribution):
-    """The same with a smaller share."""
-
-    share = 0.03
+        super().set_segments(starts, np.maximum(consistencies, 0.1), last_change)
 
 
 class OrdinaryClock(SegmentedSampler):

@@ -259,6 +259,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
         check_fraction("gamma", self.gamma, UNDISCOUNTED)
+        # SB3's own class with n-step returns decides, if nobody asks for a number
         is_open = self.n_steps is None
         self.n_steps, self.q_lambda = returns_of(self, self.replay_buffer_class)
         # The model's options reach the buffer through its kwargs
