@@ -14,7 +14,7 @@ from sb3_reptile import ReptileDQN
 from sb3_reptile.replay import AgeSampler, SamplingDistribution
 from sb3_reptile.replay.age_samplers import make_age_sampler
 from sb3_reptile.replay.auto import SegmentedSampler, Settings
-from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, ValueCache
+from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, TargetNetwork, ValueCache
 
 # The smallest consistency of a segment in half_life="auto"
 LEAST = float(np.exp(Settings().doubt - Settings().bound))
@@ -130,10 +130,10 @@ class WatkinsReturns(LambdaReturns):
         super().__init__(model)
         self.cache: GreedyActionCache = GreedyActionCache(model)
 
-    def targets(self, indices: np.ndarray, target_values: Any) -> th.Tensor:
+    def targets(self, indices: np.ndarray, target: TargetNetwork) -> th.Tensor:
         steps, last, rewards, dones = self.buffer.sequences(indices, self.model._vec_normalize_env)
-        self.cache.refresh()
-        values = self.cache(steps, target_values)
+        self.cache.refresh(target.tensors)
+        values = self.cache(steps, target.q_values)
         is_greedy = self.buffer.actions.reshape(-1).take(steps[:, 1:]) == self.cache.greedy[steps[:, :-1]]
         gamma, each = self.model.gamma, np.arange(len(last))
         goes_on = np.zeros_like(values)

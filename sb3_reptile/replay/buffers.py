@@ -13,7 +13,6 @@ from sb3_reptile.replay.checks import OnBadTransition, Weighting
 from sb3_reptile.replay.decay import DecayOption
 from sb3_reptile.replay.decayed_sampling import (
     DecayedDictReplayBufferSamples,
-    DecayedReplayBufferSamples,
     DecayedSampling,
 )
 from sb3_reptile.replay.distribution import SamplingDistribution
@@ -98,16 +97,15 @@ class _SB3Storage(MultiStepSampling):
             return self._observations(self.observations, of_next, env)
         return self._observations(self.next_observations, indices, env)
 
-    def one_step_transitions(self, indices: np.ndarray, env: VecNormalize | None = None) -> DecayedReplayBufferSamples:
+    def observations_and_actions(self, indices: np.ndarray, env: VecNormalize | None = None) -> tuple[Any, th.Tensor]:
         """
-        Certain transitions with one-step returns, whatever ``n_steps`` is.
-
         :param indices: Numbers of stored transitions, int64, shape (n,)
-        :param env: Associated VecEnv to normalize the observations and rewards
-        :return: The transitions; their weights are 1
+        :param env: Associated VecEnv to normalize the observations
+        :return: Their observations, shape (n, ...), or a dict of such; and their actions, shape (n, action_dim)
         """
-        weights = np.ones((len(indices), 1), dtype=np.float32)
-        return self._batch(self._fetch_steps(indices, env), indices, weights)
+        if self._scratch is not None:
+            self._scratch.touched(len(indices))
+        return self._observations(self.observations, indices, env), self._tensor(_take(self.actions, indices))
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         return self._fetch_steps(indices, env) if self.n_steps == 1 else self._fetch_returns(indices, env)
@@ -126,17 +124,15 @@ class _SB3Storage(MultiStepSampling):
 
     def _fetch_returns(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """n-step returns, as SB3's ``NStepReplayBuffer`` computes them."""
-        steps, last = self._steps(indices)
+        steps, last, rewards, dones = self.sequences(indices, env)
         of_rewards, of_value = discounts(self.n_steps, self.gamma)
-        rewards = self._normalize_reward(self.rewards.take(steps), env)
-        rewards *= of_rewards.take(last, axis=0)
-        final = steps[:, -1]
+        rewards *= of_rewards
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),
-            self.next_observations_of(final, env),
+            self.next_observations_of(steps[:, -1], env),
             # An unfinished episode bootstraps at the newest row, as if it were cut off by a time limit
-            self._tensor(self._terminals(final).reshape(-1, 1)),
+            self._tensor(dones.reshape(-1, 1)),
             self._tensor(rewards.sum(axis=1, keepdims=True)),
             self._tensor(of_value.take(last).reshape(-1, 1)),
         )

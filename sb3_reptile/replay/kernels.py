@@ -26,6 +26,19 @@ class Search(Protocol):
     def __call__(self, cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray: ...
 
 
+class Follow(Protocol):
+    def __call__(
+        self,
+        dones: np.ndarray,
+        timeouts: np.ndarray,
+        rewards: np.ndarray,
+        starts: np.ndarray,
+        longest: np.ndarray,
+        n_envs: int,
+        n_steps: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+
+
 class Kernels(NamedTuple):
     """
     The loops. A tree is an array in which node ``i`` is the sum of nodes ``2 i`` and ``2 i + 1``; the root is node 1,
@@ -35,12 +48,16 @@ class Kernels(NamedTuple):
     :param update: Recompute the sums above nodes that have changed; the array of them is used up
     :param update_range: The same for neighbours, ``start`` to ``stop - 1``
     :param search: The first element greater than each target, or the last one, in an array that never falls
+    :param follow: The sequences of transitions, as :class:`~sb3_reptile.replay.multi_step.Sequences`, in a ring with an
+        interleaved axis of environments, that begin with these transitions and end with an episode, at ``n_steps``, or
+        ``longest`` rows later
     """
 
     find: Find
     update: Update
     update_range: UpdateRange
     search: Search
+    follow: Follow
 
 
 @cache
@@ -91,7 +108,30 @@ def _search(cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.minimum(cumulative.searchsorted(targets, side="right"), len(cumulative) - 1)
 
 
-VECTORISED = Kernels(_find, _update, _update_range, _search)
+def _follow(
+    dones: np.ndarray,
+    timeouts: np.ndarray,
+    rewards: np.ndarray,
+    starts: np.ndarray,
+    longest: np.ndarray,
+    n_envs: int,
+    n_steps: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    steps = np.add.outer(starts, np.arange(0, n_steps * n_envs, n_envs))
+    # The ring's end is its beginning
+    ends = dones.take(steps, mode="wrap")
+    ends += timeouts.take(steps, mode="wrap")
+    ends[:, -1] = 1
+    last = np.minimum((ends > 0).argmax(axis=1), longest)
+    np.minimum(steps, (starts + last * n_envs)[:, None], out=steps)
+    steps %= len(dones)
+    of_steps = rewards.take(steps)
+    of_steps[np.arange(n_steps) > last[:, None]] = 0
+    final = steps[:, -1]
+    return steps, last, of_steps, dones.take(final) * (1 - timeouts.take(final))
+
+
+VECTORISED = Kernels(_find, _update, _update_range, _search, _follow)
 
 
 def _compiled() -> Kernels:
@@ -147,4 +187,31 @@ def _compiled() -> Kernels:
             length -= half
         return found
 
-    return Kernels(find, update, update_range, search)
+    @compiled
+    def follow(
+        dones: np.ndarray,
+        timeouts: np.ndarray,
+        rewards: np.ndarray,
+        starts: np.ndarray,
+        longest: np.ndarray,
+        n_envs: int,
+        n_steps: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        n = len(starts)
+        steps = np.empty((n, n_steps), dtype=np.int64)
+        last = np.empty(n, dtype=np.int64)
+        of_steps = np.zeros((n, n_steps), dtype=rewards.dtype)
+        terminals = np.empty(n, dtype=dones.dtype)
+        for i in range(n):
+            at, k, most = starts[i], 0, min(n_steps - 1, longest[i])
+            while k < most and dones[at] == 0 and timeouts[at] == 0:
+                steps[i, k], of_steps[i, k] = at, rewards[at]
+                k += 1
+                at += n_envs
+                if at >= len(dones):
+                    at -= len(dones)
+            steps[i, k:], last[i], of_steps[i, k] = at, k, rewards[at]
+            terminals[i] = dones[at] * (1 - timeouts[at])
+        return steps, last, of_steps, terminals
+
+    return Kernels(find, update, update_range, search, follow)

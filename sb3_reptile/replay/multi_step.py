@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_reptile.replay.auto import Change
 from sb3_reptile.replay.checks import check_number
 from sb3_reptile.replay.decayed_sampling import DecayedSampling
+from sb3_reptile.replay.kernels import kernels
 
 
 class Sequences(NamedTuple):
@@ -57,27 +58,6 @@ class MultiStepSampling(DecayedSampling):
         arguments = super()._arguments()
         return arguments if self.n_steps == 1 else {**arguments, "n_steps": self.n_steps, "gamma": self.gamma}
 
-    def _steps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """
-        :param indices: Numbers of stored transitions, int64, shape (n,)
-        :return: Numbers of the transitions from them on, shape (n, n_steps), the last one of the return repeated; and
-            its position
-        """
-        steps = np.add.outer(indices, np.arange(0, self.n_steps * self.n_envs, self.n_envs))
-        # The ring's end is its beginning
-        ends = self.dones.take(steps, mode="wrap")
-        ends += self.timeouts.take(steps, mode="wrap")
-        ends[:, -1] = 1
-        # What follows the newest row in the ring is the oldest one
-        to_newest = self.distribution.row_ages(indices)
-        last = np.minimum((ends > 0).argmax(axis=1), to_newest)
-        if self._consistency is not None and self._consistency.changes:
-            rows = self.distribution.rows_added - 1 - to_newest
-            last = np.minimum(last, self._rows_to_change(rows, self._consistency.changes) - 1)
-        np.minimum(steps, (indices + last * self.n_envs)[:, None], out=steps)
-        steps %= self.buffer_size * self.n_envs
-        return steps, last
-
     def _rows_to_change(self, rows: np.ndarray, changes: list[Change]) -> np.ndarray:
         """Number of rows from each, counted since the buffer was empty, to the next change; large if there is none."""
         never = np.iinfo(np.int64).max
@@ -90,10 +70,14 @@ class MultiStepSampling(DecayedSampling):
         :param env: Associated VecEnv to normalize the rewards
         :return: The sequences whose rewards are summed in the n-step returns of these transitions
         """
-        steps, last = self._steps(indices)
-        rewards = self._normalize_reward(self.rewards.take(steps), env)
-        rewards *= np.arange(self.n_steps) <= last[:, None]
-        return Sequences(steps, last, rewards, self._terminals(steps[:, -1]))
+        # What follows the newest row in the ring is the oldest one
+        longest = to_newest = self.distribution.row_ages(indices)
+        if self._consistency is not None and self._consistency.changes:
+            rows = self.distribution.rows_added - 1 - to_newest
+            longest = np.minimum(to_newest, self._rows_to_change(rows, self._consistency.changes) - 1)
+        stored = self.dones.reshape(-1), self.timeouts.reshape(-1), self.rewards.reshape(-1)
+        steps, last, rewards, dones = kernels().follow(*stored, indices, longest, self.n_envs, self.n_steps)
+        return Sequences(steps, last, rewards if env is None else self._normalize_reward(rewards, env), dones)
 
     def _terminals(self, indices: np.ndarray) -> np.ndarray:
         """1 where an episode ended, 0 where it was cut off by a time limit or is not over."""
@@ -107,12 +91,9 @@ def discounts(n_steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
     """
     :param n_steps: Number of steps of a return
     :param gamma: Discount factor
-    :return: By the position of the last reward that is summed: the factors of all rewards, 0 after that one, shape
-        (n_steps, n_steps); and the factor of the value that follows it, shape (n_steps,)
+    :return: The factor of each reward, and that of the value that follows it, both of shape (n_steps,)
     """
-    powers = gamma ** np.arange(n_steps, dtype=np.float32)
-    of_rewards = np.tril(np.broadcast_to(powers, (n_steps, n_steps)))
-    return of_rewards, gamma ** np.arange(1, n_steps + 1).astype(np.float32)
+    return gamma ** np.arange(n_steps, dtype=np.float32), gamma ** np.arange(1, n_steps + 1).astype(np.float32)
 
 
 def check_n_steps(n_steps: Any) -> None:

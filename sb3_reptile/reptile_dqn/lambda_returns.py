@@ -1,7 +1,7 @@
 """λ-returns over replayed sequences, and a cache of the target network's values that makes them cheap."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -18,6 +18,18 @@ CHUNK = 1_024
 # number of rows, and a value must not depend on what else was missing when it was computed. Fewer images, each of
 # which takes long
 ROWS, IMAGES = 64, 8
+
+
+class TargetNetwork(NamedTuple):
+    """
+    The target network, as a learner computes with it.
+
+    :param q_values: Its Q-values, shape (n, n_actions), of n observations
+    :param tensors: Everything that they depend on
+    """
+
+    q_values: Callable[[Any], th.Tensor]
+    tensors: Sequence[th.Tensor]
 
 
 class ValueCache:
@@ -45,12 +57,15 @@ class ValueCache:
         self._is_normalized = False
         self._target: list[th.Tensor] = []
 
-    def refresh(self) -> None:
-        """Forget what no longer holds. It must be called after rows were added or the target network was changed."""
+    def refresh(self, target: Sequence[th.Tensor]) -> None:
+        """
+        Forget what no longer holds. It must be called after rows were added or the target network was changed.
+
+        :param target: Its tensors
+        """
         buffer, distribution = self.buffer, self.buffer.distribution
         n_new = distribution.rows_added - self._rows_added
         is_same_ring = distribution.n_resets == self._n_resets and n_new < buffer.buffer_size
-        target = list(tensors_of(self.model.q_net_target))
         is_same_target = len(target) == len(self._target) and all(map(th.equal, target, self._target))
         # Statistics may have changed, or the environment that has them
         was_normalized, self._is_normalized = self._is_normalized, self.model._vec_normalize_env is not None
@@ -69,8 +84,9 @@ class ValueCache:
         :param compute: Q-values of the target network, shape (n, n_actions), of n observations
         :return: The values of their next observations, float32, same shape
         """
-        missing = indices[self._versions[indices] != self._version]
-        if len(missing):
+        is_missing = self._versions.take(indices) != self._version
+        if is_missing.any():
+            missing = indices[is_missing]
             # Each of them once, without sorting: the last one stays
             order = np.arange(len(missing), dtype=np.int32)
             self._order[missing] = order
@@ -84,7 +100,7 @@ class ValueCache:
                 for at, part in zip(range(0, len(chunk), size), _split(observations, size), strict=True):
                     self._store(chunk[at : at + size], compute(part))
             self._versions[missing] = self._version
-        return self._values[indices]
+        return self._values.take(indices)
 
     def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
         self._values[indices] = q_values.max(dim=1).values.cpu().numpy()
@@ -166,11 +182,10 @@ class LambdaReturns:
         self.cache = ValueCache(model)
         self._made_for = returns_asked_for(model)
         n = self.buffer.n_steps
-        decays = (model.gamma * model.q_lambda) ** np.arange(n, dtype=np.float32)
-        # By the position of the last transition: factors of the rewards, and of the values that follow
-        self._of_rewards = np.tril(np.broadcast_to(decays, (n, n)))
-        self._of_values = model.gamma * (1 - model.q_lambda) * np.tril(self._of_rewards, k=-1)
-        np.fill_diagonal(self._of_values, model.gamma * decays)
+        self._of_rewards = (model.gamma * model.q_lambda) ** np.arange(n, dtype=np.float32)
+        # Factors of the values by the position of the last transition; then the same where an episode ends there
+        of_values = model.gamma * (1 - model.q_lambda) * np.tril(np.broadcast_to(self._of_rewards, (n, n)), k=-1)
+        self._of_values = np.concatenate([of_values + np.diag(model.gamma * self._of_rewards), of_values])
 
     def is_of(self, model: "ReptileDQN") -> bool:
         """
@@ -180,31 +195,28 @@ class LambdaReturns:
         is_of_buffer = self.model is model and self.buffer is model.replay_buffer
         return is_of_buffer and self._made_for == returns_asked_for(model)
 
-    def targets(self, indices: np.ndarray, target_values: Callable[[Any], th.Tensor]) -> th.Tensor:
+    def targets(self, indices: np.ndarray, target: TargetNetwork) -> th.Tensor:
         """
         :param indices: Numbers of stored transitions, int64, shape (n,)
-        :param target_values: Q-values of the target network, shape (n, n_actions), of n observations
+        :param target: The target network
         :return: Their λ-returns, shape (n, 1)
         """
         steps, last, rewards, dones = self.buffer.sequences(indices, self.model._vec_normalize_env)
         if self.model.double_q:
-            values = self._double_q_values(steps, target_values)
+            values = self._double_q_values(steps, target)
         else:
-            self.cache.refresh()
-            values = self.cache(steps, target_values)
-        factors = self._of_values.take(last, axis=0)
-        factors[np.arange(len(last)), last] *= 1 - dones
-        factors *= values
-        returns = self._of_rewards.take(last, axis=0)
-        returns *= rewards
-        returns += factors
-        return self.buffer.to_torch(returns.sum(axis=1, keepdims=True), copy=False)
+            self.cache.refresh(target.tensors)
+            values = self.cache(steps, target.q_values)
+        values *= self._of_values.take(last + self.buffer.n_steps * (dones > 0), axis=0)
+        rewards *= self._of_rewards
+        rewards += values
+        return self.buffer.to_torch(rewards.sum(axis=1, keepdims=True), copy=False)
 
-    def _double_q_values(self, steps: np.ndarray, target_values: Callable[[Any], th.Tensor]) -> np.ndarray:
+    def _double_q_values(self, steps: np.ndarray, target: TargetNetwork) -> np.ndarray:
         """The target network's values of the actions that the online network prefers, which changes at every update."""
         distinct, back = np.unique(steps, return_inverse=True)
         observations = self.buffer.next_observations_of(distinct, self.model._vec_normalize_env)
         with th.no_grad():
             best = self.model.q_net(observations).argmax(dim=1, keepdim=True)
-            values = target_values(observations).gather(1, best).flatten().cpu().numpy()
+            values = target.q_values(observations).gather(1, best).flatten().cpu().numpy()
         return values[back.reshape(steps.shape)]

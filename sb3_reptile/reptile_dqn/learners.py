@@ -10,6 +10,7 @@ from sb3_reptile.replay import DecayedSampling
 from sb3_reptile.reptile_dqn.applicability import Bystanders
 from sb3_reptile.reptile_dqn.closed_form import AdamSettings, ClosedForm, FlatParameters, Layers, mean_losses
 from sb3_reptile.reptile_dqn.fast_closed_form import FastClosedForm, FastLayers, Repetitions
+from sb3_reptile.reptile_dqn.lambda_returns import TargetNetwork
 
 if TYPE_CHECKING:
     from sb3_reptile.reptile_dqn.reptile_dqn import ReptileDQN
@@ -29,6 +30,22 @@ class LastBatch(NamedTuple):
     """
 
     indices: np.ndarray | None
+    weights: th.Tensor
+
+
+class Drawn(NamedTuple):
+    """
+    What λ-returns leave to be fetched: the transitions of several batches without their rewards and next observations.
+
+    :param observations: Shape (n, ...)
+    :param actions: Shape (n, 1)
+    :param indices: Numbers of the transitions, int64, shape (n,)
+    :param weights: Their weights, shape (n, 1)
+    """
+
+    observations: Any
+    actions: th.Tensor
+    indices: np.ndarray
     weights: th.Tensor
 
 
@@ -165,14 +182,15 @@ class ClosedFormLearner:
     def _sample(self, n_batches: int, batch_size: int) -> Any:
         model, buffer, env = self.model, self.model.replay_buffer, self.model._vec_normalize_env
         assert buffer is not None
-        # λ-returns have their own rewards and next observations
-        has_own = model.q_lambda < 1 and self._can_draw_ahead()
-        if n_batches == 1 and not has_own:
+        has_lambda_returns = model.q_lambda < 1 and self._can_draw_ahead()
+        if n_batches == 1 and not has_lambda_returns:
             return buffer.sample(batch_size, env=env)
         assert isinstance(buffer, DecayedSampling)
-        indices, weights = buffer.distribution.draws(n_batches, batch_size)
-        fetch = model.lambda_returns().buffer.one_step_transitions if has_own else buffer.transitions
-        return fetch(indices, env=env)._replace(weights=buffer.to_torch(weights, copy=False))
+        indices, drawn_weights = buffer.distribution.draws(n_batches, batch_size)
+        weights = buffer.to_torch(drawn_weights, copy=False)
+        if has_lambda_returns:
+            return Drawn(*model.lambda_returns().buffer.observations_and_actions(indices, env), indices, weights)
+        return buffer.transitions(indices, env=env)._replace(weights=weights)
 
     def _train_on(
         self, n_batches: int, batch_size: int, errors: list[th.Tensor], weights: list[th.Tensor]
@@ -205,7 +223,7 @@ class ClosedFormLearner:
     def _targets(self, batch: Any, batch_size: int) -> Iterable[th.Tensor]:
         """TD targets of each batch, shape (batch_size, 1)."""
         if self.model.q_lambda < 1:
-            return _split(self.model.lambda_returns().targets(batch.indices, self._values_of_next), batch_size)
+            return _split(self.model.lambda_returns().targets(batch.indices, self._target_network()), batch_size)
         next_values = self._next_values(batch, batch_size).max(dim=1, keepdim=True).values
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
         return _split(batch.rewards + (1 - batch.dones) * discounts * next_values, batch_size)
@@ -213,9 +231,9 @@ class ClosedFormLearner:
     def _double_q_targets(self, batch: Any, batch_size: int) -> Iterator[th.Tensor]:
         """TD targets of each batch, computed when they are asked for, with the network as it is then."""
         if self.model.q_lambda < 1:
-            returns = self.model.lambda_returns()
+            returns, target = self.model.lambda_returns(), self._target_network()
             for start in range(0, len(batch.indices), batch_size):
-                yield returns.targets(batch.indices[start : start + batch_size], self._values_of_next)
+                yield returns.targets(batch.indices[start : start + batch_size], target)
             return
         discounts = batch.discounts if batch.discounts is not None else self.model.gamma
         # Of each action
@@ -233,6 +251,9 @@ class ClosedFormLearner:
             first, back = self._repetitions.find(batch.indices)
             return self._target_values(next_observations[first], FAST_CHUNK)[back]
         return self._target_values(next_observations, batch_size)
+
+    def _target_network(self) -> TargetNetwork:
+        return TargetNetwork(self._values_of_next, [self.target.flat])
 
     def _values_of_next(self, next_observations: th.Tensor) -> th.Tensor:
         """Q-values of the target network at any number of next observations."""

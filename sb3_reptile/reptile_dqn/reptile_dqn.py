@@ -28,7 +28,7 @@ from sb3_reptile.reptile_dqn.buffer_options import (
 )
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
-from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, replay_buffer_of
+from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, TargetNetwork, replay_buffer_of, tensors_of
 from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
 from sb3_reptile.reptile_dqn.pretrained import Pretrained
 from sb3_reptile.reptile_dqn.transfer import Transfer, TransferOptions, make_transfer
@@ -365,7 +365,8 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         """``r + gamma max_a Q_target(s', a)``, or with the action that the online network prefers; or λ-returns."""
         if self.q_lambda < 1:
             with th.no_grad():
-                return self.lambda_returns().targets(batch.indices, self.q_net_target)
+                target = TargetNetwork(self.q_net_target, list(tensors_of(self.q_net_target)))
+                return self.lambda_returns().targets(batch.indices, target)
         discounts = batch.discounts if batch.discounts is not None else self.gamma
         with th.no_grad():
             next_values = self.q_net_target(batch.next_observations)

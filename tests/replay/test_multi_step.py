@@ -7,6 +7,7 @@ from gymnasium import spaces
 from sb3_reptile import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import Change
 from sb3_reptile.replay.episodes import end_running_episodes
+from sb3_reptile.replay.kernels import VECTORISED, kernels
 from tests.conftest import make_buffer
 
 GAMMA = 0.9
@@ -137,20 +138,34 @@ def test_values_that_are_not_allowed_are_refused(name, value):
 
 @pytest.mark.parametrize("n_envs", [1, 8])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_step_transitions_are_those_of_a_buffer_with_one_step(kind, n_envs):
+def test_observations_and_actions_are_those_of_the_transitions(kind, n_envs):
     buffer_class, space, options = KINDS[kind]
-    buffers = [
-        make_buffer(buffer_class, n_envs, N_ROWS, space, n_steps=n_steps, gamma=GAMMA, **options) for n_steps in (1, 5)
-    ]
-    for buffer in buffers:
-        History(buffer, 55)
+    buffer = make_buffer(buffer_class, n_envs, N_ROWS, space, n_steps=5, gamma=GAMMA, **options)
+    History(buffer, 55)
+    buffer.actions[:] = np.random.default_rng(0).integers(9, size=buffer.actions.shape)
     indices = np.arange(N_ROWS * n_envs)
-    one, several = buffers[0].transitions(indices), buffers[1].one_step_transitions(indices)
-    assert several.discounts is None
-    assert several.indices.tolist() == indices.tolist()
-    for name in ("observations", "actions", "next_observations", "dones", "rewards", "weights"):
-        ours, theirs = getattr(several, name), getattr(one, name)
-        assert ours["x"].equal(theirs["x"]) if isinstance(ours, dict) else ours.equal(theirs), name
+    batch = buffer.transitions(indices)
+    observations, actions = buffer.observations_and_actions(indices)
+    is_dict = isinstance(space, spaces.Dict)
+    assert observations["x"].equal(batch.observations["x"]) if is_dict else observations.equal(batch.observations)
+    assert actions.equal(batch.actions)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 10])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_compiled_and_vectorised_sequences_are_the_same_bit_for_bit(n_envs, n_steps):
+    pytest.importorskip("numba")
+    random = np.random.default_rng(0)
+    shape = N_ROWS * n_envs
+    stored = [(random.random(shape) < share).astype(np.float32) for share in (0.2, 0.1)]
+    rewards = random.normal(size=shape).astype(np.float32)
+    starts, longest = random.permutation(shape), random.integers(N_ROWS, size=shape)
+    found = [
+        follow(*stored, rewards, starts, longest, n_envs, n_steps) for follow in (VECTORISED.follow, kernels().follow)
+    ]
+    for vectorised, compiled in zip(*found, strict=True):
+        assert (vectorised.dtype, vectorised.shape) == (compiled.dtype, compiled.shape)
+        assert vectorised.tobytes() == compiled.tobytes()
 
 
 def test_what_is_not_finite_after_the_end_of_a_return_does_not_matter():

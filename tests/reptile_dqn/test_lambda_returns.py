@@ -201,7 +201,7 @@ def test_a_value_does_not_depend_on_what_else_is_missing(learner, n_threads):
         for sizes in ([len(indices)], [1, 2, 3, 5, 6, 7, 9, 33, 64]):
             model._lambda_returns = None
             cache = model.lambda_returns().cache
-            cache.refresh()
+            cache.refresh(list(model.q_net_target.parameters()))
             with th.no_grad():
                 for part in np.split(indices, np.cumsum(sizes)[:-1]):
                     cache(part, compute)
