@@ -79,6 +79,10 @@ class _SB3Storage(MultiStepSampling):
         tensor = th.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
+    def to_torch(self, array: np.ndarray, copy: bool = True) -> th.Tensor:
+        # Faster than th.as_tensor() with a device
+        return super().to_torch(array) if copy else self._tensor(array)
+
     def _observations(self, stored: Any, indices: np.ndarray, env: VecNormalize | None) -> Any:
         if isinstance(stored, dict):
             taken: Any = {key: _take(value, indices) for key, value in stored.items()}

@@ -39,6 +39,10 @@ class Follow(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
 
 
+class Missing(Protocol):
+    def __call__(self, numbers: np.ndarray, versions: np.ndarray, version: int, scratch: np.ndarray) -> np.ndarray: ...
+
+
 class Kernels(NamedTuple):
     """
     The loops. A tree is an array in which node ``i`` is the sum of nodes ``2 i`` and ``2 i + 1``; the root is node 1,
@@ -51,6 +55,8 @@ class Kernels(NamedTuple):
     :param follow: The sequences of transitions, as :class:`~sb3_reptile.replay.multi_step.Sequences`, in a ring with an
         interleaved axis of environments, that begin with these transitions and end with an episode, at ``n_steps``, or
         ``longest`` rows later
+    :param missing: Each of these numbers once whose version is another one; what is in ``scratch``, of the same length
+        as ``versions``, does not matter
     """
 
     find: Find
@@ -58,6 +64,7 @@ class Kernels(NamedTuple):
     update_range: UpdateRange
     search: Search
     follow: Follow
+    missing: Missing
 
 
 @cache
@@ -131,7 +138,16 @@ def _follow(
     return steps, last, of_steps, dones.take(final) * (1 - timeouts.take(final))
 
 
-VECTORISED = Kernels(_find, _update, _update_range, _search, _follow)
+def _missing(numbers: np.ndarray, versions: np.ndarray, version: int, scratch: np.ndarray) -> np.ndarray:
+    found = numbers[versions.take(numbers) != version]
+    # Without sorting: whichever is written last stays
+    order = np.arange(len(found), dtype=scratch.dtype)
+    scratch[found] = order
+    distinct: np.ndarray = found[scratch[found] == order]
+    return distinct
+
+
+VECTORISED = Kernels(_find, _update, _update_range, _search, _follow, _missing)
 
 
 def _compiled() -> Kernels:
@@ -214,4 +230,17 @@ def _compiled() -> Kernels:
             terminals[i] = dones[at] * (1 - timeouts[at])
         return steps, last, of_steps, terminals
 
-    return Kernels(find, update, update_range, search, follow)
+    @compiled
+    def missing(numbers: np.ndarray, versions: np.ndarray, version: int, scratch: np.ndarray) -> np.ndarray:
+        found = np.empty(len(numbers), dtype=np.int64)
+        n = 0
+        for number in numbers:
+            if versions[number] != version:
+                # Where it is, if it has been found: scratch may hold anything else
+                place = scratch[number]
+                if not (0 <= place < n and found[place] == number):
+                    found[n], scratch[number] = number, n
+                    n += 1
+        return found[:n]
+
+    return Kernels(find, update, update_range, search, follow, missing)

@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_reptile.replay.kernels import kernels
 from sb3_reptile.replay.multi_step import MultiStepSampling
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ValueCache:
         self._values = np.zeros(n, dtype=np.float32)
         # The version of the target network that each value is of
         self._versions = np.zeros(n, dtype=np.int32)
-        self._order = np.zeros(n, dtype=np.int32)
+        self._scratch = np.zeros(n, dtype=np.int32)
         self._version = 1
         self._rows_added, self._n_resets = 0, 0
         self._is_normalized = False
@@ -72,8 +73,10 @@ class ValueCache:
         if not (is_same_ring and is_same_target) or self._is_normalized or was_normalized:
             self._version += 1
         elif n_new:
-            rows = np.arange(self._rows_added, distribution.rows_added) % buffer.buffer_size
-            self._versions.reshape(-1, buffer.n_envs)[rows] = 0
+            versions = self._versions.reshape(-1, buffer.n_envs)
+            first = self._rows_added % buffer.buffer_size
+            versions[first : first + n_new] = 0
+            versions[: max(first + n_new - buffer.buffer_size, 0)] = 0
         if not is_same_target:
             self._target = [tensor.detach().clone() for tensor in target]
         self._rows_added, self._n_resets = distribution.rows_added, distribution.n_resets
@@ -84,16 +87,12 @@ class ValueCache:
         :param compute: Q-values of the target network, shape (n, n_actions), of n observations
         :return: The values of their next observations, float32, same shape
         """
-        is_missing = self._versions.take(indices) != self._version
-        if is_missing.any():
-            missing = indices[is_missing]
-            # Each of them once, without sorting: the last one stays
-            order = np.arange(len(missing), dtype=np.int32)
-            self._order[missing] = order
-            missing = missing[self._order[missing] == order]
-            # Some of them twice, to fill the last rows
+        missing = kernels().missing(indices.reshape(-1), self._versions, self._version, self._scratch)
+        if len(missing):
+            # One of them several times, to fill the last rows
             size = self._n_at_once
-            padded = np.resize(missing, -(-len(missing) // size) * size)
+            padded = np.full(-(-len(missing) // size) * size, missing[0])
+            padded[: len(missing)] = missing
             for start in range(0, len(padded), CHUNK):
                 chunk = padded[start : start + CHUNK]
                 observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
@@ -103,13 +102,13 @@ class ValueCache:
         return self._values.take(indices)
 
     def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
-        self._values[indices] = q_values.max(dim=1).values.cpu().numpy()
+        self._values[indices] = q_values.amax(dim=1).cpu().numpy()
 
 
 def _split(observations: Any, size: int) -> Iterable[Any]:
     """Observations, or a dict of them, in parts of this size."""
     if not isinstance(observations, dict):
-        return observations.split(size)
+        return [observations] if len(observations) == size else observations.split(size)
     parts = zip(*(values.split(size) for values in observations.values()), strict=True)
     return [dict(zip(observations, part, strict=True)) for part in parts]
 

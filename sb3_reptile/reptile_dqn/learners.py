@@ -140,7 +140,7 @@ class ClosedFormLearner:
         :param observations: Observations of all environments, shape (n_envs, ...)
         :return: Their greedy actions, int64, shape (n_envs,), as ``policy.predict()`` returns them
         """
-        values: np.ndarray = self._acting_layers.q_values(self._flatten(th.as_tensor(observations))).numpy()
+        values: np.ndarray = self._acting_layers.q_values(self._flatten(th.from_numpy(observations))).numpy()
         return values.argmax(axis=1)
 
     def _flatten(self, observations: th.Tensor) -> th.Tensor:
