@@ -133,7 +133,7 @@ PONG: dict[str, Any] = dict(seeds=1, counts=4, evaluated=20)
 
 APPLICATIONS = {
     "pong": zoo("Pong", "pong", "PongNoFrameskip-v4", 600_000, methods=OWN_DECAY, network=PONG_NETWORK, **PONG),
-    # With the defaults of ReptileDQN instead of returns of 5 steps and double Q-learning, nothing is learned in this time
+    # Returns of 5 steps and double Q-learning, as the entry has them
     "pong-short": zoo(
         "Pong, half the steps",
         "pong",

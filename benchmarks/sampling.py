@@ -3,6 +3,7 @@ Time per call of `sample`, `add` and `update_priorities`, compared with SB3 and 
 
     python benchmarks/sampling.py [--quick] [--output benchmarks/results/sampling.csv]
     python benchmarks/sampling.py --adds      `add` alone, as in training: under a minute; results/adds.csv
+    python benchmarks/sampling.py --steps     `sample` with returns of several steps: under a minute; results/steps.csv
 
 It writes records (CSV) and, in the same folder, the tables (Markdown) that it prints; `--from-records` rebuilds the
 tables without measuring. The buffers are full and run on one thread. They take turns: in every round each of them is
@@ -90,6 +91,8 @@ FLOATS = Observation("8 float32", (8,), np.float32, 10_000_000, 120, {32: 100, 2
 IMAGES = Observation("4x84x84 uint8", (4, 84, 84), np.uint8, 10_000, 40, {32: 10, 256: 2, 2048: 1})
 # Rows that continue each other, with all checks
 ROWS = Observation("8 float32, as in training", (8,), np.float32, 100_000, 200, {})
+# Returns of several steps
+STEPS = Observation("8 float32, returns of several steps", (8,), np.float32, 100_000, 120, {32: 100, 256: 50})
 INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, {256: 200})
 
 
@@ -292,6 +295,19 @@ def n_step(capacity: int, observation: Observation) -> Cell:
     return Cell(capacity, observation, contenders)
 
 
+def several_steps() -> Cell:
+    """`sample` with the default decay."""
+
+    def make(buffer_class: type[ReplayBuffer], **settings: Any) -> Contender:
+        return Contender(full(buffer_class, STEPS.max_capacity, STEPS.space, **settings).sample)
+
+    contenders = {f"{n} step{'s' if n > 1 else ''}": partial(make, DecayedReplayBuffer, n_steps=n) for n in (1, 3, 10)}
+    contenders["SB3 ReplayBuffer"] = partial(make, ReplayBuffer)
+    for n in (3, 10):
+        contenders[f"SB3 NStepReplayBuffer, {n} steps"] = partial(make, NStepReplayBuffer, n_steps=n)
+    return Cell(STEPS.max_capacity, STEPS, contenders)
+
+
 def dictionaries(capacity: int) -> Cell:
     ours = partial(sb3_buffer, DecayedDictReplayBuffer, capacity, IN_PARTS, half_life=1_000)
     contenders = {
@@ -437,13 +453,15 @@ def records_of(cell: Cell, groups: list[list[str]], rounds: int) -> Iterator[dic
         }
 
 
-def all_records(quick: bool, memory: float, only_adds: bool) -> Iterator[dict[str, Any]]:
-    """Everything, or `add` alone."""
+def all_records(quick: bool, memory: float, page: str) -> Iterator[dict[str, Any]]:
+    """The measurements of a page."""
     th.set_num_threads(1)
     np.random.seed(0)
     random.seed(0)
-    if only_adds:
+    if page == "adds":
         cells = [adding(n_envs, is_dict) for is_dict in (False, True) for n_envs in (1, 8)]
+    elif page == "steps":
+        cells = [several_steps()]
     else:
         for absent in sorted(PEERS.keys() - installed_versions(list(PEERS))):
             print(f"{absent} is not installed: left out; pip install '.[bench]' to compare with it", file=sys.stderr)
@@ -502,8 +520,12 @@ def left_out(records: list[Record]) -> Iterator[str]:
             at = ", ".join(map(number, missing))
             yield f"Left out: observations {observation.name} at {at} transitions ({size:.1f} GB or more each)."
     for package in PACKAGES:
-        if not records[0][package] and measured_here != [ROWS.name]:
+        if not records[0][package] and measured_here[0] not in OWN_PAGES:
             yield f"{package} was not installed (`pip install '.[bench]'`)."
+
+
+# Observations that have a page of their own
+OWN_PAGES = {ROWS.name: "adds", STEPS.name: "steps"}
 
 
 def markdown(records: list[Record]) -> str:
@@ -514,7 +536,7 @@ def markdown(records: list[Record]) -> str:
         for name in distinct(records, "observation")
     }
     page = TEMPLATE.fill(
-        "adds" if distinct(records, "observation") == [ROWS.name] else "page",
+        OWN_PAGES.get(first["observation"], "page"),
         alpha=ALPHA,
         beta=BETA,
         adds=ADDS,
@@ -527,17 +549,21 @@ def markdown(records: list[Record]) -> str:
 
 def main() -> None:
     parser = timings.command_line(__doc__)
-    parser.add_argument("--adds", action="store_true", help="only `add`, with the default options, as in training")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--adds", action="store_true", help="only `add`, with the default options, as in training")
+    only.add_argument("--steps", action="store_true", help="only `sample`, with returns of 1, 3 and 10 steps")
     parser.add_argument("--memory", type=float, default=13, help="GB that the buffers may take (default: 13)")
     arguments = parser.parse_args()
     if not arguments.memory >= 2:
         parser.error(f"--memory must be at least 2 (GB), got {arguments.memory:g}")
 
+    page = "adds" if arguments.adds else "steps" if arguments.steps else "sampling"
+
     def measure_again(records: Records) -> None:
         records.discard()
-        records.measure(all_records, arguments.quick, arguments.memory * 1e9, arguments.adds)
+        records.measure(all_records, arguments.quick, arguments.memory * 1e9, page)
 
-    timings.run(parser, "adds" if arguments.adds else "sampling", FIELDS, measure_again, markdown)
+    timings.run(parser, page, FIELDS, measure_again, markdown)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,15 @@ def test_the_page_of_add_is_that_of_the_records_and_its_ratios_are_in_the_docs()
         assert f"| {name} | {one} | {eight} |" in text
 
 
+def test_the_page_of_several_steps_is_that_of_the_records_and_its_ratios_are_in_the_docs():
+    page = (RESULTS / "steps.md").read_text(encoding="utf-8")
+    assert importlib.import_module("sampling").markdown(records("steps")) == page
+    ratios = {(row["buffer"], row["batch"]): f"{float(row['ratio']):.2f}" for row in records("steps")}
+    text = read("docs/explanation/cost.md")
+    for name in dict.fromkeys(buffer for buffer, _ in ratios):
+        assert f"| {name} | {ratios[name, '32']} | {ratios[name, '256']} |" in text
+
+
 @pytest.mark.parametrize("task", ["DriftingCartPoleActions-v0", "DriftingPricing-v0", "CartPole-v1"])
 def test_choice_states_the_returns_and_verdicts_of_the_comparisons(task):
     report = RESULTS / "compare" / "reptile_dqn" / task / "comparison.md"
