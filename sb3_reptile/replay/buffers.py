@@ -128,9 +128,8 @@ class _SB3Storage(MultiStepSampling):
 
     def _fetch_returns(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """n-step returns, as SB3's ``NStepReplayBuffer`` computes them."""
-        steps, last, rewards, dones = self.sequences(indices, env)
         of_rewards, of_value = discounts(self.n_steps, self.gamma)
-        rewards *= of_rewards
+        steps, last, rewards, dones = self.sequences(indices, env, of_rewards)
         return (
             self._observations(self.observations, indices, env),
             self._tensor(_take(self.actions, indices)),

@@ -33,9 +33,9 @@ class Follow(Protocol):
         timeouts: np.ndarray,
         rewards: np.ndarray,
         starts: np.ndarray,
-        longest: np.ndarray,
+        last_rows: np.ndarray,
         n_envs: int,
-        n_steps: int,
+        factors: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
 
 
@@ -53,8 +53,8 @@ class Kernels(NamedTuple):
     :param update_range: The same for neighbours, ``start`` to ``stop - 1``
     :param search: The first element greater than each target, or the last one, in an array that never falls
     :param follow: The sequences of transitions, as :class:`~sb3_reptile.replay.multi_step.Sequences`, in a ring with an
-        interleaved axis of environments, that begin with these transitions and end with an episode, at ``n_steps``, or
-        ``longest`` rows later
+        interleaved axis of environments, that begin with these transitions and end with an episode, in one of
+        ``last_rows``, or after as many steps as there are factors of the rewards
     :param missing: Each of these numbers once whose version is another one; what is in ``scratch``, of the same length
         as ``versions``, does not matter
     """
@@ -120,10 +120,12 @@ def _follow(
     timeouts: np.ndarray,
     rewards: np.ndarray,
     starts: np.ndarray,
-    longest: np.ndarray,
+    last_rows: np.ndarray,
     n_envs: int,
-    n_steps: int,
+    factors: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    n_steps = len(factors)
+    longest = ((last_rows[:, None] - starts // n_envs) % (len(dones) // n_envs)).min(axis=0)
     steps = np.add.outer(starts, np.arange(0, n_steps * n_envs, n_envs))
     # The ring's end is its beginning
     ends = dones.take(steps, mode="wrap")
@@ -133,6 +135,7 @@ def _follow(
     np.minimum(steps, (starts + last * n_envs)[:, None], out=steps)
     steps %= len(dones)
     of_steps = rewards.take(steps)
+    of_steps *= factors
     of_steps[np.arange(n_steps) > last[:, None]] = 0
     final = steps[:, -1]
     return steps, last, of_steps, dones.take(final) * (1 - timeouts.take(final))
@@ -209,24 +212,28 @@ def _compiled() -> Kernels:
         timeouts: np.ndarray,
         rewards: np.ndarray,
         starts: np.ndarray,
-        longest: np.ndarray,
+        last_rows: np.ndarray,
         n_envs: int,
-        n_steps: int,
+        factors: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        n = len(starts)
+        n, n_steps, n_rows = len(starts), len(factors), len(dones) // n_envs
         steps = np.empty((n, n_steps), dtype=np.int64)
         last = np.empty(n, dtype=np.int64)
         of_steps = np.zeros((n, n_steps), dtype=rewards.dtype)
         terminals = np.empty(n, dtype=dones.dtype)
         for i in range(n):
-            at, k, most = starts[i], 0, min(n_steps - 1, longest[i])
+            at, k, most = starts[i], 0, n_steps - 1
+            row = at // n_envs
+            for last_row in last_rows:
+                to_last = last_row - row
+                most = min(most, to_last if to_last >= 0 else to_last + n_rows)
             while k < most and dones[at] == 0 and timeouts[at] == 0:
-                steps[i, k], of_steps[i, k] = at, rewards[at]
+                steps[i, k], of_steps[i, k] = at, rewards[at] * factors[k]
                 k += 1
                 at += n_envs
                 if at >= len(dones):
                     at -= len(dones)
-            steps[i, k:], last[i], of_steps[i, k] = at, k, rewards[at]
+            steps[i, k:], last[i], of_steps[i, k] = at, k, rewards[at] * factors[k]
             terminals[i] = dones[at] * (1 - timeouts[at])
         return steps, last, of_steps, terminals
 

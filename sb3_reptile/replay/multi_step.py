@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_reptile.replay.auto import Change
 from sb3_reptile.replay.checks import check_number
 from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.kernels import kernels
@@ -58,26 +57,44 @@ class MultiStepSampling(DecayedSampling):
         arguments = super()._arguments()
         return arguments if self.n_steps == 1 else {**arguments, "n_steps": self.n_steps, "gamma": self.gamma}
 
-    def _rows_to_change(self, rows: np.ndarray, changes: list[Change]) -> np.ndarray:
-        """Number of rows from each, counted since the buffer was empty, to the next change; large if there is none."""
-        never = np.iinfo(np.int64).max
-        starts = np.array([*sorted(change.happened_at // self.n_envs for change in changes), never])
-        return starts[starts.searchsorted(rows, side="right")] - rows
+    def _last_rows(self) -> np.ndarray:
+        """The rows in which every sequence ends: the newest one, and those before a change."""
+        # What follows the newest row in the ring is the oldest one
+        newest, n_rows = self.distribution.rows_added - 1, self.distribution.n_rows
+        rows = [newest]
+        if self._consistency is not None:
+            ends = (change.happened_at // self.n_envs - 1 for change in self._consistency.changes)
+            rows += [row for row in ends if newest - n_rows < row < newest]
+        return np.array(rows) % n_rows
 
-    def sequences(self, indices: np.ndarray, env: VecNormalize | None = None) -> Sequences:
+    def sequences(
+        self, indices: np.ndarray, env: VecNormalize | None = None, factors: np.ndarray | None = None
+    ) -> Sequences:
         """
         :param indices: Numbers of stored transitions, int64, shape (n,)
         :param env: Associated VecEnv to normalize the rewards
+        :param factors: What the rewards are multiplied by, by their position, float32, shape (n_steps,); nothing if
+            None
         :return: The sequences whose rewards are summed in the n-step returns of these transitions
         """
-        # What follows the newest row in the ring is the oldest one
-        longest = to_newest = self.distribution.row_ages(indices)
-        if self._consistency is not None and self._consistency.changes:
-            rows = self.distribution.rows_added - 1 - to_newest
-            longest = np.minimum(to_newest, self._rows_to_change(rows, self._consistency.changes) - 1)
-        stored = self.dones.reshape(-1), self.timeouts.reshape(-1), self.rewards.reshape(-1)
-        steps, last, rewards, dones = kernels().follow(*stored, indices, longest, self.n_envs, self.n_steps)
-        return Sequences(steps, last, rewards if env is None else self._normalize_reward(rewards, env), dones)
+        ones = np.ones(self.n_steps, dtype=np.float32)
+        found = Sequences(
+            *kernels().follow(
+                self.dones.reshape(-1),
+                self.timeouts.reshape(-1),
+                self.rewards.reshape(-1),
+                indices,
+                self._last_rows(),
+                self.n_envs,
+                ones if factors is None or env is not None else factors,
+            )
+        )
+        if env is None:
+            return found
+        rewards = self._normalize_reward(found.rewards, env)
+        if factors is not None:
+            rewards *= factors
+        return found._replace(rewards=rewards)
 
     def _terminals(self, indices: np.ndarray) -> np.ndarray:
         """1 where an episode ended, 0 where it was cut off by a time limit or is not over."""

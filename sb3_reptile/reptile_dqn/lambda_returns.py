@@ -200,14 +200,13 @@ class LambdaReturns:
         :param target: The target network
         :return: Their λ-returns, shape (n, 1)
         """
-        steps, last, rewards, dones = self.buffer.sequences(indices, self.model._vec_normalize_env)
+        steps, last, rewards, dones = self.buffer.sequences(indices, self.model._vec_normalize_env, self._of_rewards)
         if self.model.double_q:
             values = self._double_q_values(steps, target)
         else:
             self.cache.refresh(target.tensors)
             values = self.cache(steps, target.q_values)
         values *= self._of_values.take(last + self.buffer.n_steps * (dones > 0), axis=0)
-        rewards *= self._of_rewards
         rewards += values
         return self.buffer.to_torch(rewards.sum(axis=1, keepdims=True), copy=False)
 

@@ -159,13 +159,22 @@ def test_compiled_and_vectorised_sequences_are_the_same_bit_for_bit(n_envs, n_st
     shape = N_ROWS * n_envs
     stored = [(random.random(shape) < share).astype(np.float32) for share in (0.2, 0.1)]
     rewards = random.normal(size=shape).astype(np.float32)
-    starts, longest = random.permutation(shape), random.integers(N_ROWS, size=shape)
-    found = [
-        follow(*stored, rewards, starts, longest, n_envs, n_steps) for follow in (VECTORISED.follow, kernels().follow)
-    ]
-    for vectorised, compiled in zip(*found, strict=True):
+    factors = random.random(n_steps).astype(np.float32)
+    arguments = (*stored, rewards, random.permutation(shape), np.array([30, 7]), n_envs, factors)
+    for vectorised, compiled in zip(VECTORISED.follow(*arguments), kernels().follow(*arguments), strict=True):
         assert (vectorised.dtype, vectorised.shape) == (compiled.dtype, compiled.shape)
         assert vectorised.tobytes() == compiled.tobytes()
+
+
+def test_compiled_and_vectorised_loops_find_the_same_missing_numbers():
+    pytest.importorskip("numba")
+    random = np.random.default_rng(0)
+    for missing in (VECTORISED.missing, kernels().missing):
+        versions = random.integers(3, size=50)
+        # Scratch holds anything, the numbers found among them
+        numbers, scratch = random.integers(50, size=200), random.integers(-5, 60, size=50).astype(np.int32)
+        found = missing(numbers, versions, 1, scratch)
+        assert sorted(found.tolist()) == sorted(set(numbers[versions[numbers] != 1].tolist()))
 
 
 def test_what_is_not_finite_after_the_end_of_a_return_does_not_matter():
