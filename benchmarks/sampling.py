@@ -524,7 +524,7 @@ def left_out(records: list[Record]) -> Iterator[str]:
             yield f"{package} was not installed (`pip install '.[bench]'`)."
 
 
-# Observations that have a page of their own
+# Observations whose results are on a separate page
 OWN_PAGES = {ROWS.name: "adds", STEPS.name: "steps"}
 
 

@@ -189,7 +189,8 @@ class ClosedFormLearner:
         indices, drawn_weights = buffer.distribution.draws(n_batches, batch_size)
         weights = buffer.to_torch(drawn_weights, copy=False)
         if has_lambda_returns:
-            return Drawn(*model.lambda_returns().buffer.observations_and_actions(indices, env), indices, weights)
+            observations, actions = model.lambda_returns().buffer.observations_and_actions(indices, env)
+            return Drawn(observations, actions, indices, weights)
         return buffer.transitions(indices, env=env)._replace(weights=weights)
 
     def _train_on(
