@@ -74,21 +74,20 @@ class _SB3Storage(MultiStepSampling):
         if following == 0:
             self.full = True
 
-    def _tensor(self, array: np.ndarray) -> th.Tensor:
-        # _take() has made a copy
+    def tensor(self, array: np.ndarray) -> th.Tensor:
+        """
+        :param array: An array that nobody else has
+        :return: The same as a tensor on the device of the buffer
+        """
         tensor = th.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
-
-    def to_torch(self, array: np.ndarray, copy: bool = True) -> th.Tensor:
-        # Faster than th.as_tensor() with a device
-        return super().to_torch(array) if copy else self._tensor(array)
 
     def _observations(self, stored: Any, indices: np.ndarray, env: VecNormalize | None) -> Any:
         if isinstance(stored, dict):
             taken: Any = {key: _take(value, indices) for key, value in stored.items()}
-            return {key: self._tensor(value) for key, value in self._normalize_obs(taken, env).items()}  # type: ignore[union-attr]
+            return {key: self.tensor(value) for key, value in self._normalize_obs(taken, env).items()}  # type: ignore[union-attr]
         taken = _take(stored, indices)
-        return self._tensor(taken if env is None else self._normalize_obs(taken, env))  # type: ignore[arg-type]
+        return self.tensor(taken if env is None else self._normalize_obs(taken, env))  # type: ignore[arg-type]
 
     def next_observations_of(self, indices: np.ndarray, env: VecNormalize | None = None) -> Any:
         """
@@ -109,7 +108,7 @@ class _SB3Storage(MultiStepSampling):
         """
         if self._scratch is not None:
             self._scratch.touched(len(indices))
-        return self._observations(self.observations, indices, env), self._tensor(_take(self.actions, indices))
+        return self._observations(self.observations, indices, env), self.tensor(_take(self.actions, indices))
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         return self._fetch_steps(indices, env) if self.n_steps == 1 else self._fetch_returns(indices, env)
@@ -119,10 +118,10 @@ class _SB3Storage(MultiStepSampling):
         rewards = self.rewards.take(indices).reshape(-1, 1)
         return (
             self._observations(self.observations, indices, env),
-            self._tensor(_take(self.actions, indices)),
+            self.tensor(_take(self.actions, indices)),
             self.next_observations_of(indices, env),
-            self._tensor(self._terminals(indices).reshape(-1, 1)),
-            self._tensor(self._normalize_reward(rewards, env)),
+            self.tensor(self._terminals(indices).reshape(-1, 1)),
+            self.tensor(self._normalize_reward(rewards, env)),
             None,
         )
 
@@ -132,12 +131,12 @@ class _SB3Storage(MultiStepSampling):
         steps, last, rewards, dones = self.sequences(indices, env, of_rewards)
         return (
             self._observations(self.observations, indices, env),
-            self._tensor(_take(self.actions, indices)),
+            self.tensor(_take(self.actions, indices)),
             self.next_observations_of(steps[:, -1], env),
             # An unfinished episode bootstraps at the newest row, as if it were cut off by a time limit
-            self._tensor(dones.reshape(-1, 1)),
-            self._tensor(rewards.sum(axis=1, keepdims=True)),
-            self._tensor(of_value.take(last).reshape(-1, 1)),
+            self.tensor(dones.reshape(-1, 1)),
+            self.tensor(rewards.sum(axis=1, keepdims=True)),
+            self.tensor(of_value.take(last).reshape(-1, 1)),
         )
 
 

@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_reptile.replay.checks import Weighting
 from sb3_reptile.replay.decayed_sampling import DecayedDictReplayBufferSamples, DecayedSampling
 from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import NothingToDrawError
@@ -17,6 +18,16 @@ from sb3_reptile.replay.episodes import end_running_episodes
 from sb3_reptile.replay.persistence import BufferState, objects_of, restore_storage, state_of_storage
 from sb3_reptile.replay.weight_users import check_learner
 from sb3_reptile.storage.values import from_json, infos_to_json, register_former_name
+
+
+def check_weighting_of_hindsight(weighting: Weighting) -> None:
+    """
+    :param weighting: The option ``weighting``
+    :raises ValueError: if it is not ``"sampling"``: which transitions can be drawn depends on the episodes that have
+        ended, which the weights of uniform draws do not know
+    """
+    if weighting != "sampling":
+        raise ValueError(f"weighting must be 'sampling' with hindsight replay, got {weighting!r}")
 
 
 class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
@@ -33,9 +44,17 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
             raise ValueError(f"n_steps must be 1 with hindsight replay, which has one-step returns, got {n_steps}")
         if combined:
             raise ValueError("combined must be False with hindsight replay: the newest episode has no end yet")
-        if kwargs.get("weighting", "sampling") != "sampling":
-            raise ValueError(f"weighting must be 'sampling' with hindsight replay, got {kwargs['weighting']!r}")
+        check_weighting_of_hindsight(kwargs.get("weighting", "sampling"))
         super().__init__(*args, **kwargs)
+
+    @property
+    def weighting(self) -> Weighting:
+        """Where decay and initial weights act: ``"sampling"``."""
+        return super().weighting
+
+    @weighting.setter
+    def weighting(self, weighting: Weighting) -> None:
+        check_weighting_of_hindsight(weighting)
 
     def _init_on_disk(self, storage_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         super()._init_on_disk(storage_dir, *args, **kwargs)

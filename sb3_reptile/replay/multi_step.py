@@ -62,9 +62,12 @@ class MultiStepSampling(DecayedSampling):
         # What follows the newest row in the ring is the oldest one
         newest, n_rows = self.distribution.rows_added - 1, self.distribution.n_rows
         rows = [newest]
-        if self._consistency is not None:
-            ends = (change.happened_at // self.n_envs - 1 for change in self._consistency.changes)
-            rows += [row for row in ends if newest - n_rows < row < newest]
+        for change in reversed(self._consistency.changes if self._consistency is not None else []):
+            row = change.happened_at // self.n_envs - 1
+            if row <= newest - n_rows:  # overwritten, as those before
+                break
+            if row < newest:
+                rows.append(row)
         return np.array(rows) % n_rows
 
     def sequences(
@@ -110,6 +113,7 @@ def discounts(n_steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
     :param gamma: Discount factor
     :return: The factor of each reward, and that of the value that follows it, both of shape (n_steps,)
     """
+    gamma = float(gamma)  # one of NumPy would make everything float64
     return gamma ** np.arange(n_steps, dtype=np.float32), gamma ** np.arange(1, n_steps + 1).astype(np.float32)
 
 

@@ -69,14 +69,15 @@ class ValueCache:
         is_same_ring = distribution.n_resets == self._n_resets and n_new < buffer.buffer_size
         is_same_target = len(target) == len(self._target) and all(map(th.equal, target, self._target))
         # Statistics may have changed, or the environment that has them
-        was_normalized, self._is_normalized = self._is_normalized, self.model._vec_normalize_env is not None
-        if not (is_same_ring and is_same_target) or self._is_normalized or was_normalized:
+        is_normalized = self.model._vec_normalize_env is not None
+        if not (is_same_ring and is_same_target) or is_normalized or self._is_normalized:
             self._version += 1
         elif n_new:
             versions = self._versions.reshape(-1, buffer.n_envs)
             first = self._rows_added % buffer.buffer_size
             versions[first : first + n_new] = 0
             versions[: max(first + n_new - buffer.buffer_size, 0)] = 0
+        self._is_normalized = is_normalized
         if not is_same_target:
             self._target = [tensor.detach().clone() for tensor in target]
         self._rows_added, self._n_resets = distribution.rows_added, distribution.n_resets
@@ -181,10 +182,11 @@ class LambdaReturns:
         self.cache = ValueCache(model)
         self._made_for = returns_asked_for(model)
         n = self.buffer.n_steps
-        self._of_rewards = (model.gamma * model.q_lambda) ** np.arange(n, dtype=np.float32)
+        gamma, q_lambda = float(model.gamma), float(model.q_lambda)  # one of NumPy would make everything float64
+        self._of_rewards = (gamma * q_lambda) ** np.arange(n, dtype=np.float32)
         # Factors of the values by the position of the last transition; then the same where an episode ends there
-        of_values = model.gamma * (1 - model.q_lambda) * np.tril(np.broadcast_to(self._of_rewards, (n, n)), k=-1)
-        self._of_values = np.concatenate([of_values + np.diag(model.gamma * self._of_rewards), of_values])
+        of_values = gamma * (1 - q_lambda) * np.tril(np.broadcast_to(self._of_rewards, (n, n)), k=-1)
+        self._of_values = np.concatenate([of_values + np.diag(gamma * self._of_rewards), of_values])
 
     def is_of(self, model: "ReptileDQN") -> bool:
         """
@@ -208,7 +210,7 @@ class LambdaReturns:
             values = self.cache(steps, target.q_values)
         values *= self._of_values.take(last + self.buffer.n_steps * (dones > 0), axis=0)
         rewards += values
-        return self.buffer.to_torch(rewards.sum(axis=1, keepdims=True), copy=False)
+        return self.buffer.tensor(rewards.sum(axis=1, keepdims=True))
 
     def _double_q_values(self, steps: np.ndarray, target: TargetNetwork) -> np.ndarray:
         """The target network's values of the actions that the online network prefers, which changes at every update."""

@@ -187,7 +187,7 @@ class ClosedFormLearner:
             return buffer.sample(batch_size, env=env)
         assert isinstance(buffer, DecayedSampling)
         indices, drawn_weights = buffer.distribution.draws(n_batches, batch_size)
-        weights = buffer.to_torch(drawn_weights, copy=False)
+        weights = th.from_numpy(drawn_weights)
         if has_lambda_returns:
             observations, actions = model.lambda_returns().buffer.observations_and_actions(indices, env)
             return Drawn(observations, actions, indices, weights)

@@ -63,4 +63,4 @@ def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:
     takes_number = buffer.takes_half_life and buffer.consistency is None
     is_number = model.half_life is not None and model.half_life != "auto"
     if is_number and "decay" not in model.replay_buffer_kwargs and takes_number:
-        buffer.half_life = model.half_life  # type: ignore[assignment]
+        buffer.half_life = model.half_life

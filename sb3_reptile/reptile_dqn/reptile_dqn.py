@@ -26,12 +26,12 @@ from sb3_reptile.reptile_dqn.buffer_options import (
     replay_options,
     returns_of,
 )
-from sb3_reptile.reptile_dqn.changed_options import OptionsInUse, options_of, use_changed_options
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, TargetNetwork, replay_buffer_of, tensors_of
 from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
 from sb3_reptile.reptile_dqn.pretrained import Pretrained
+from sb3_reptile.reptile_dqn.set_options import Option
 from sb3_reptile.reptile_dqn.transfer import Transfer, TransferOptions, make_transfer
 from sb3_reptile.reptile_dqn.whole_episodes import WholeEpisodes
 from sb3_reptile.vec_env.ray_asynchronous import Asynchronous
@@ -141,6 +141,9 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
     # A class that does not decay may be passed; type checkers see what is usual
     replay_buffer: DecayedSampling
 
+    half_life, weighting, priority, alpha, beta = Option(), Option(), Option(), Option(), Option()
+    loss, double_q, learner = Option(), Option(), Option()
+
     def __init__(
         self,
         policy: str | type[DQNPolicy],
@@ -197,7 +200,6 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         self.n_steps: int = n_steps  # type: ignore[assignment]
         self._lambda_returns: LambdaReturns | None = None
         self._last_batch: tuple[Any, th.Tensor] | None = None
-        self._in_use: OptionsInUse
         self._check_options()  # before anything is built
         if priority is None and alpha != ALPHA:
             raise ValueError(f"alpha={alpha!r} is the exponent of priorities: set priority='td_error' too, or no alpha")
@@ -275,7 +277,6 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         self.beta_schedule = FloatSchedule(self.beta)
         if self.q_lambda < 1:
             replay_buffer_of(self)
-        self._in_use = options_of(self)
 
     def load_replay_buffer(
         self,
@@ -308,9 +309,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             raise
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        if options_of(self) != self._in_use:
-            use_changed_options(self, self._in_use)
-            self._in_use = options_of(self)
+        self.wait_for_late_workers(gradient_steps)
         # Update learning rate and importance exponent according to their schedules
         self._update_learning_rate(self.policy.optimizer)
         self._freeze_or_thaw()
@@ -431,7 +430,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             self.logger.record(key, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns", "_in_use"]
+        return [*super()._excluded_save_params(), "_last_batch", "_lambda_returns"]
 
     def learn(
         self: SelfReptileDQN,

@@ -267,12 +267,20 @@ class Asynchronous(OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        self.wait_for_late_workers(gradient_steps)
+        super().train(gradient_steps, batch_size)
+
+    def wait_for_late_workers(self, gradient_steps: int) -> None:
+        """
+        Wait for the workers whose policy would be too old after the next updates. A ``train()`` that does not call that
+        of this class must call it.
+
+        :param gradient_steps: Number of these updates
+        """
         base = _asynchronous(self.env)
         if base is not None:
             oldest = self._n_updates + gradient_steps - base.max_delay
-            late = [worker for worker in base.workers.all if self._update_of(worker) < oldest]
-            base.wait_for(late)
-        super().train(gradient_steps, batch_size)
+            base.wait_for([worker for worker in base.workers.all if self._update_of(worker) < oldest])
 
     def _update_of(self, worker: Worker) -> float:
         """Number of updates of the policy that a worker acts with; inf if it does not act."""

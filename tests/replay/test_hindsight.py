@@ -247,6 +247,15 @@ def test_combined_replay_is_refused():
         make_buffer(combined=True)
 
 
+def test_decay_in_the_loss_is_refused_when_it_is_set_later_too():
+    with pytest.raises(ValueError, match="weighting must be 'sampling' with hindsight replay, got 'loss'"):
+        make_buffer(weighting="loss")
+    buffer = make_buffer()
+    with pytest.raises(ValueError, match="weighting must be 'sampling' with hindsight replay, got 'loss'"):
+        buffer.weighting = "loss"
+    assert buffer.weighting == "sampling"
+
+
 def test_n_steps_are_refused():
     with pytest.raises(ValueError, match=r"n_steps must be 1 with hindsight replay, .* got 3"):
         make_buffer(n_steps=3)

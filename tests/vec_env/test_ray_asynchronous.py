@@ -102,23 +102,30 @@ class Delays(BaseCallback):
         return True
 
 
+@pytest.mark.parametrize("algorithm", ["DQN", "ReptileDQN"])
 @pytest.mark.parametrize(("max_delay", "largest"), [(0, 1), (8, 9), (10_000, 30)])
-def test_workers_act_with_a_policy_that_is_at_most_max_delay_updates_old(fake_ray, monkeypatch, max_delay, largest):
+def test_workers_act_with_a_policy_that_is_at_most_max_delay_updates_old(
+    fake_ray, monkeypatch, max_delay, largest, algorithm
+):
     env = RayVecEnv(fns(3), asynchronous=True, max_delay=max_delay)
     slow_first(fake_ray, every=40)
-    model = DQNs("MlpPolicy", env, **small(train_freq=1, learning_starts=5))
+    if algorithm == "DQN":
+        model, owner, name = DQNs("MlpPolicy", env, **small(train_freq=1, learning_starts=5)), DQN, "train"
+    else:
+        kwargs = small(train_freq=1, learning_starts=5, n_steps=1, learner="eager")
+        model, owner, name = ReptileDQN("MlpPolicy", env, **kwargs), ReptileDQN, "_train_eagerly"
     awaited = []
     wait_for = env.wait_for
     monkeypatch.setattr(env, "wait_for", lambda workers: (awaited.append(len(workers)), wait_for(workers)))
     acting = []
-    train = DQN.train
+    train = getattr(owner, name)
 
     def checked(self, gradient_steps, batch_size):
         late = [act for act in self._acts.values() if self._n_updates + gradient_steps - act.update > max_delay]
         acting.append(len(late))
-        train(self, gradient_steps, batch_size)
+        return train(self, gradient_steps, batch_size)
 
-    monkeypatch.setattr(DQN, "train", checked)
+    monkeypatch.setattr(owner, name, checked)
     callback = Delays()
     model.learn(200, callback=callback)
     # Whoever would act with an older policy has finished before the update
