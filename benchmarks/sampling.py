@@ -95,6 +95,9 @@ ROWS = Observation("8 float32, as in training", (8,), np.float32, 100_000, 200, 
 STEPS = Observation("8 float32, returns of several steps", (8,), np.float32, 100_000, 120, {32: 100, 256: 50})
 INDICES = Observation("none", (1,), np.float32, 10_000_000, 120, {256: 200})
 
+# Observations whose results are on a separate page
+OWN_PAGES = {ROWS.name: "adds", STEPS.name: "steps"}
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -522,10 +525,6 @@ def left_out(records: list[Record]) -> Iterator[str]:
     for package in PACKAGES:
         if not records[0][package] and measured_here[0] not in OWN_PAGES:
             yield f"{package} was not installed (`pip install '.[bench]'`)."
-
-
-# Observations whose results are on a separate page
-OWN_PAGES = {ROWS.name: "adds", STEPS.name: "steps"}
 
 
 def markdown(records: list[Record]) -> str:
