@@ -76,14 +76,29 @@ def with_learner(records: dict[Run, Record], learner: str | None = LEARNER) -> R
     return Results({run._replace(learner=None): record for run, record in records.items() if run.learner == learner})
 
 
+def has_enough(results: Results, task: str, methods: Iterable[str]) -> bool:
+    """Whether there are as many runs of each method as an interval needs."""
+    return all(len(results.of(task, method)) >= FEWEST_FOR_INTERVAL for method in methods)
+
+
+def of_group(results: Results, tasks: list[str]) -> dict[str, list[str]]:
+    """Each task, and all that have enough runs of ``auto``."""
+    titles = titled(tasks)
+    enough = [task for task in tasks if has_enough(results, task, [AUTO.name])]
+    if "all" in titles and 0 < len(enough) < len(tasks):
+        del titles["all"]
+        titles[f"all but {quoted(task for task in tasks if task not in enough)}"] = enough
+    return titles
+
+
 def glance(results: Results) -> dict[str, tuple[list[str], Matrices]]:
     """
     :param results: Records with one learner
-    :return: For each group of the headline, the tasks with runs of all methods of the figures, and their scores
+    :return: For each group of the headline, the tasks with enough runs of all methods of the figures, and their scores
     """
     found = {}
     for title, belongs in GLANCE.items():
-        tasks = [name for name, task in TASKS.items() if belongs(task) and all(results.of(name, m) for m in SHOWN)]
+        tasks = [name for name, task in TASKS.items() if belongs(task) and has_enough(results, name, SHOWN)]
         if tasks:
             found[title] = tasks, results.score_matrices(tasks)
     return found
@@ -238,7 +253,7 @@ def one_setting(one_step: Results, results: Results, blind: bool) -> str:
 def scores_table(results: Results, tasks: list[str]) -> list[str]:
     methods = results.methods(tasks)
     rows = []
-    for title, chosen in titled(tasks).items():
+    for title, chosen in of_group(results, tasks).items():
         found = results.score_matrices(chosen)
         best = max((iqm(matrix)[0] for name, matrix in found.items() if name != ORACLE.name), default=None)
         is_best = {name: iqm(matrix)[0] == best for name, matrix in found.items()}
@@ -249,7 +264,7 @@ def scores_table(results: Results, tasks: list[str]) -> list[str]:
 def ratios_table(results: Results, tasks: list[str]) -> list[str]:
     """``auto`` next to uniform replay, and next to the best of the others in hindsight."""
     rows = []
-    for title, chosen in titled(tasks).items():
+    for title, chosen in of_group(results, tasks).items():
         found = results.score_matrices(chosen)
         if AUTO.name not in found or UNIFORM.name not in found:
             continue

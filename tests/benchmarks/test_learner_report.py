@@ -150,6 +150,18 @@ def test_the_headline_compares_on_tasks_with_runs_of_all_methods_and_leaves_tuni
     assert float(table["auto / uniform"][1].split()[0]) == pytest.approx(score[0] / score[1], abs=0.2)
 
 
+def test_a_task_with_fewer_runs_than_an_interval_needs_is_shown_and_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
+    values = dict(zip(learners.SHOWN, (100, 200, 200, 300), strict=True))
+    many = made_up({("cartpole-long", method): value for method, value in values.items()})
+    few = made_up({("lunarlander-long", method): value for method, value in values.items()}, 2)
+    page = learners.report(many | few, tmp_path)
+    names = [name for name, _ in rows_of(page, "Reporting tasks whose phases conflict")]
+    assert {"`lunarlander-long`", "`cartpole-long`", "all but `lunarlander-long`"} <= set(names)
+    assert "all" not in names
+    assert "1 tasks whose phases conflict (3 seeds or more)" in page
+
+
 def test_old_and_new_reporting_tasks_are_each_put_together_and_sac_has_one_step_returns(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 10)
 
@@ -171,7 +183,7 @@ def test_old_and_new_reporting_tasks_are_each_put_together_and_sac_has_one_step_
     first, blind = [row for name, row in rows_of(page, "What multi-step returns are worth") if name == "auto"]
     assert [cell.split()[0] for cell in first] == ["0.15", "0.60"]
     assert [cell.split()[0] for cell in blind] == ["0.20", "0.90"]
-    assert "nothing had been tried: `acrobot-torques` (3 seeds or more)" in page
+    assert "nothing had been tried: `acrobot-torques`. Number of runs of each method on each task: 3 or more." in page
     assert "There are 3 seeds or more." in page
     assert "λ-returns had been tried on `cartpole-gradual`." in page
 
