@@ -186,7 +186,7 @@ def set_counters(model: OffPolicyAlgorithm, counters: Mapping[str, Any], given: 
         if name in EPISODES:
             value = deque(value, maxlen=model._stats_window_size)
         if name not in given:
-            setattr(model, name, value)
+            vars(model)[name] = value  # options of ReptileDQN check what is set otherwise
 
 
 def _is_counter(model: OffPolicyAlgorithm, name: str, value: Any) -> bool:

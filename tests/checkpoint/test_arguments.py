@@ -161,7 +161,7 @@ def test_an_argument_that_can_change_is_taken_over(case, folders):
 
 def test_a_former_model_with_an_alpha_that_it_ignored_is_resumed(tmp_path):
     model = ReptileDQN("MlpPolicy", cartpole(), **small())
-    model.alpha = 0.3
+    vars(model)["alpha"] = 0.3
     model.learn(60, callback=ResumableCheckpoint(20, tmp_path / "run"))
     assert resume(tmp_path / "run", cartpole(), device="cpu").alpha == 0.6
     with pytest.raises(ArgumentError, match=r"alpha=0.2 is the exponent of priorities: set priority='td_error' too"):
