@@ -11,10 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile.replay.checks import OnBadTransition, Weighting
 from sb3_reptile.replay.decay import DecayOption
-from sb3_reptile.replay.decayed_sampling import (
-    DecayedDictReplayBufferSamples,
-    DecayedSampling,
-)
+from sb3_reptile.replay.decayed_sampling import DecayedDictReplayBufferSamples, DecayedSampling
 from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.initial_weights import InitialWeightsOption
 from sb3_reptile.replay.multi_step import MultiStepSampling, discounts

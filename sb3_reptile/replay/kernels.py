@@ -52,11 +52,12 @@ class Kernels(NamedTuple):
     :param update: Recompute the sums above nodes that have changed; the array of them is used up
     :param update_range: The same for neighbours, ``start`` to ``stop - 1``
     :param search: The first element greater than each target, or the last one, in an array that never falls
-    :param follow: The sequences of transitions, as :class:`~sb3_reptile.replay.multi_step.Sequences`, in a ring with an
-        interleaved axis of environments, that begin with these transitions and end with an episode, in one of
-        ``last_rows``, or after as many steps as there are factors of the rewards
-    :param missing: Each of these numbers once whose version is another one; what is in ``scratch``, of the same length
-        as ``versions``, does not matter
+    :param follow: The fields of :class:`~sb3_reptile.replay.multi_step.Sequences` that begin with the transitions
+        ``starts``. They end with an episode, in one of ``last_rows``, or after as many steps as there are factors of
+        the rewards. What is stored is flat: transition ``i`` is in row ``i // n_envs``, and the first row follows the
+        last one.
+    :param missing: Each of these numbers once whose version is another one, in any order. ``scratch`` is as long as
+        ``versions``; what is in it does not matter.
     """
 
     find: Find

@@ -18,7 +18,7 @@ class Sequences(NamedTuple):
 
     :param indices: Numbers of their transitions, int64, shape (batch_size, n_steps); the last one is repeated
     :param last: Position of the last transition in each, shape (batch_size,)
-    :param rewards: Rewards, 0 after the last transition, shape (batch_size, n_steps)
+    :param rewards: Rewards, times the factors that were given, 0 after the last transition, shape (batch_size, n_steps)
     :param dones: Whether the episode ended with the last transition, float32, shape (batch_size,); 0 where it was cut
         off by a time limit or is not over
     """
@@ -80,7 +80,8 @@ class MultiStepSampling(DecayedSampling):
             None
         :return: The sequences whose rewards are summed in the n-step returns of these transitions
         """
-        ones = np.ones(self.n_steps, dtype=np.float32)
+        # Rewards are normalized before they are multiplied
+        multiplied_by = np.ones(self.n_steps, np.float32) if factors is None or env is not None else factors
         found = Sequences(
             *kernels().follow(
                 self.dones.reshape(-1),
@@ -89,7 +90,7 @@ class MultiStepSampling(DecayedSampling):
                 indices,
                 self._last_rows(),
                 self.n_envs,
-                ones if factors is None or env is not None else factors,
+                multiplied_by,
             )
         )
         if env is None:
