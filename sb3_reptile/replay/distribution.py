@@ -407,14 +407,16 @@ def _is_uniform(age_sampler: AgeSampler) -> bool:
 
 def _is_one_number_per_draw(distribution: SamplingDistribution) -> bool:
     """Whether a batch takes one random number per draw and no others, so that several batches can be one."""
+    sampler = distribution.age_sampler
+    if type(sampler) is SegmentedSampler:
+        sampler = sampler.inner  # on which alone its next_call() depends
     return (
         distribution.n_envs == 1
         and distribution._weighted is None
         and not distribution.combined
         and distribution.beta == 0
-        and not distribution.has_segments
         and type(distribution).draw is SamplingDistribution.draw
         and type(distribution)._draw is SamplingDistribution._draw
-        and type(distribution.age_sampler).sample is AgeSampler.sample
-        and type(distribution.age_sampler).next_call is AgeSampler.next_call
+        and type(sampler).sample is AgeSampler.sample
+        and type(sampler).next_call is AgeSampler.next_call
     )

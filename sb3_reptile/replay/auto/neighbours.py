@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_reptile.replay.auto.features import Transitions, multiply
+from sb3_reptile.replay.auto.features import Transitions, join, multiply
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
 
 # The place of missing points, further away than any other
@@ -118,14 +118,20 @@ class Neighbours:
     def __init__(self, model: OutcomeModel, present: Transitions, samples: Iterable[Transitions]) -> None:
         self.model = model
         self.settings = model.settings
-        self._present = self.place(present).take(np.newaxis)
         samples = list(samples)
+        # All at once: a call costs more than a transition
+        placed = self.place(join([present, *samples]))
+        n_present = len(present.rows)
+        self._present = placed.take((np.newaxis, slice(n_present)))
         shape = len(samples), self.settings.sample_size
-        places = np.full((*shape, self._present.places.shape[2]), NOWHERE)
-        residuals = np.zeros((*shape, self._present.residuals.shape[2]))
+        places = np.full((*shape, placed.places.shape[1]), NOWHERE)
+        residuals = np.zeros((*shape, placed.residuals.shape[1]))
         self._samples = Placed(places, (places**2).sum(axis=2), residuals)
+        start = n_present
         for index, sample in enumerate(samples):
-            self._set_sample(index, self.place(sample))
+            end = start + len(sample.rows)
+            self._set_sample(index, placed.take(slice(start, end)))
+            start = end
 
     def place(self, transitions: Transitions) -> Placed:
         """
@@ -159,8 +165,8 @@ class Neighbours:
         :param new: n new transitions
         :param noisy: Which outcomes are noisy, shape (n_outcomes,)
         """
-        places, residuals = new.places, new.residuals
-        squares_now, squares = (self._squared_distances(places, stored) for stored in (self._present, self._samples))
+        residuals = new.residuals
+        squares_now, squares = (self._squared_distances(new, stored) for stored in (self._present, self._samples))
         means_now = self._average(squares_now, residuals, self._present, noisy)
         means = self._average(squares, residuals, self._samples, noisy)
         in_present = self._find_most_similar(squares_now, residuals, self._present)
@@ -180,16 +186,16 @@ class Neighbours:
         return (stored <= farthest) & np.isfinite(present) & np.isfinite(stored)
 
     @staticmethod
-    def _squared_distances(places: np.ndarray, stored: Placed) -> np.ndarray:
+    def _squared_distances(new: Placed, stored: Placed) -> np.ndarray:
         """
-        :param places: Shape (n, d)
+        :param new: n new transitions
         :param stored: Samples
         :return: Squared distances, shape (n, samples, points)
         """
-        n, (n_samples, n_points, d) = len(places), stored.places.shape
-        squares = multiply(-2 * places, stored.places.reshape(-1, d).T).reshape(n, n_samples, n_points)
+        n, (n_samples, n_points, d) = len(new.places), stored.places.shape
+        squares = multiply(-2 * new.places, stored.places.reshape(-1, d).T).reshape(n, n_samples, n_points)
         squares += stored.squares
-        squares += (places**2).sum(axis=1)[:, None, None]
+        squares += new.squares[:, None, None]
         return squares
 
     def _average(self, squares: np.ndarray, residuals: np.ndarray, stored: Placed, noisy: np.ndarray) -> Means:

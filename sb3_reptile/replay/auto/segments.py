@@ -178,9 +178,10 @@ class Segments(list[Segment]):
         :param first_kept: Number of the oldest row that the buffer still holds
         :return: Whether there were any
         """
-        n_gone = int(np.searchsorted(self.starts[1:], first_kept, side="right"))
-        del self[:n_gone]
-        return n_gone > 0
+        n_before = len(self)
+        while len(self) > 1 and self[1].start <= first_kept:
+            del self[0]
+        return len(self) < n_before
 
     def join_neighbours(self, rows_seen: int) -> None:
         """
