@@ -199,17 +199,19 @@ class OnChange(BaseCallback):
 
 class RaisedSchedule:
     """
-    A schedule of the exploration rate that can be raised for a while.
+    A schedule of the exploration rate that can be raised.
 
     :param schedule: The schedule to be raised, a function of the remaining progress (from 1 to 0)
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
+        #: The lowest rate of the next call alone: nothing stays raised if training is interrupted
         self.at_least = 0.0
 
     def __call__(self, progress_remaining: float) -> float:
-        return max(self.schedule(progress_remaining), self.at_least)
+        at_least, self.at_least = self.at_least, 0.0
+        return max(self.schedule(progress_remaining), at_least)
 
 
 class ReExplore(OnChange):
@@ -243,8 +245,12 @@ class ReExplore(OnChange):
             raise ValueError(
                 f"ReExplore raises the exploration rate of DQN, QRDQN or ReptileDQN, {type(model).__name__} has none"
             )
-        self._schedule = RaisedSchedule(model.exploration_schedule)
+        schedule = model.exploration_schedule
+        # Still raised if the training before was interrupted
+        self._schedule = RaisedSchedule(schedule.schedule if isinstance(schedule, RaisedSchedule) else schedule)
         model.exploration_schedule = self._schedule
+        if self._raised_at is not None and self._raised_at > model.num_timesteps:
+            self._raised_at = None  # in a training before this one, whose steps are not counted any more
 
     def _on_step(self) -> bool:
         super()._on_step()
@@ -308,6 +314,7 @@ class ReplayFigures(BaseCallback):
 
     def _on_training_start(self) -> None:
         _decayed_buffer(self)
+        self._drawn_at = min(self._drawn_at, self.model.num_timesteps)
 
     def _on_rollout_end(self) -> None:
         if self.num_timesteps - self._drawn_at >= self.draw_freq and _decayed_buffer(self).can_be_sampled():

@@ -241,6 +241,29 @@ def test_a_change_raises_exploration_for_a_while():
     assert not isinstance(model.exploration_schedule, RaisedSchedule)
 
 
+def test_exploration_is_raised_in_one_training_only():
+    model = ReptileDQN(
+        "MlpPolicy", "CartPole-v1", half_life="auto", **small(exploration_fraction=0.01, exploration_final_eps=0.1)
+    )
+    react = ReExplore(exploration_rate=0.5, n_steps=200)
+    model.learn(150, callback=[Probe(Noticed(100)), react])
+    again = Probe()
+    model.learn(100, callback=[again, react])
+    assert (np.array(again.rates[10:]) == 0.1).all()
+
+    def stop(callback):
+        if callback.num_timesteps == 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(150, callback=[Probe(Noticed(100)), react, Probe(stop)])
+    without = Probe()
+    model.learn(100, callback=without)
+    assert (np.array(without.rates[10:]) == 0.1).all()
+    model.learn(20, callback=react)
+    assert not isinstance(model.exploration_schedule, RaisedSchedule)
+
+
 def test_a_model_saved_while_exploration_is_raised_can_be_loaded(tmp_path):
     model = ReptileDQN("MlpPolicy", "CartPole-v1", half_life="auto", **small())
     save = lambda callback: callback.model.save(tmp_path / "model") if callback.num_timesteps == 50 else None  # noqa: E731

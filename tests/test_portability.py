@@ -85,7 +85,7 @@ def test_records_have_one_writer_and_leave_no_lock_behind(tmp_path):
     with sole_writer(tmp_path):
         refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "another harness is writing to" in refused.stderr
+    assert "another process is writing records to" in refused.stderr
     assert list(tmp_path.iterdir()) == []
 
 

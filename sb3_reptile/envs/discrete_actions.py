@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 
-class DiscreteActions(gym.ActionWrapper):
+class DiscreteActions(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     """
     Turn an action space into a Discrete one with one action for each combination of values.
 
@@ -24,7 +24,8 @@ class DiscreteActions(gym.ActionWrapper):
     """
 
     def __init__(self, env: gym.Env, bins: int | Sequence[int] = 3) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, bins=bins)
+        gym.ActionWrapper.__init__(self, env)
         space = env.action_space
         if isinstance(space, spaces.MultiDiscrete):
             self._values = [
@@ -62,4 +63,5 @@ class DiscreteActions(gym.ActionWrapper):
         space = self.env.action_space
         choice = np.unravel_index(int(action), self._counts)
         chosen = [values[index] for values, index in zip(self._values, choice, strict=True)]
-        return np.array(chosen, dtype=space.dtype).reshape(space.shape)
+        # A number for Discrete actions, which environments look up
+        return np.array(chosen, dtype=space.dtype).reshape(space.shape)[()]

@@ -12,9 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    is_vecenv_wrapped,
+)
 
 from sb3_reptile.checkpoint.models import ATTRIBUTES, get_hyperparameters
 from sb3_reptile.evaluation import records
@@ -25,6 +35,8 @@ from sb3_reptile.evaluation.runner import Job, train_all
 from sb3_reptile.evaluation.trained_run import RANDOM, Plan
 from sb3_reptile.replay.checks import check_whole_number
 
+# Arguments that SB3 looks up, adds to or converts, so that the model has something else
+CONVERTED = ("policy", "policy_kwargs", "train_freq", "device", "target_entropy")
 # Not ``-m``: the package imports the module, too
 PROGRAM = ["-c", "from sb3_reptile.evaluation.trained_run import main; main()"]
 MakeModel = Callable[..., OffPolicyAlgorithm]
@@ -73,6 +85,7 @@ def compare(
     :raises TypeError: if a method, or what ``make_model`` returns, has the wrong type
     :raises ValueError: if an argument has a value that is not allowed, or ``make_model`` does not pass its arguments on
     :raises RuntimeError: if runs failed; the report has the others
+    :raises InUseError: if another process writes to the folder
     :raises ImportError: without the extra ``compare``, or with ``ray`` if it is not installed
     :raises ConnectionError: if there is no Ray cluster at this address
     :raises KeyboardInterrupt: on SIGINT or SIGTERM, after the processes have ended
@@ -186,8 +199,8 @@ def _check_is_used(model: OffPolicyAlgorithm, arguments: Mapping[str, Any], meth
         used = getattr(model, ATTRIBUTES.get(name, name), value)
         if name == "replay_buffer_kwargs":
             is_used = used == value
-        elif name in ("policy", "policy_kwargs"):
-            is_used = True  # SB3 adds to them, and looks a name up
+        elif name in CONVERTED or value is None:
+            is_used = True
         else:
             is_used = used is value or used == value
         if not is_used:
@@ -195,6 +208,20 @@ def _check_is_used(model: OffPolicyAlgorithm, arguments: Mapping[str, Any], meth
                 f"method {method.name}: make_model was passed {name}={value!r}, and its model has {used!r}: pass all "
                 "keyword arguments on to the algorithm"
             )
+    _check_returns(model, method)
+
+
+def _check_returns(model: OffPolicyAlgorithm, method: Method) -> None:
+    """
+    :raises ValueError: if the replay buffer makes other returns than the algorithm was asked for
+    """
+    buffer = model.replay_buffer
+    n_steps, asked = getattr(buffer, "n_steps", 1), getattr(model, "n_steps", 1)
+    if "n_steps" in method.given and n_steps != asked:
+        raise ValueError(
+            f"method {method.name}: n_steps={asked} has no effect with the replay buffer {type(buffer).__name__}, "
+            f"which has n_steps={n_steps}: leave out n_steps, or make_model's replay_buffer_class"
+        )
 
 
 def _task_name(env: Any) -> str:
@@ -222,7 +249,8 @@ def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
     :return: Hash of its hyperparameters and its environments, eight digits, the same in every process
     """
     assert model.env is not None
-    hyperparameters = get_hyperparameters(model)
+    # It changes nothing in training
+    hyperparameters = {**get_hyperparameters(model), "tensorboard_log": None}
     for name, value in hyperparameters.items():
         # What cannot be saved, such as schedules that are functions
         if isinstance(value, dict) and "$missing" in value:
@@ -234,11 +262,47 @@ def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
         if isinstance(env, VecNormalize):
             wrappers += [env.norm_obs, env.norm_reward, env.clip_obs, env.clip_reward]
         env = env.venv
+    unnamed = _not_in_specs(model.env)
     spec = _specs(model.env)[0]
     of_spec = [] if spec is None else [spec.id, spec.kwargs, spec.max_episode_steps, spec.additional_wrappers]
     spaces = [model.observation_space, model.action_space]
     what = [hyperparameters, model.env.num_envs, wrappers, _described(of_spec), _described(spaces), steps]
+    what += unnamed
     return records.hash_of(_without_addresses(json.dumps(what, sort_keys=True)))
+
+
+def _not_in_specs(env: VecEnv) -> list[Any]:
+    """What wrappers, and environments without a spec, were made with; those in other processes cannot be seen."""
+    found: list[Any] = []
+    while isinstance(env, VecEnvWrapper):
+        if not isinstance(env, VecMonitor):  # which holds the time
+            found.append(_plain_attributes(env))
+        env = env.venv
+    for wrapped in env.envs if isinstance(env, DummyVecEnv) else ():
+        has_spec = wrapped.spec is not None
+        while isinstance(wrapped, gym.Wrapper):
+            # The spec has the arguments of those that record them
+            if not isinstance(wrapped, Monitor) and not (has_spec and isinstance(wrapped, RecordConstructorArgs)):
+                found.append(_plain_attributes(wrapped))
+            wrapped = wrapped.env
+        if not has_spec:
+            found.append(_plain_attributes(wrapped))
+    return [attributes for attributes in found if attributes]
+
+
+def _plain_attributes(of: Any) -> dict[str, Any]:
+    """Attributes that are numbers, texts, or collections of such."""
+
+    def is_plain(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return all(map(is_plain, value))
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and is_plain(part) for key, part in value.items())
+        return isinstance(value, str | int | float)
+
+    attributes = vars(of)
+    numbers = {name: value.tolist() for name, value in attributes.items() if isinstance(value, np.generic | np.ndarray)}
+    return {name: value for name, value in (attributes | numbers).items() if is_plain(value)}
 
 
 def _described(value: Any) -> str:

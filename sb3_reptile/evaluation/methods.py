@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,10 @@ class Method:
             options = _kept(model) | options
         if isinstance(model, ReptileDQN):
             arguments = {**OF_REPTILE_DQN, **arguments}
+        elif arguments.get("n_steps", 1) != 1 or "n_steps" in options:
+            # SB3 passes them on to its own class only
+            own = {"gamma": model.gamma, **options, **arguments}
+            options |= {name: own[name] for name in ("n_steps", "gamma")}
         return {**arguments, "replay_buffer_kwargs": options}
 
     def _decayed(self, buffer_class: type[ReplayBuffer]) -> type[DecayedSampling]:
@@ -125,15 +130,20 @@ def make_methods(named: Sequence[str | Mapping[str, Any]] | None, stored: int) -
     methods: dict[str, Method] = {}
     for given in default_methods(named):
         method = _make_method(given, stored, spare)
-        if method.name in methods or any(method.given == other.given for other in methods.values()):
+        if any(method.given == other.given for other in methods.values()):
             raise ValueError(f"method {method.name} is named twice: name each method once")
+        if method.name in methods:
+            raise ValueError(
+                f"two methods are called {method.name}, so that their records could not be told apart: give their "
+                "functions different names"
+            )
         methods[method.name] = method
     return list(methods.values())
 
 
 def _make_method(given: str | Mapping[str, Any], stored: int, spare: Any) -> Method:
     if isinstance(given, Mapping):
-        name = ",".join(f"{option}:{value}" for option, value in given.items())
+        name = ",".join(f"{option}:{_shown(value)}" for option, value in given.items())
         if not given or "seed" in given:
             raise ValueError(f"a method needs at least one option or argument other than the seed, got {dict(given)}")
         return Method(name, _label(given), dict(given), next(spare, style_of("other")))
@@ -168,4 +178,9 @@ def _make_method(given: str | Mapping[str, Any], stored: int, spare: Any) -> Met
 def _label(given: Mapping[str, Any]) -> str:
     if list(given) == ["half_life"] and isinstance(given["half_life"], int | float):
         return f"half-life {given['half_life']:,g}"
-    return ", ".join(f"{name} {value}" for name, value in given.items())
+    return ", ".join(f"{name} {_shown(value)}" for name, value in given.items())
+
+
+def _shown(value: Any) -> str:
+    """A value as text that is the same in every process: without addresses."""
+    return getattr(value, "__qualname__", "") or re.sub(r" at 0x[0-9a-f]+", "", str(value))

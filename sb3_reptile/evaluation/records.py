@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from sb3_reptile.storage.lock import FolderLock
 Record = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
 
+# Not allowed in the name of a file, on some system
+FORBIDDEN = r'[/\\:*?"<>|\x00]'
 # Points of a learning curve
 BINS = 120
 
@@ -30,7 +33,8 @@ def hash_of(what: Any) -> str:
 
 
 def path_of(task: str, folder: Path) -> Path:
-    return folder / f"{task}.jsonl"
+    # Characters that a file name cannot have
+    return folder / f"{re.sub(FORBIDDEN, '-', task)}.jsonl"
 
 
 def append(record: Record, folder: Path) -> None:
@@ -93,13 +97,15 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Lock a folder of records, because two commands at once would train the same runs.
 
     :param folder: Folder of the records, created if it is missing
-    :raises SystemExit: if another process holds the lock
+    :raises InUseError: if another process holds the lock
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FolderLock(folder)
     except InUseError:
-        raise SystemExit(f"another harness is writing to {folder}: wait for it, or stop it and use --jobs 2") from None
+        raise InUseError(
+            f"another process is writing records to {folder}: wait for it, or stop it and train several runs at once"
+        ) from None
     try:
         yield
     finally:

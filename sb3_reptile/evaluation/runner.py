@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,11 @@ class Job:
         return True
 
     def read(self, line: bytes) -> None:
-        """Called with each line of stdout. Lines that are neither steps nor a record are other packages' greetings."""
+        """Called with each line of stdout. What is neither steps nor a record was printed by the environment."""
         if line.startswith(b"{"):
-            self._record = json.loads(line)
+            with contextlib.suppress(ValueError):
+                found = json.loads(line)
+                self._record = found if "task" in found else self._record
         elif line.strip().isdigit():
             self._steps_so_far = int(line)
 
@@ -110,18 +112,29 @@ class Job:
                 env={**os.environ, **dict.fromkeys(THREADS, "1")},
                 stdout=asyncio.subprocess.PIPE if output is None else output,
                 stderr=output,
-                limit=1 << 20,
                 **DETACHED,
             )
         try:
             if process.stdout is not None:
-                async for line in process.stdout:
+                async for line in _lines(process.stdout):
                     self.read(line)
             return await process.wait()
         finally:
             if process.returncode is None:
                 process.terminate()
                 await process.wait()
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length."""
+    parts: list[bytes] = []
+    while chunk := await stream.read(1 << 16):
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*parts, end])
+            parts = []
+        parts.append(rest)
+    yield b"".join(parts)
 
 
 def train_all(

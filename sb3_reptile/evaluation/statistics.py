@@ -34,10 +34,14 @@ def estimates(function: Callable[..., np.ndarray], *scores: np.ndarray) -> list[
     except ImportError as error:
         raise ImportError("bootstrap intervals need the extra `compare`: pip install 'sb3-reptile[compare]'") from error
 
-    # rliable draws from numpy's global state. The same seed for every estimate: none depends on the others
-    np.random.seed(0)
     sampled: Any = scores[0] if len(scores) == 1 else scores
-    points, intervals = library.get_interval_estimates({"": sampled}, function, reps=RESAMPLES)
+    state = np.random.get_state()
+    try:
+        # rliable draws from numpy's global state. The same seed for every estimate: none depends on the others
+        np.random.seed(0)
+        points, intervals = library.get_interval_estimates({"": sampled}, function, reps=RESAMPLES)
+    finally:
+        np.random.set_state(state)
     low, high = intervals[""]
     if min(len(matrix) for matrix in scores) < FEWEST_FOR_INTERVAL:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
@@ -105,6 +109,12 @@ def welch_interval(values: np.ndarray, others: np.ndarray) -> Estimate:
 def p_of_equal_runs(scores: np.ndarray, others: np.ndarray) -> float:
     """
     Probability of two sets of runs that differ at least as much as these if there is no difference, by the exact
-    two-sided rank test of Mann and Whitney; needs the extra ``compare``.
+    two-sided rank test of Mann and Whitney; with equal scores among more than 16 runs, by its normal approximation.
+    Needs the extra ``compare``.
     """
-    return float(_scipy_stats().mannwhitneyu(scores.reshape(-1), others.reshape(-1)).pvalue)
+    stats, x, y = _scipy_stats(), scores.reshape(-1), others.reshape(-1)
+    method: Any = "exact"
+    if len(np.unique([*x, *y])) < len(x) + len(y):
+        # 16 runs can be divided into two sets of 8 in 12,870 ways, which are all tried
+        method = stats.PermutationMethod(n_resamples=12_870) if len(x) + len(y) <= 16 else "asymptotic"
+    return float(stats.mannwhitneyu(x, y, method=method).pvalue)

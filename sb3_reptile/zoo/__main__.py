@@ -98,7 +98,10 @@ def main() -> None:
     except Exception as error:  # rl_zoo3 and the environments raise any
         if with_traceback or _training_has_begun():
             raise
-        exit_with_error(f"{_with_extra(describe(error), error)} ({TRACEBACK} shows where)")
+        said = _with_extra(describe(error), error)
+        if isinstance(error, TypeError) and "'render_mode'" in said:
+            said += "; the environment cannot be drawn: enjoy shows what the agent reaches with --no-render"
+        exit_with_error(f"{said} ({TRACEBACK} shows where)")
 
 
 if __name__ == "__main__":

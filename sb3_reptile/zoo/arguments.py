@@ -1,10 +1,13 @@
 """Arguments of the command line that rl_zoo3 does not have, or reads in another way."""
 
 import argparse
+import builtins
+import keyword
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import rl_zoo3.utils
@@ -176,7 +179,10 @@ def evaluate(value: str, of: str) -> Any:
     :return: The value
     """
     try:
-        return eval(value, vars(rl_zoo3.utils))
+        found = eval(value, vars(rl_zoo3.utils))
+        # A word that Python has a function or module of: all, max, time
+        is_name = hasattr(builtins, value) and not keyword.iskeyword(value)
+        return value if is_name or isinstance(found, ModuleType) else found
     except Exception as error:
         if isinstance(error, NameError | SyntaxError) and WORD.fullmatch(value):
             return float(value) if value.lstrip("+-") in ("inf", "nan") else yaml.safe_load(value)

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_reptile.evaluation import comparing
 from sb3_reptile.evaluation.methods import STANDARD
+from sb3_reptile.storage.errors import InUseError
 from sb3_reptile.zoo.arguments import evaluate
 from sb3_reptile.zoo.errors import PROGRAM, exit_with_error
 from sb3_reptile.zoo.experiment_manager import ALGO, ReptileExperimentManager
@@ -132,6 +133,8 @@ def compare() -> None:
         )
     except KeyboardInterrupt:
         raise SystemExit("stopped; repeat the same command to continue") from None
+    except InUseError as error:
+        exit_with_error(str(error))
     except RuntimeError as error:
         raise SystemExit(f"{PROGRAM}: {error}") from None
     print(f"\n{found.verdict}\n\nThe report is in {folder / 'comparison.md'}")

@@ -64,6 +64,8 @@ def inspect() -> None:
         exit_with_error(f"there is no {args.path}")
     if args.output is not None and (args.output.is_dir() or not args.output.parent.is_dir()):
         exit_with_error(f"-o must be a file in a folder that exists, got {args.output}")
+    if args.output is not None:
+        _check_ending(args.output)
     saved = _find_buffer(args.path)
     logged = _read(args.path / LOG_FILE)
     if saved is None and "replay/effective_sample_size" not in logged:
@@ -84,6 +86,14 @@ def inspect() -> None:
     figure.savefig(aside, dpi=100)
     os.replace(aside, output)
     print(f"Drawn to {output}")
+
+
+def _check_ending(path: Path) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        exit_with_error(f"-o must end with one of {', '.join(f'.{name}' for name in formats)}, got {path}")
 
 
 def _find_buffer(path: Path) -> Path | None:

@@ -82,6 +82,10 @@ def meta_train() -> None:
         exit_with_error(f"--meta-iterations must be >= 1, got {arguments.meta_iterations}")
     if arguments.output.is_dir():
         exit_with_error(f"--output must be a file, {arguments.output} is a folder")
+    try:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        exit_with_error(f"--output cannot be written to {arguments.output}: {describe(error)}")
     learner = _learner(arguments, algorithms[arguments.algo])
     callback = None if arguments.checkpoint is None else MetaCheckpoint(arguments.save_freq, arguments.checkpoint)
     remaining = max(arguments.meta_iterations - learner.num_meta_iterations, 0)

@@ -51,6 +51,7 @@ def test_discrete_actions_that_begin_elsewhere_are_numbered_from_0():
     env = DiscreteActions(Arm(spaces.Discrete(3, start=-1)))
     assert env.action_space == spaces.Discrete(3)
     assert [int(env.action(number)) for number in range(3)] == [-1, 0, 1]
+    assert {-1: "left", 0: "stay", 1: "right"}[env.action(0)] == "left"  # as environments look it up
 
 
 def test_discrete_actions_passes_check_env():

@@ -3,24 +3,28 @@
 import asyncio
 import csv
 import json
+import math
 import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import sb3_reptile
 from sb3_reptile import DecayedReplayBuffer, compare
+from sb3_reptile.envs import DiscreteActions
 from sb3_reptile.evaluation import trained_run
 from sb3_reptile.evaluation.comparing import setup_of
 from sb3_reptile.evaluation.comparison_report import write_report
 from sb3_reptile.evaluation.methods import make_methods
 from sb3_reptile.evaluation.notices import auto_section
-from sb3_reptile.evaluation.records import BINS
+from sb3_reptile.evaluation.records import BINS, append, read
 from sb3_reptile.evaluation.runner import Job, train_all
+from sb3_reptile.storage import InUseError
 
 
 def make_model(**arguments):
@@ -49,6 +53,12 @@ def make_model(**arguments):
             {},
             TypeError,
             "off-policy algorithm, such as DQN or SAC, got PPO",
+        ),
+        (
+            lambda **arguments: DQN("MlpPolicy", "CartPole-v1", **{"replay_buffer_class": ReplayBuffer, **arguments}),
+            dict(methods=[{"half_life": math.inf, "n_steps": 3}]),
+            ValueError,
+            "n_steps=3 has no effect with the replay buffer ReplayBuffer, which has n_steps=1",
         ),
         (lambda **_: DQN("MlpPolicy", None, _init_setup_model=False), {}, ValueError, "with an environment"),
     ],
@@ -92,10 +102,76 @@ def test_the_set_up_changes_with_what_matters_only():
         setup_of(DQN("MlpPolicy", "MountainCar-v0", buffer_size=500), 100),
     ]
     assert len(set(others)) == len(others)
+    assert set_up(tensorboard_log="logs") == set_up()
+
+
+class Scaled(gym.Wrapper):
+    """Keeps no record of its arguments."""
+
+    def __init__(self, env, scale=1.0):
+        super().__init__(env)
+        self.scale = scale
+
+
+class Unregistered(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, difficulty):
+        self.difficulty = difficulty
+
+
+def normalized(**arguments):
+    return VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))]), **arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: Monitor(Scaled(gym.make("CartPole-v1"), float(number))),
+        lambda number: Monitor(DiscreteActions(gym.make("Pendulum-v1"), bins=[number])),
+        lambda number: Monitor(Unregistered(number)),
+        lambda number: normalized(gamma=number / 10),
+        lambda number: normalized(epsilon=number / 1000),
+    ],
+)
+def test_the_set_up_changes_with_the_arguments_of_wrappers_and_of_environments_without_a_spec(make):
+    two, again, three = (setup_of(DQN("MlpPolicy", make(number), buffer_size=50), 100) for number in (2, 2, 3))
+    assert two == again != three
 
 
 def run_here(plan, method, seed=0):
     return trained_run.train(trained_run.Plan.from_text(plan.to_text()), method, seed)
+
+
+@pytest.mark.parametrize("arguments", [{"train_freq": 8}, {"train_freq": (1, "episode")}, {"device": "cpu"}])
+def test_arguments_that_sb3_converts_are_methods(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_reptile.evaluation.comparing.train_all", lambda jobs, *_, **__: jobs)
+    with pytest.raises(RuntimeError, match="runs failed"):  # none was trained
+        compare(make_model, ["uniform", arguments], seeds=1, steps=1_000, folder=tmp_path)
+
+
+def test_what_an_environment_prints_is_no_record(tmp_path):
+    printed = ["{'reset': 1}", '{"reset": 1}', "{" * 3_000_000, "é", '{"setup": "s", "task": "t"}', '{"end": 1}']
+    (tmp_path / "job.py").write_text(f"for line in {printed!r}:\n    print(line)\nprint('x' * 3_000_000, end='')")
+    assert not train_all([Job("run", [str(tmp_path / "job.py")], 1)], tmp_path)
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == {"setup": "s", "task": "t"}
+
+
+def test_a_task_can_have_any_name(tmp_path):
+    append({"task": "shop/spring: 1", "setup": "s"}, tmp_path)
+    assert list(read(tmp_path, ["shop/spring: 1"], lambda record: record["task"], lambda task: "s")) == [
+        "shop/spring: 1"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["shop-spring- 1.jsonl"]
+
+
+def test_a_folder_in_use_is_an_error_that_scripts_can_catch(tmp_path, monkeypatch):
+    def in_use(folder):
+        raise InUseError
+
+    monkeypatch.setattr("sb3_reptile.evaluation.records.FolderLock", in_use)
+    with pytest.raises(InUseError, match="another process is writing records to"):
+        compare(make_model, ["uniform"], seeds=1, steps=1_000, folder=tmp_path)
 
 
 def plan_of(make, steps=300, **arguments):

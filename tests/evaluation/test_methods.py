@@ -51,6 +51,32 @@ def made(name, method):
     return MODELS[name](**method.arguments(model))
 
 
+@pytest.mark.parametrize("name", ["dqn", "sac", "n-step", "decayed", "dict"])
+@pytest.mark.filterwarnings("ignore:.*is ignored because a custom")
+def test_the_returns_of_a_method_are_those_of_its_replay_buffer(name):
+    for given in ({"half_life": 30, "n_steps": 5}, {"half_life": 30, "n_steps": 5, "gamma": 0.8}, {"gamma": 0.7}):
+        if name == "dict" and "n_steps" in given:
+            continue  # SB3 has none
+        *_, method = make_methods([given], 500)
+        model = made(name, method)
+        n_steps = given.get("n_steps", 3 if name == "n-step" else 1)
+        assert (model.replay_buffer.n_steps, model.n_steps) == (n_steps, n_steps)
+        assert n_steps == 1 or model.replay_buffer.gamma == model.gamma == given.get("gamma", model.gamma)
+
+
+def twice(ages):
+    return 1 / (1 + ages)
+
+
+def test_functions_are_named_in_the_same_way_in_every_process():
+    names = [
+        method.name for method in make_methods([{"decay": twice}, {"half_life": 3, "initial_weights": print}], 500)
+    ]
+    assert names[-2:] == ["decay:twice", "half_life:3,initial_weights:print"]
+    with pytest.raises(ValueError, match=r"two methods are called decay:.*<lambda>.*different names"):
+        make_methods([{"decay": lambda ages: 1 / (1 + ages)}, {"decay": lambda ages: 1 / (2 + ages)}], 500)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore:.*is ignored because a custom")
 def test_every_algorithm_is_made_with_every_method_and_keeps_its_own_options(name):

@@ -1,7 +1,10 @@
 """Statistics over runs agree with rliable, Student and Welch."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 from scipy.stats import t as student_t
 
 from sb3_reptile.evaluation import statistics
@@ -25,6 +28,35 @@ def test_intervals_are_student_s():
     half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
     assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half))
     assert cell(statistics.student_interval(values[:1])) == "1.00"
+
+
+@pytest.mark.parametrize("values", [range(10), [0, 0, 1, 1, 1, 7, 8, 9, 9, 9], [0, 1, 1, 2, 3, 1, 4, 4, 5, 6]])
+def test_the_rank_test_is_that_of_all_permutations(values):
+    """Of the number of pairs in which the first is larger, ties by half."""
+    values, n = np.array(values, dtype=float), len(values) // 2
+
+    def pairs(chosen):
+        x, y = values[list(chosen)][:, None], np.delete(values, chosen)[None]
+        return abs((x > y).sum() + (x == y).sum() / 2 - n**2 / 2)
+
+    found = statistics.p_of_equal_runs(values[:n], values[n:])
+    all_pairs = [pairs(chosen) for chosen in combinations(range(2 * n), n)]
+    assert found == pytest.approx(np.mean(np.array(all_pairs) >= pairs(range(n))))
+
+
+def test_many_runs_are_ranked_exactly_unless_some_are_equal():
+    x, y = np.arange(12.0), np.arange(12.0) + 4.5
+    assert statistics.p_of_equal_runs(x, y) == mannwhitneyu(x, y, method="exact").pvalue
+    assert statistics.p_of_equal_runs(x, x + 4) == mannwhitneyu(x, x + 4, method="asymptotic").pvalue
+
+
+def test_random_numbers_of_the_caller_stay_as_they_are():
+    np.random.seed(3)
+    expected = np.random.random(2)
+    np.random.seed(3)
+    first = np.random.random()
+    statistics.estimate(statistics.iqm, np.random.default_rng(0).normal(size=(5, 1)))
+    assert [first, np.random.random()] == list(expected)
 
 
 def test_differences_are_welch_s():

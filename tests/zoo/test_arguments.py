@@ -34,6 +34,9 @@ from sb3_reptile.zoo.arguments import (
         ("-3", -3),
         ("2*8", 16),
         ("[1, 2]", [1, 2]),
+        ("all", "all"),
+        ("time", "time"),
+        ("sys", "sys"),
         ("dict(net_arch=[8], activation_fn=nn.ReLU)", {"net_arch": [8], "activation_fn": th.nn.ReLU}),
     ],
 )

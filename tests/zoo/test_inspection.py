@@ -52,6 +52,10 @@ def test_errors_state_why_nothing_can_be_drawn(here, tmp_path):
     assert "holds a ReplayBuffer; only decayed" in refused(tmp_path / "uniform.pkl")
     ReptileDQN("MlpPolicy", "CartPole-v1", buffer_size=10).save_replay_buffer(tmp_path / "empty.pkl")
     assert "is empty" in refused(tmp_path / "empty.pkl")
+    for name in ("figure", "figure.doc"):
+        output = here("inspect", tmp_path / "empty.pkl", "-o", tmp_path / name, code=2)
+        assert "-o must end with one of" in output
+        assert ".png" in output
 
 
 def goals():

@@ -130,6 +130,11 @@ def test_for_a_task_without_an_extra_the_error_is_that_of_the_rl_zoo(here, tmp_p
     assert "extra" not in output
 
 
+def test_an_environment_that_cannot_be_drawn_says_what_to_do(here, tmp_path):
+    drawn = ["--env", "DriftingClicks-v0", "--env-kwargs", "render_mode:human"]  # as enjoy does
+    assert "enjoy shows what the agent reaches with --no-render" in here("train", *drawn, "-f", tmp_path, code=2)
+
+
 def test_a_missing_rl_zoo_is_named_with_its_extra():
     # `None` makes the import fail as if it were not installed
     hide = "import runpy, sys; sys.modules['rl_zoo3'] = None; sys.argv = ['zoo', 'train']; "

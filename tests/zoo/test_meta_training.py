@@ -78,6 +78,7 @@ def test_normalization_and_the_number_of_environments_are_hyperparameters_as_in_
         (["--tasks", "navigation", "--meta-step-size", "2"], r"meta_step_size must be in \[0, 1\]"),
         (["--tasks", "navigation", "--processes", "9"], "n_processes must be at most meta_batch_size"),
         (["--tasks", "navigation", "-o", "."], "--output must be a file, . is a folder"),
+        (["--tasks", "navigation", "-o", f"{__file__}/meta.zip"], "--output cannot be written to .*meta.zip: "),
         (["--tasks", "navigation", "-params", "learning_starts:40"], "no gradient step in 30 steps"),
         (["--tasks", "navigation", "-params", "normalize:3"], "normalize must be True, False or a dict .*got 3"),
     ],
