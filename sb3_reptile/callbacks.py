@@ -125,6 +125,7 @@ class WorkerLog(BaseCallback):
 
     def _on_training_start(self) -> None:
         env = self._ray_env()
+        self._on_training_end()  # of a training that was interrupted
         for callback in _flat(self.locals.get("callback")):
             if isinstance(callback, CheckpointCallback):
                 env.before_failure.append(partial(_save_now, callback))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.vec_env import OneAgent, parallel_env_to_vec_env
+from sb3_reptile.vec_env.threaded_vec_env import ThreadedVecEnv
 
 ALL_OVER = {"red": "truncated", "blue": "truncated"}
 
@@ -264,6 +266,27 @@ def test_there_is_one_image_of_each_environment():
     assert (vec_env.render_mode, vec_env.metadata["name"]) == ("rgb_array", "diary")
     assert [image.shape for image in vec_env.get_images()] == [(4, 4, 3)] * 2
     assert vec_env.render().shape == (8, 4, 3)
+
+
+class Painter(gym.Env):
+    """Draws in the thread that made it only."""
+
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 -- as Gymnasium has it
+    render_mode = "rgb_array"
+
+    def __init__(self):
+        self.thread = threading.get_ident()
+
+    def render(self):
+        assert threading.get_ident() == self.thread
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+def test_environments_in_threads_are_drawn_in_theirs():
+    vec_env = ThreadedVecEnv([Painter] * 4, n_threads=2)
+    assert [image.shape for image in vec_env.get_images()] == [(4, 4, 3)] * 4
+    vec_env.close()
 
 
 class InTurns:

@@ -18,7 +18,8 @@ class ResumableCheckpoint(SavesCheckpoints):
 
     It saves at the beginning and at the end of training, and between two rollouts whenever the next rollout would make
     the steps since the last checkpoint exceed ``save_freq``. A checkpoint is a folder that is written under a temporary
-    name, flushed to disk and renamed. Older checkpoints are removed once the new one has been read and verified. Files
+    name, flushed to disk and renamed. Older checkpoints are removed once the new one has been read and verified, and so
+    are newer ones than the one that training was resumed from. Files
     that have not changed since the previous checkpoint are linked, not written again. If saving fails, for instance
     because the disk is full, it warns and training continues; but if there is no checkpoint yet, the second failure is
     an error. It also saves before training ends because workers of a ``RayVecEnv`` are lost. During training the folder
@@ -44,7 +45,10 @@ class ResumableCheckpoint(SavesCheckpoints):
                 f"ResumableCheckpoint saves networks of PyTorch, {type(self.model).__name__} has none (SBX's are in "
                 "JAX): use SB3's CheckpointCallback(save_replay_buffer=True), which saves model and replay buffer"
             )
-        record_episodes(self.training_env, self.model.seed if self.num_timesteps == 0 else None)
+        # SB3 gives the seed to the first reset only, of a model that has stored nothing
+        buffer = self.model.replay_buffer
+        is_first = self.model.num_timesteps == 0 and (buffer is None or buffer.size() == 0)
+        record_episodes(self.training_env, self.model.seed if is_first else None)
         before_failure = getattr(self.training_env.unwrapped, "before_failure", None)
         if before_failure is not None and self.save not in before_failure:
             before_failure.append(self.save)

@@ -62,11 +62,19 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         """The random generators of the environment and of its spaces, which it may sample."""
         if isinstance(self.unwrapped, gym.Env):
             yield self.unwrapped.np_random
-        todo = [value for value in vars(self.unwrapped).values() if isinstance(value, spaces.Space)]
+        todo = list(vars(self.unwrapped).values())
         while todo:
-            space = todo.pop()
-            yield space.np_random
-            todo += space.spaces.values() if isinstance(space, spaces.Dict) else ()
+            value = todo.pop()
+            if isinstance(value, spaces.Space):
+                yield value.np_random
+            parts: Any = ()
+            if isinstance(value, spaces.Dict | dict):
+                parts = value.values()
+            elif isinstance(value, spaces.Tuple | list | tuple):
+                parts = value
+            # Collections of spaces alone: others may be long
+            if isinstance(next(iter(parts), None), spaces.Space):
+                todo += parts
 
     def begin_with(self, seed: int | None, obs: Any) -> None:
         """
@@ -99,14 +107,19 @@ class EpisodeRecorder(gym.Wrapper, RecordConstructorArgs):
         drifting = [layer for layer in layers(self.env) if isinstance(layer, DriftWrapper)]
         for layer, steps_taken in zip(drifting, start["clocks"], strict=True):
             layer.steps_taken = steps_taken
-        for generator, state in zip(self._generators(), start["random_states"], strict=True):
+        generators = list(self._generators())
+        if len(generators) != len(start["random_states"]):
+            return False  # saved before all of them were recorded
+        for generator, state in zip(generators, start["random_states"], strict=True):
             check_generator(state)
             generator.bit_generator.state = state
         self.reset(seed=start["seed"], options=start["options"])
         self._start = episode["start"]
         actions = from_json(episode["actions"])
         for action in actions:
-            self.step(action)
+            _, _, terminated, truncated, _ = self.step(action)
+            if terminated or truncated:
+                return False  # no step of an episode in progress was its last
         return self._digest() == episode["observation"]
 
     def _digest(self) -> str:

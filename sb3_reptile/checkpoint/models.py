@@ -191,6 +191,8 @@ def set_counters(model: OffPolicyAlgorithm, counters: Mapping[str, Any], given: 
 
 def _is_counter(model: OffPolicyAlgorithm, name: str, value: Any) -> bool:
     """Whether a file may set an attribute of the model to a value."""
+    if name == "_total_timesteps" and type(value) is float:  # of learn(1e5)
+        return math.isfinite(value) and value >= 0
     if name in COUNTERS:
         return (type(value) is int and value >= 0) or (name == "seed" and value is None)
     if name == "half_life":

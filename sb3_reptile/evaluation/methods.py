@@ -134,7 +134,7 @@ def make_methods(named: Sequence[str | Mapping[str, Any]] | None, stored: int) -
             raise ValueError(f"method {method.name} is named twice: name each method once")
         if method.name in methods:
             raise ValueError(
-                f"two methods are called {method.name}, so that their records could not be told apart: give their "
+                f"two methods are called {method.name}, whose records could not be distinguished: give their "
                 "functions different names"
             )
         methods[method.name] = method

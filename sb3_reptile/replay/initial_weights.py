@@ -104,16 +104,20 @@ def make_initial_weights(initial_weights: Any) -> InitialWeights | None:
     :return: The function, None for uniform weights
     :raises ValueError: if it is something else
     """
-    if initial_weights == "uniform":
+    is_word = isinstance(initial_weights, str)  # comparing an array with a word says nothing
+    if is_word and initial_weights == "uniform":
         return None
-    if initial_weights == "random":
+    if is_word and initial_weights == "random":
         return RandomWeights()
-    if initial_weights == "info":
+    if is_word and initial_weights == "info":
         return info_weights
     if isinstance(initial_weights, dict) and list(initial_weights) == ["random"]:
         arguments = initial_weights["random"] or {}
         if not isinstance(arguments, dict) or not set(arguments) <= {"seed"}:
             raise ValueError(f"initial_weights 'random' takes seed, got {arguments!r}")
+        seed = arguments.get("seed")
+        if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+            raise ValueError(f"the seed of initial_weights 'random' must be a whole number >= 0, got {seed!r}")
         return RandomWeights(**arguments)
     if callable(initial_weights):
         return FunctionWeights(initial_weights)

@@ -157,8 +157,16 @@ def fill(buffer: ReplayBuffer, folder: Folder, values: dict[str, Any], given: Co
         raise DamagedError(f"{folder.path} has a replay buffer of {buffer.buffer_size} rows at {pos!r}, {full!r}")
     n_rows = _n_written(buffer, pos, full)
     for group, arrays in _groups(state).items():
-        for name, part in _parts(folder, group, n_rows):
-            decode(folder.read(name), {name: array[part] for name, array in arrays.items()})
+        for file, part in _parts(folder, group, n_rows):
+            saved, wanted = folder.read(file), {name: array[part] for name, array in arrays.items()}
+            # Weights are products of initial weights and priorities: only one of the two is wanted
+            is_product = "prior" in saved and "prior" not in wanted and "weights" in wanted
+            if is_product and "prioritized" in given:
+                wanted["prior"] = wanted.pop("weights")
+                values["largest_priority"] = 1.0
+            decode(saved, wanted)
+            if is_product and "weights" in wanted:
+                wanted["weights"] /= saved["prior"]
             _release(buffer, part)
     arrays = folder.read("buffer.safetensors") if state.arrays else {}
     state = BufferState(rows, arrays, values)

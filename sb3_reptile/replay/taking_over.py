@@ -1,5 +1,6 @@
 """Replay buffers that come from elsewhere: whether they fit a model, and how their transitions are taken over."""
 
+import copy
 import warnings
 from typing import Any
 
@@ -84,10 +85,11 @@ def take_transitions(source: ReplayBuffer, target: ReplayBuffer) -> int:
 def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuffer:
     """
     :param loaded: A buffer that was loaded
-    :param present: The buffer that the model made by its options. It is emptied if it takes over the transitions.
+    :param present: The buffer that the model made by its options. It stays as it is if there is an error, unless it is
+        on disk
     :param path: Where the buffer was loaded from
-    :return: The loaded buffer; or the model's, with the transitions of the loaded one
-        if that is of another kind, or only one of them has ``half_life="auto"``
+    :return: The loaded buffer; or one like the model's, with the transitions of the loaded one, if that is of another
+        kind, or only one of them has ``half_life="auto"``
     :raises ValueError: if the loaded buffer does not fit the model
     """
     check_fits(loaded, present.observation_space, present.action_space, present.n_envs, f"the replay buffer in {path}")
@@ -98,11 +100,15 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     was_auto, is_auto = (getattr(buffer, "consistency", None) is not None for buffer in (loaded, present))
     if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and was_auto == is_auto:
         return loaded
-    present.reset()
-    n_taken = take_transitions(loaded, present)
+    into = _emptied(present)
+    try:
+        n_taken = take_transitions(loaded, into)
+    except BaseException:
+        into.reset()
+        raise
     names = [
         f"{type(buffer).__name__}{' with half_life=auto' if auto and was_auto != is_auto else ''}"
-        for buffer, auto in ((loaded, was_auto), (present, is_auto))
+        for buffer, auto in ((loaded, was_auto), (into, is_auto))
     ]
     warnings.warn(
         f"{path} holds a {names[0]}: its {n_taken:,} newest transitions were taken over into the "
@@ -110,7 +116,18 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
         "priorities are those of new transitions",
         stacklevel=3,
     )
-    return present
+    return into
+
+
+def _emptied(buffer: Any) -> Any:
+    """An empty buffer like this one; itself if it is empty, or on disk. Another one stays as it is."""
+    into = buffer
+    if buffer.size() > 0 and buffer._scratch is None:
+        into = copy.deepcopy(buffer)
+        if isinstance(into, HerReplayBuffer):  # of which SB3 does not copy the environment
+            into.set_env(buffer.env)
+    into.reset()
+    return into
 
 
 def _keeps_arrays(buffer: ReplayBuffer) -> bool:

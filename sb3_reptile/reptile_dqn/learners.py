@@ -164,10 +164,13 @@ class ClosedFormLearner:
         per_pass = max(PASS // batch_size, 1) if self._can_draw_ahead() else 1
         errors: list[th.Tensor] = []
         weights: list[th.Tensor] = []
+        any_weighted = False
         with th.no_grad():
             for start in range(0, gradient_steps, per_pass):
-                last = self._train_on(min(per_pass, gradient_steps - start), batch_size, errors, weights)
-            losses = mean_losses(errors, th.cat(weights) if weights else None, self.model.loss)
+                n_batches = min(per_pass, gradient_steps - start)
+                last, is_weighted = self._train_on(n_batches, batch_size, errors, weights)
+                any_weighted |= is_weighted
+            losses = mean_losses(errors, th.cat(weights) if any_weighted else None, self.model.loss)
             self._all_steps.fill(self.network.step)
         if self.parameters[0].grad is not self.network.gradients.views[0]:
             for parameter, gradient in zip(self.parameters, self.network.gradients.views, strict=True):
@@ -195,8 +198,11 @@ class ClosedFormLearner:
 
     def _train_on(
         self, n_batches: int, batch_size: int, errors: list[th.Tensor], weights: list[th.Tensor]
-    ) -> LastBatch:
-        """Draw several batches, do an update by each, and append the TD errors of each, and the weights unless 1."""
+    ) -> tuple[LastBatch, bool]:
+        """
+        Draw several batches, do an update by each, and append the TD errors of each, and the weights of all. Returns
+        the last batch, and whether any weight is not 1.
+        """
         model, adam = self.model, self.adam_settings()
         batch = self._sample(n_batches, batch_size)
         # With double Q-learning, targets depend on the updates before
@@ -211,15 +217,16 @@ class ClosedFormLearner:
             strict=True,
         )
         errors += [self.network.update(*part, model.loss, adam) for part in parts]
-        if is_weighted:
+        if batch_weights is not None:
             weights.append(batch_weights)
         indices: Any = getattr(batch, "indices", None)
         if model.priority is not None:
             model._update_priorities(indices, errors[-1])
-        return LastBatch(
+        last = LastBatch(
             None if indices is None else indices[-batch_size:],
             th.ones_like(errors[-1]) if batch_weights is None else batch_weights[-batch_size:],
         )
+        return last, is_weighted
 
     def _targets(self, batch: Any, batch_size: int) -> Iterable[th.Tensor]:
         """TD targets of each batch, shape (batch_size, 1)."""

@@ -5,6 +5,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from sb3_reptile.replay import DecayedSampling
+from sb3_reptile.replay.decay import Exponential
 from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS
 from sb3_reptile.reptile_dqn.buffer_options import warn_of_buffer_without_decay
 
@@ -64,3 +65,15 @@ def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:
     is_number = model.half_life is not None and model.half_life != "auto"
     if is_number and "decay" not in model.replay_buffer_kwargs and takes_number:
         buffer.half_life = model.half_life
+    kept = []
+    half_life = buffer.half_life if isinstance(buffer.decay, Exponential) else None
+    if is_number and buffer.consistency is None and half_life != model.half_life:
+        kept.append(f"its decay, {buffer.decay}, instead of half_life={model.half_life}")
+    if model.priority is None and buffer.prioritized:
+        kept.append("its priorities, which are not updated")
+    if kept:
+        warnings.warn(
+            f"the replay buffer in {path} keeps {' and '.join(kept)}: begin with an empty buffer for replay as the "
+            "model's options say",
+            stacklevel=4,
+        )

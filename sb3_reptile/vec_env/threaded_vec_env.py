@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
@@ -115,6 +116,11 @@ class ThreadedVecEnv(DummyVecEnv):
         for index in self._get_indices(indices):
             results += self._call(index, method, *args, **kwargs, indices=[index]) or []
         return results
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        if self.render_mode != "rgb_array":
+            return super().get_images()  # which warns
+        return [self._call(index, env.render) for index, env in enumerate(self.envs)]
 
     def close(self) -> None:
         for index, env in enumerate(self.envs):

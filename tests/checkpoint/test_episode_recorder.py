@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_reptile.checkpoint import EpisodeRecorder
 from sb3_reptile.envs import DriftingPhysics
@@ -38,6 +39,36 @@ def test_another_copy_repeats_the_episode_and_its_drift():
     assert [str(env.step(action)) for _ in range(10)] == [str(copy.step(action)) for _ in range(10)]
     # Another observation than the recorded one is noticed
     assert not copy.repeat(env.episode() | {"actions": copy.episode()["actions"], "observation": ""})
+
+
+class Samples(gym.Env):
+    """Draws from spaces that it holds in collections."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(-np.inf, np.inf, (4,))
+
+    def __init__(self):
+        numbers = (spaces.Box(0, 1, (1,)) for _ in range(4))
+        self.of_others = {"red": next(numbers), "blue": spaces.Tuple([next(numbers)])}
+        self.in_list, self.in_tuple = [next(numbers)], (next(numbers),)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        drawn = [self.of_others["red"].sample(), *self.of_others["blue"].sample()]
+        drawn += [self.in_list[0].sample(), self.in_tuple[0].sample()]
+        return np.concatenate(drawn), 0.0, False, False, {}
+
+
+def test_randomness_of_spaces_in_collections_is_repeated():
+    env, copy = EpisodeRecorder(Samples()), EpisodeRecorder(Samples())
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(0)
+    assert copy.repeat(env.episode())
+    assert [str(env.step(0)) for _ in range(3)] == [str(copy.step(0)) for _ in range(3)]
 
 
 @pytest.mark.parametrize("first", ["sb3_reptile.envs", "sb3_reptile.envs.episode_recorder"])

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import math
 import os
 import pickle
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
 from sb3_reptile.replay import persistence
@@ -243,3 +245,30 @@ def test_forged_manifests_are_refused_or_harmless(saved, tmp_path):
         with contextlib.suppress(StorageError):
             DecayedReplayBuffer.load(saved)
         (saved / MANIFEST).write_text(json.dumps(good))
+
+
+@pytest.mark.parametrize(
+    ("given", "weights", "new"),
+    [
+        ({}, [1, 4, 9, 376], 94),
+        (dict(prioritized=False), [1, 2, 3, 4], 1),
+        (dict(initial_weights="uniform"), [1, 2, 3, 94], 94),
+    ],
+    ids=str,
+)
+def test_initial_weights_and_priorities_can_be_left_out_when_a_buffer_is_loaded(given, weights, new, tmp_path):
+    kwargs = dict(half_life=math.inf, prioritized=True, initial_weights="info")
+    buffer = DecayedReplayBuffer(8, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), **kwargs)
+
+    def add(to, weight):
+        zeros = np.zeros((1, 1))
+        to.add(zeros, zeros, zeros, np.zeros(1), np.zeros(1), [{"replay_weight": weight}])
+
+    for weight in (1, 2, 3, 4):
+        add(buffer, weight)
+    buffer.update_priorities(np.arange(4), np.array([1, 2, 3, 94]))
+    buffer.save(tmp_path / "buffer")
+    loaded = DecayedReplayBuffer.load(tmp_path / "buffer", **given)
+    add(loaded, 1)
+    expected = np.array([*weights, new]) / sum([*weights, new])
+    np.testing.assert_allclose(loaded.distribution.all_probabilities().ravel()[:5], expected)

@@ -65,6 +65,8 @@ OPTIONS = {
     "double Q, n-step": dict(double_q=True, n_steps=3),
     "loss weights": dict(weighting="loss", half_life=100),
     "priorities": dict(priority="td_error"),
+    "priorities, no decay": dict(priority="td_error", half_life=INF, n_steps=1),
+    "priorities, window": dict(priority="td_error", replay_buffer_kwargs=dict(decay={"window": dict(size=150)})),
     "priorities, half-life": dict(priority="td_error", half_life=100, double_q=True),
     "importance weights": dict(replay_buffer_kwargs=dict(beta=0.7)),
     "auto": dict(half_life="auto"),

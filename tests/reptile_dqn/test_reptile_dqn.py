@@ -662,6 +662,38 @@ def test_a_buffer_of_other_environments_is_refused_when_it_is_loaded(tmp_path, o
         model.learn(10)
 
 
+@pytest.mark.parametrize("options", [dict(), dict(half_life="auto")], ids=str)
+def test_a_model_keeps_its_buffer_if_that_of_a_file_cannot_be_taken_over(tmp_path, options):
+    saved = DQN("MlpPolicy", cartpole(), **small()).learn(30)
+    saved.replay_buffer.rewards[7] = np.nan
+    saved.save_replay_buffer(tmp_path / "buffer")
+    model = ReptileDQN("MlpPolicy", cartpole(), **small(**options)).learn(20)
+    own, observations = model.replay_buffer, model.replay_buffer.observations.copy()
+    with pytest.raises(ValueError, match="reward of environment 0 is nan"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is own
+    assert own.size() == own.n_added == 20
+    assert np.array_equal(own.observations, observations)
+    new = ReptileDQN("MlpPolicy", cartpole(), **small(**options))
+    with pytest.raises(ValueError, match="reward of environment 0 is nan"):
+        new.load_replay_buffer(tmp_path / "buffer")
+    assert new.replay_buffer.size() == 0
+
+
+@pytest.mark.parametrize(
+    ("saved", "ours", "kept"),
+    [
+        (dict(replay_buffer_kwargs=dict(decay={"window": {"size": 50}})), dict(half_life=INF), r"decay, Window.*=inf"),
+        (dict(priority="td_error"), dict(half_life=50), "its priorities, which are not updated"),
+    ],
+)
+def test_what_a_loaded_buffer_keeps_against_the_options_of_the_model_is_said(tmp_path, saved, ours, kept):
+    uniform_replay(tmp_path, ReptileDQN, half_life=None, **saved)
+    model = ReptileDQN("MlpPolicy", cartpole(), **small(**ours))
+    with pytest.warns(UserWarning, match=kept):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
 class From(gym.Env):
     """Spaces that begin at 1; the reward is for action 2."""
 
