@@ -120,7 +120,7 @@ def test_two_harnesses_do_not_write_to_the_same_folder(harness, tmp_path):
     first = harness("--jobs", "1")
     wait_until(lambda: begun(tmp_path))
     _, errors = harness().communicate()
-    assert "another harness" in errors
+    assert "another process is writing records" in errors
     first.terminate()
     first.wait()
 
