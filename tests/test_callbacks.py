@@ -105,6 +105,17 @@ def test_figures_reach_tensorboard_and_training_is_the_same(tmp_path, kwargs, n_
     assert_same_parameters(model, ReptileDQN("MlpPolicy", cartpole(n_envs), **kwargs).learn(420))
 
 
+def test_figures_are_drawn_in_a_second_training_too(monkeypatch):
+    drawn_at = []
+    monkeypatch.setattr(ReplayFigures, "_record", lambda self, key, figure: drawn_at.append(self.num_timesteps))
+    figures = ReplayFigures(draw_freq=100, n_transitions=8)
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small())
+    model.learn(250, callback=figures)
+    first, drawn_at[:] = list(drawn_at), []
+    model.learn(250, callback=figures)
+    assert len(drawn_at) == len(first) == 4
+
+
 @pytest.mark.parametrize(
     "options",
     [dict(), dict(half_life=20), dict(decay={"window": {"size": 12}})],

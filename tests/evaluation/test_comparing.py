@@ -120,6 +120,10 @@ class Unregistered(gym.Env):
         self.difficulty = difficulty
 
 
+class Plane(Unregistered):
+    action_space = gym.spaces.Box(-1, 1, (2,))
+
+
 def normalized(**arguments):
     return VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))]), **arguments)
 
@@ -128,7 +132,7 @@ def normalized(**arguments):
     "make",
     [
         lambda number: Monitor(Scaled(gym.make("CartPole-v1"), float(number))),
-        lambda number: Monitor(DiscreteActions(gym.make("Pendulum-v1"), bins=[number])),
+        lambda number: Monitor(DiscreteActions(Plane(0), bins=[number, 5 - number])),
         lambda number: Monitor(Unregistered(number)),
         lambda number: normalized(gamma=number / 10),
         lambda number: normalized(epsilon=number / 1000),
