@@ -247,7 +247,7 @@ class ReExplore(OnChange):
                 f"ReExplore raises the exploration rate of DQN, QRDQN or ReptileDQN, {type(model).__name__} has none"
             )
         schedule = model.exploration_schedule
-        # Still raised if the training before was interrupted
+        # Still wrapped if the training before was interrupted
         self._schedule = RaisedSchedule(schedule.schedule if isinstance(schedule, RaisedSchedule) else schedule)
         model.exploration_schedule = self._schedule
         if self._raised_at is not None and self._raised_at > model.num_timesteps:

@@ -19,11 +19,11 @@ class ResumableCheckpoint(SavesCheckpoints):
     It saves at the beginning and at the end of training, and between two rollouts whenever the next rollout would make
     the steps since the last checkpoint exceed ``save_freq``. A checkpoint is a folder that is written under a temporary
     name, flushed to disk and renamed. Older checkpoints are removed once the new one has been read and verified, and so
-    are newer ones than the one that training was resumed from. Files
-    that have not changed since the previous checkpoint are linked, not written again. If saving fails, for instance
-    because the disk is full, it warns and training continues; but if there is no checkpoint yet, the second failure is
-    an error. It also saves before training ends because workers of a ``RayVecEnv`` are lost. During training the folder
-    is locked: another process that trains in it gets an error.
+    are newer ones than the one that training was resumed from. Files that have not changed since the previous
+    checkpoint are linked, not written again. If saving fails, for instance because the disk is full, it warns and
+    training continues; but if there is no checkpoint yet, the second failure is an error. It also saves before training
+    ends because workers of a ``RayVecEnv`` are lost. During training the folder is locked: another process that trains
+    in it gets an error.
 
     :param save_freq: The maximum number of steps, summed over all environments, that an interruption can lose; with
         ``train_freq`` in episodes, up to one episode more

@@ -262,12 +262,11 @@ def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
         if isinstance(env, VecNormalize):
             wrappers += [env.norm_obs, env.norm_reward, env.clip_obs, env.clip_reward]
         env = env.venv
-    unnamed = _not_in_specs(model.env)
     spec = _specs(model.env)[0]
     of_spec = [] if spec is None else [spec.id, spec.kwargs, spec.max_episode_steps, spec.additional_wrappers]
     spaces = [model.observation_space, model.action_space]
     what = [hyperparameters, model.env.num_envs, wrappers, _described(of_spec), _described(spaces), steps]
-    what += unnamed
+    what += _not_in_specs(model.env)
     return records.hash_of(_without_addresses(json.dumps(what, sort_keys=True)))
 
 
@@ -290,19 +289,17 @@ def _not_in_specs(env: VecEnv) -> list[Any]:
     return [attributes for attributes in found if attributes]
 
 
-def _plain_attributes(of: Any) -> dict[str, Any]:
-    """Attributes that are numbers, texts, or collections of such."""
+def _plain_attributes(of: Any) -> dict[str, str]:
+    """Attributes that are numbers, texts, or collections of such, as text. Arrays are rather states than arguments."""
 
     def is_plain(value: Any) -> bool:
         if isinstance(value, list | tuple):
             return all(map(is_plain, value))
         if isinstance(value, dict):
             return all(isinstance(key, str) and is_plain(part) for key, part in value.items())
-        return isinstance(value, str | int | float)
+        return isinstance(value, str | int | float | np.generic)
 
-    attributes = vars(of)
-    numbers = {name: value.tolist() for name, value in attributes.items() if isinstance(value, np.generic | np.ndarray)}
-    return {name: value for name, value in (attributes | numbers).items() if is_plain(value)}
+    return {name: repr(value) for name, value in vars(of).items() if is_plain(value)}
 
 
 def _described(value: Any) -> str:

@@ -17,7 +17,7 @@ from sb3_reptile.storage.lock import FolderLock
 Record = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
 
-# Not allowed in the name of a file, on some system
+# Characters that the name of a file cannot have, on some system
 FORBIDDEN = r'[/\\:*?"<>|\x00]'
 # Points of a learning curve
 BINS = 120
@@ -33,7 +33,6 @@ def hash_of(what: Any) -> str:
 
 
 def path_of(task: str, folder: Path) -> Path:
-    # Characters that a file name cannot have
     return folder / f"{re.sub(FORBIDDEN, '-', task)}.jsonl"
 
 
