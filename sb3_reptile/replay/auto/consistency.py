@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_reptile.replay.auto.evidence import log_likelihood_ratios, update_false_alarm_rate
+from sb3_reptile.replay.auto.evidence import FalseAlarmRate, log_likelihood_ratios
 from sb3_reptile.replay.auto.features import Actions, Embedding, Transitions, as_transitions, join
 from sb3_reptile.replay.auto.neighbours import Neighbours, Placed
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
@@ -73,7 +73,7 @@ class Consistency:
         nothing = Transitions.empty(self.embedding.length + self.actions.length, n_outcomes)
         self.rows_seen = 0
         self.chunks_seen = 0
-        self.false_alarm_rate = np.full(n_outcomes, self.settings.initial_false_alarm_rate)
+        self.false_alarm_rate = FalseAlarmRate.first(n_outcomes, self.settings)
         self.changes: list[Change] = []
         self.n_regimes = 1
         self.model: OutcomeModel | None = None
@@ -86,12 +86,16 @@ class Consistency:
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "settings" in state:
             self.__dict__.update(state)
+            if isinstance(state["false_alarm_rate"], np.ndarray):
+                # A pickle from before near and far situations had estimates of their own
+                self.false_alarm_rate = FalseAlarmRate.pooled(state["false_alarm_rate"], self.settings)
+                self._place_samples()
             return
         # A pickle from before there were settings: other names, and the placed samples as arrays
         state = {name: value for name, value in state.items() if name not in ("_present", "_places", "_residuals")}
         segments = Segments(state.pop("segments"), state.pop("generator"), DEFAULTS)
-        self.__dict__.update(state, settings=DEFAULTS, segments=segments, false_alarm_rate=state["accidents"])
-        del self.accidents  # type: ignore[attr-defined]
+        rate = FalseAlarmRate.pooled(state.pop("accidents"), DEFAULTS)
+        self.__dict__.update(state, settings=DEFAULTS, segments=segments, false_alarm_rate=rate)
         self._place_samples()
 
     @property
@@ -127,7 +131,8 @@ class Consistency:
         arrays = {f"sample_{name}": array for name, array in join(samples)._asdict().items()}
         arrays["sample_sizes"] = np.array([len(sample.rows) for sample in samples])
         # Names in files stay as they are
-        arrays["accidents"] = self.false_alarm_rate
+        arrays["accidents"] = self.false_alarm_rate.rates
+        arrays["accident_counts"] = self.false_alarm_rate.counts
         arrays |= self.segments.arrays()
         if self.model is not None:
             arrays |= {f"model_{name}": getattr(self.model, name) for name in OutcomeModel.ARRAYS}
@@ -150,7 +155,11 @@ class Consistency:
             setattr(self, name, int(values[name]))
         self.changes = [Change(*map(int, change)) for change in values["changes"]]
         self.segments.generator.bit_generator.state = values["generator"]
-        self.false_alarm_rate = arrays["accidents"].copy()
+        if "accident_counts" in arrays:
+            rates, counts = arrays["accidents"].copy(), arrays["accident_counts"].copy()
+            self.false_alarm_rate = FalseAlarmRate(rates, counts, self.settings)
+        else:
+            self.false_alarm_rate = FalseAlarmRate.pooled(arrays["accidents"], self.settings)
         all_samples = Transitions(*(arrays[f"sample_{name}"] for name in Transitions._fields))
         ends = arrays["sample_sizes"].cumsum().tolist()
         self.present, *samples = (all_samples.take(slice(*bounds)) for bounds in zip([0, *ends], ends, strict=False))
@@ -239,11 +248,9 @@ class Consistency:
         """Add what new transitions say about each segment to its cumulative sums."""
         assert self._neighbours is not None
         is_known = self.rows_seen * self.n_envs >= self.settings.noisy_from
-        comparison = self._neighbours.compare(new, is_known & (self.false_alarm_rate > self.settings.noisy_above))
+        comparison = self._neighbours.compare(new, is_known & self.false_alarm_rate.noisy)
         cusum = self.segments.cusum
-        self.false_alarm_rate = update_false_alarm_rate(
-            self.false_alarm_rate, comparison, cusum, self.chunks_seen, self.settings
-        )
+        self.false_alarm_rate.update(comparison, cusum)
         evidence = log_likelihood_ratios(comparison, self.false_alarm_rate, cusum, self.settings)
         cusum = np.clip(cusum + evidence, 0, self.settings.bound)
         self.segments.follow_neighbours(cusum, comparison.silent)

@@ -18,51 +18,90 @@ def in_good_standing(cusum: np.ndarray, settings: Settings) -> np.ndarray:
     return np.asarray(good)
 
 
-def update_false_alarm_rate(
-    rate: np.ndarray, comparison: Comparison, cusum: np.ndarray, chunks_seen: int, settings: Settings
-) -> np.ndarray:
+class FalseAlarmRate:
     """
-    A contradiction of the present is false where a segment in good standing is confirmed. The first estimates are
-    plain means of all chunks, so that noise is known before it can be mistaken for a change.
+    Running estimate of the probability that a valid segment contradicts a new transition, for each number of the
+    outcome. Far situations predict outcomes less well than near ones do, so there is an estimate for each of the two. A
+    contradiction of the present is false where a segment in good standing is confirmed. The first estimates are plain
+    means of all comparisons, so that noise is known before it can be mistaken for a change.
 
-    :param rate: Running estimate of the false-alarm rate, shape (n_outcomes,)
-    :param comparison: The newest comparison
-    :param cusum: Cumulative sums before it, shape (segments, 2 * n_outcomes)
-    :param chunks_seen: Number of chunks of transitions seen so far
+    :param rates: Estimates, first those of near situations, then those of far ones, shape (2, n_outcomes)
+    :param counts: Number of comparisons behind each, shape (2, n_outcomes)
     :param settings: Constants
-    :return: The new estimate, shape (n_outcomes,)
     """
-    trusted = (comparison.speaks & in_good_standing(cusum, settings))[:, :, None] & ~comparison.differed
-    n_trusted = trusted.sum(axis=(0, 1))
-    share = (trusted & comparison.differs_now).sum(axis=(0, 1)) / np.maximum(n_trusted, 1)
-    step = np.where(n_trusted > 0, max(settings.false_alarm_step, 1 / chunks_seen), 0)
-    return rate + step * (share - rate)
+
+    def __init__(self, rates: np.ndarray, counts: np.ndarray, settings: Settings) -> None:
+        self.rates = rates
+        self.counts = counts
+        self.settings = settings
+
+    @classmethod
+    def first(cls, n_outcomes: int, settings: Settings) -> "FalseAlarmRate":
+        """
+        :param n_outcomes: Length of the outcome
+        :param settings: Constants
+        :return: The first estimate
+        """
+        shape = 2, n_outcomes
+        return cls(np.full(shape, settings.initial_false_alarm_rate), np.zeros(shape), settings)
+
+    @classmethod
+    def pooled(cls, rate: np.ndarray, settings: Settings) -> "FalseAlarmRate":
+        """
+        :param rate: An estimate of near and far situations together, which former versions had, shape (n_outcomes,)
+        :param settings: Constants
+        :return: The same as a first estimate
+        """
+        rates = np.tile(rate, (2, 1))
+        return cls(rates, np.zeros(rates.shape), settings)
+
+    @property
+    def noisy(self) -> np.ndarray:
+        """Which outcomes are noisy, shape (n_outcomes,)."""
+        return np.asarray(self.rates[0] > self.settings.noisy_above)
+
+    def update(self, comparison: Comparison, cusum: np.ndarray) -> None:
+        """
+        :param comparison: The newest comparison
+        :param cusum: Cumulative sums before it, shape (segments, 2 * n_outcomes)
+        """
+        is_good = in_good_standing(cusum, self.settings)
+        trusted = (comparison.speaks & is_good)[:, :, None] & ~comparison.differed
+        by_distance = trusted & np.stack([~comparison.far, comparison.far])[..., None]
+        n_trusted = by_distance.sum(axis=(1, 2))
+        share = (by_distance & comparison.differs_now).sum(axis=(1, 2)) / np.maximum(n_trusted, 1)
+        self.counts += n_trusted
+        recent = self.settings.false_alarm_step * n_trusted / np.maximum(n_trusted.sum(axis=0), 1)
+        step = np.maximum(recent, n_trusted / (self.settings.first_estimate_weight + self.counts))
+        self.rates += step * (share - self.rates)
 
 
 def log_likelihood_ratios(
-    comparison: Comparison, false_alarm_rate: np.ndarray, cusum: np.ndarray, settings: Settings
+    comparison: Comparison, false_alarm_rate: FalseAlarmRate, cusum: np.ndarray, settings: Settings
 ) -> np.ndarray:
     """
     :param comparison: A comparison
-    :param false_alarm_rate: Estimated false-alarm rate, shape (n_outcomes,)
+    :param false_alarm_rate: Estimated false-alarm rate
     :param cusum: Cumulative sums before it, shape (segments, 2 * n_outcomes)
     :param settings: Constants
     :return: Log-likelihood ratios ("outdated" over "valid") of the comparison's transitions together, first those of
         single outcomes, then those of means, shape (segments, 2 * n_outcomes)
     """
     single = _of_single_outcomes(comparison, false_alarm_rate, settings)
-    means = np.zeros_like(single)
+    # The sum of an outcome that is no longer noisy falls, as it has no new evidence
+    means = np.full_like(single, -settings.allowance)
     if comparison.noisy.any():
         means[:, :, comparison.noisy] = _of_means(comparison, in_good_standing(cusum, settings), settings)
     evidence = np.concatenate([single, means], axis=2)
     return np.asarray(np.where(comparison.speaks[:, :, None], evidence, 0).sum(axis=0))
 
 
-def _of_single_outcomes(comparison: Comparison, false_alarm_rate: np.ndarray, settings: Settings) -> np.ndarray:
+def _of_single_outcomes(comparison: Comparison, false_alarm_rate: FalseAlarmRate, settings: Settings) -> np.ndarray:
     """Of contradictions and confirmations, shape (n, segments, n_outcomes)."""
-    rate = np.clip(false_alarm_rate, settings.min_false_alarm_rate, settings.max_false_alarm_rate)
-    contradiction = np.log(settings.contradiction_rate / rate)
-    confirmation = np.log((1 - settings.contradiction_rate) / (1 - rate))
+    rates = np.clip(false_alarm_rate.rates, settings.min_false_alarm_rate, settings.max_false_alarm_rate)
+    is_far = comparison.far.astype(np.int64)
+    contradiction = np.log(settings.contradiction_rate / rates)[is_far]
+    confirmation = np.log((1 - settings.contradiction_rate) / (1 - rates))[is_far]
     if_differed = np.where(comparison.differs_now, 0, contradiction)
     return np.where(comparison.differed, if_differed, confirmation)
 

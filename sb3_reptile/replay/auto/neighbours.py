@@ -20,10 +20,12 @@ class Similar(NamedTuple):
         neighbours, shape (n, samples, n_outcomes)
     :param distances: Mean distance of the neighbours, shape (n, samples); infinite if the sample has not enough
         transitions of the same group
+    :param nearest: Distance of the nearest one, shape (n, samples)
     """
 
     differences: np.ndarray
     distances: np.ndarray
+    nearest: np.ndarray
 
 
 class Means(NamedTuple):
@@ -74,6 +76,7 @@ class Comparison(NamedTuple):
     Result of comparing n new transitions with the present and with each segment.
 
     :param speaks: Whether the segment holds situations similar enough to be compared, shape (n, segments)
+    :param far: Whether the nearest situation of the present, or of the segment, is not near, shape (n, segments)
     :param differs_now: Whether the outcome differs from that in the present, shape (n, 1, n_outcomes)
     :param differed: Whether the outcome differs from that in the segment, shape (n, segments, n_outcomes)
     :param noisy: Which outcomes are noisy, shape (n_outcomes,)
@@ -82,6 +85,7 @@ class Comparison(NamedTuple):
     """
 
     speaks: np.ndarray
+    far: np.ndarray
     differs_now: np.ndarray
     differed: np.ndarray
     noisy: np.ndarray
@@ -118,6 +122,7 @@ class Neighbours:
     def __init__(self, model: OutcomeModel, present: Transitions, samples: Iterable[Transitions]) -> None:
         self.model = model
         self.settings = model.settings
+        self._near = self.settings.near * model.unrelated_distance
         samples = list(samples)
         # All at once: a call costs more than a transition
         placed = self.place(join([present, *samples]))
@@ -174,7 +179,8 @@ class Neighbours:
         tolerance = self.settings.tolerance
         differs_now, differed = in_present.differences > tolerance, in_segments.differences > tolerance
         speaks = self._speaks(in_present.distances, in_segments.distances)
-        return Comparison(speaks, differs_now, differed, noisy, means_now, means)
+        far = np.maximum(in_present.nearest, in_segments.nearest) > self._near
+        return Comparison(speaks, far, differs_now, differed, noisy, means_now, means)
 
     def _speaks(self, present: np.ndarray, stored: np.ndarray) -> np.ndarray:
         """
@@ -233,12 +239,22 @@ class Neighbours:
         item, sample = np.arange(n)[:, None], np.arange(n_samples)[None]
         smallest = np.full((n, n_samples, residuals.shape[1]), np.inf)
         distance = np.zeros((n, n_samples))
+        closest = np.full((n, n_samples), np.inf)
         other_group = self.settings.group_distance**2
-        for _ in range(min(self.settings.neighbours, n_points)):
+        for rank in range(min(self.settings.same_neighbours, n_points)):
             nearest = squares.argmin(axis=2)
             square = squares[item, sample, nearest]
+            is_searched = np.ones_like(square, dtype=bool)
+            if rank >= self.settings.neighbours:
+                # Where outcomes are random, each of several same situations may have had another one
+                is_searched = square <= self.settings.distance_margin**2
+                if not is_searched.any():
+                    break
             squares[item, sample, nearest] = np.inf
             difference = np.abs(stored.residuals[sample, nearest] - residuals[:, None])
-            smallest = np.minimum(smallest, difference)
-            distance += np.where(square < other_group, np.sqrt(np.maximum(square, 0)), np.inf)
-        return Similar(smallest, distance / self.settings.neighbours)
+            smallest = np.where(is_searched[:, :, None], np.minimum(smallest, difference), smallest)
+            if rank < self.settings.neighbours:
+                root = np.sqrt(np.maximum(square, 0))
+                closest = np.minimum(closest, root)
+                distance += np.where(square < other_group, root, np.inf)
+        return Similar(smallest, distance / self.settings.neighbours, closest)

@@ -1,11 +1,15 @@
 """A robust linear model of outcomes, whose residuals are compared instead of the outcomes themselves."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from sb3_reptile.replay.auto.features import Transitions
 from sb3_reptile.replay.auto.settings import DEFAULTS, Settings
+
+# Added to the scale of each feature, and that of one which does not vary
+SMALLEST_SCALE = 1e-6
 
 
 class OutcomeModel:
@@ -24,7 +28,7 @@ class OutcomeModel:
     def __init__(self, data: Transitions, n_groups: int, settings: Settings = DEFAULTS) -> None:
         self.settings = settings
         self.center = data.features.mean(axis=0)
-        self.scale = data.features.std(axis=0) + 1e-6
+        self.scale = data.features.std(axis=0) + SMALLEST_SCALE
         low, high = np.quantile(data.outcomes, [0.05, 0.95], axis=0)
         # Standard deviation if the outcomes are normal; outcomes that hardly vary are measured by their size
         root_mean_square = np.sqrt((data.outcomes**2).mean(axis=0))
@@ -52,6 +56,11 @@ class OutcomeModel:
         model.settings = settings
         model.center, model.scale, model.spread, model.coefficients = (array.copy() for array in arrays)
         return model
+
+    @property
+    def unrelated_distance(self) -> float:
+        """Distance of unrelated situations: the root mean square of independent ones with standardized features."""
+        return math.sqrt(2 * np.count_nonzero(self.scale > 2 * SMALLEST_SCALE))
 
     def _regressors(self, features: np.ndarray) -> np.ndarray:
         limit = self.settings.feature_limit

@@ -45,7 +45,11 @@ class Settings:
     :param neighbours: Nearest neighbours in a sample; the most similar outcome among them counts (transitions)
     :param max_distance_ratio: A segment is silent if its neighbours are further away than this times the distance of
         the present's neighbours, plus ``distance_margin`` (no unit)
-    :param distance_margin: See ``max_distance_ratio`` (standard deviations)
+    :param distance_margin: See ``max_distance_ratio``; situations that are not further apart are the same (standard
+        deviations)
+    :param same_neighbours: If there are more of the same situation than ``neighbours``, up to this many count
+        (transitions)
+    :param near: Situations that are further apart than this times the distance of unrelated ones are far (share)
     :param mean_neighbours: Nearest neighbours over which noisy outcomes are averaged (transitions)
     :param tolerance: Outcomes differ if they are further apart than this (share of the spread of outcomes)
 
@@ -57,8 +61,9 @@ class Settings:
     :param min_false_alarm_rate: Lower limit of the estimate where it is used (probability)
     :param max_false_alarm_rate: Upper limit of the estimate where it is used (probability)
     :param false_alarm_step: Weight of the newest comparison in the running estimate (share, per chunk)
-    :param noisy_above: An outcome is noisy, and compared with means of similar situations, too, if the estimate is
-        above this (probability)
+    :param first_estimate_weight: Number of comparisons that the first estimate counts for (comparisons)
+    :param noisy_above: An outcome is noisy, and compared with means of similar situations, too, if the estimate for
+        near situations is above this (probability)
     :param noisy_from: Not before the estimate rests on this
     :param mean_evidence: Share of the log-likelihood ratio of means that counts, as successive transitions are compared
         with the same neighbours (share)
@@ -104,6 +109,8 @@ class Settings:
     neighbours: int = 3
     max_distance_ratio: float = 1.3
     distance_margin: float = 0.05
+    same_neighbours: int = 12
+    near: float = 0.25
     mean_neighbours: int = 12
     tolerance: float = 0.3
 
@@ -112,7 +119,8 @@ class Settings:
     min_false_alarm_rate: float = 0.03
     max_false_alarm_rate: float = 0.3
     false_alarm_step: float = 0.02
-    noisy_above: float = 0.15
+    first_estimate_weight: int = 64
+    noisy_above: float = 0.1
     noisy_from: int = 2_048
     mean_evidence: float = 0.5
     allowance: float = 0.1
