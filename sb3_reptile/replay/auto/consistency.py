@@ -242,7 +242,10 @@ class Consistency:
     def _place_samples(self) -> None:
         """Place all samples by the present model, after the model or the segments have changed."""
         samples = (segment.sample for segment in self.segments)
-        self._neighbours = None if self.model is None else Neighbours(self.model, self.present, samples)
+        if self.model is None:
+            self._neighbours = None
+        else:
+            self._neighbours = Neighbours(self.model, self.present, samples, self.embedding.is_category)
 
     def _compare(self, new: Placed) -> None:
         """Add what new transitions say about each segment to its cumulative sums."""

@@ -138,6 +138,11 @@ class Embedding:
         rows, columns = (_averaging_matrix(length, self.settings.image_side) for length in images.shape[2:])
         return rows @ (images @ columns.T) / (255 if is_image_space(space, check_channels=False) else 1)
 
+    @property
+    def is_category(self) -> bool:
+        """Whether an observation is one category, so that two of them are the same or have nothing in common."""
+        return isinstance(self.space, spaces.Discrete)
+
     def __call__(self, observations: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
         :param observations: As a replay buffer stores them, shape (n, ...), or a dict of such arrays

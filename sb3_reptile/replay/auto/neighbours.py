@@ -117,11 +117,15 @@ class Neighbours:
     :param model: The outcome model
     :param present: The newest transitions
     :param samples: The sample of each segment
+    :param only_near: Whether far situations are not compared at all
     """
 
-    def __init__(self, model: OutcomeModel, present: Transitions, samples: Iterable[Transitions]) -> None:
+    def __init__(
+        self, model: OutcomeModel, present: Transitions, samples: Iterable[Transitions], only_near: bool = False
+    ) -> None:
         self.model = model
         self.settings = model.settings
+        self._only_near = only_near
         self._near = self.settings.near * model.unrelated_distance
         samples = list(samples)
         # All at once: a call costs more than a transition
@@ -180,6 +184,8 @@ class Neighbours:
         differs_now, differed = in_present.differences > tolerance, in_segments.differences > tolerance
         speaks = self._speaks(in_present.distances, in_segments.distances)
         far = np.maximum(in_present.nearest, in_segments.nearest) > self._near
+        if self._only_near:
+            speaks &= ~far
         return Comparison(speaks, far, differs_now, differed, noisy, means_now, means)
 
     def _speaks(self, present: np.ndarray, stored: np.ndarray) -> np.ndarray:
