@@ -18,10 +18,11 @@ import math
 import os
 import statistics
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ WINDOW = 3_000
 # Consistencies are measured from this number of steps after a change on
 SETTLED = 1_000
 FINAL_RANDOM = 0.05
+# Share of habits among random actions, and how long they last
+HABITS, HABIT_STEPS = 0.8, 1_000
 
 
 def balance(env: gym.Env, obs: np.ndarray) -> int:
@@ -96,6 +99,58 @@ def open_counters(env: gym.Env, obs: np.ndarray) -> int:
     return min(3, int(obs[0] * 30 / 4))
 
 
+@cache
+def best_actions(env: gym.Env, discount: float = 0.99) -> np.ndarray:
+    """The best action in each state of an environment of Gymnasium's `toy_text`, by value iteration."""
+    model: Any = env.unwrapped.P  # type: ignore[attr-defined]
+    values = np.zeros(len(model))
+
+    def value(outcomes: list[tuple[float, int, float, bool]]) -> float:
+        return sum(p * (reward + discount * values[then] * (not over)) for p, then, reward, over in outcomes)
+
+    for _ in range(300):
+        of_actions = np.array([[value(outcomes) for outcomes in actions.values()] for actions in model.values()])
+        values = of_actions.max(axis=1)
+    return of_actions.argmax(axis=1)
+
+
+def plan(env: gym.Env, obs: np.ndarray) -> int:
+    """Tables: the best action."""
+    return int(best_actions(env)[int(obs)])
+
+
+def steps_ahead(robot: Any) -> dict[tuple[int, ...], int]:
+    """For each cell and direction of a robot in rooms, the number of steps to the goal."""
+    grid, moves = robot.grid, ((1, 0), (0, 1), (-1, 0), (0, -1))
+    cells = [(x, y) for x in range(robot.width) for y in range(robot.height)]
+    free = {cell for cell in cells if grid.get(*cell) is None or grid.get(*cell).can_overlap()}
+    goals = [cell for cell in free if grid.get(*cell) is not None]
+    distance = {(*goal, direction): 0 for goal in goals for direction in range(4)}
+    queue = list(distance)
+    for x, y, direction in queue:
+        behind = (x - moves[direction][0], y - moves[direction][1])
+        turned = [(x, y, (direction + side) % 4) for side in (1, 3)]
+        for before in turned + [(*behind, direction)] * (behind in free):
+            if before not in distance:
+                distance[before] = distance[x, y, direction] + 1
+                queue.append(before)
+    return distance
+
+
+def walk_to_goal(env: gym.Env, obs: np.ndarray) -> int:
+    """Rooms: the shortest way to the goal."""
+    robot: Any = env.unwrapped
+    distance, (x, y), direction = steps_ahead(robot), robot.agent_pos, robot.agent_dir
+    ahead = tuple(robot.front_pos)
+    after = [(x, y, (direction - 1) % 4), (x, y, (direction + 1) % 4), (*ahead, direction)]
+    return int(np.argmin([distance.get(tuple(map(int, place)), math.inf) for place in after]))
+
+
+def habit(env: gym.Env, obs: np.ndarray, number: int) -> int:
+    """An arbitrary action, always the same one in this situation for this number."""
+    return zlib.crc32(np.asarray(obs).tobytes(), number) % int(env.action_space.n)  # type: ignore[attr-defined]
+
+
 def wander(env: gym.Env, obs: np.ndarray) -> Any:
     return env.action_space.sample()
 
@@ -108,6 +163,8 @@ class Task:
     :param heuristic: The policy towards the end
     :param steps: Steps of a run
     :param gradual: Whether it changes continuously
+    :param has_habits: Whether most random actions are habits, as those of an agent that has learned little: always the
+        same one in the same situation, until ``HABIT_STEPS`` steps later it is another one
     """
 
     about: str
@@ -115,6 +172,7 @@ class Task:
     heuristic: Heuristic
     steps: int = 60_000
     gradual: bool = False
+    has_habits: bool = False
 
 
 def stationary(env: str, heuristic: Heuristic, **kwargs: Any) -> Task:
@@ -140,6 +198,10 @@ TASKS = {
     "pricing": stationary("Pricing-v0", set_price, elasticity=0.6, weekend=2.0),
     "clicks": stationary("Clicks-v0", advertise),
     "queue": stationary("Queue-v0", open_counters, arrivals=4.0, service=4.0),
+    "frozenlake": replace(stationary("FrozenLake-v1", plan), has_habits=True),
+    "taxi": replace(stationary("Taxi-v4", plan), has_habits=True),
+    "rooms": Task("Rooms", partial(gym.make, "DriftingRooms-v0", period=10**9), walk_to_goal, has_habits=True),
+    "rooms-goal": replace(drifting("Rooms, the goal moves", "DriftingRooms-v0", walk_to_goal), has_habits=True),
     "pricing-elasticity": drifting(
         "Pricing, price elasticity changes", "DriftingPricing-v0", set_price, parameters={"elasticity": [0.6, 2.0]}
     ),
@@ -167,11 +229,17 @@ def live(task: Task, seed: int, env: gym.Env) -> Iterator[tuple[DecayedReplayBuf
     buffer = DecayedReplayBuffer(100_000, env.observation_space, env.action_space, "cpu", half_life="auto")
     for step in range(task.steps):
         is_random = generator.random() < max(1 - step / (0.8 * task.steps), FINAL_RANDOM)
-        action = env.action_space.sample() if is_random else task.heuristic(env, obs)
+        if not is_random:
+            action = task.heuristic(env, obs)
+        elif task.has_habits and generator.random() < HABITS:
+            action = habit(env, obs, step // HABIT_STEPS)
+        else:
+            action = env.action_space.sample()
         next_obs, reward, terminated, truncated, info = env.step(action)
         done = terminated or truncated
         infos = [{"TimeLimit.truncated": truncated and not terminated}]
-        buffer.add(obs[None], next_obs[None], np.array([action]), np.array([reward]), np.array([done]), infos)
+        arrays = (np.array([value]) for value in (obs, next_obs, action, reward, done))
+        buffer.add(*arrays, infos)
         obs = env.reset()[0] if done else next_obs
         # All tasks that drift alternate between two phases
         yield buffer, info.get("phase", 0) % 2

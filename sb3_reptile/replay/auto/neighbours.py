@@ -17,15 +17,27 @@ class Similar(NamedTuple):
     How similar the nearest neighbours of n new transitions in each of several samples are.
 
     :param differences: Difference between the outcome of the new transition and the most similar outcome among its
-        neighbours, shape (n, samples, n_outcomes)
+        nearest neighbour, two, and so on, shape (neighbours, n, samples, n_outcomes)
+    :param counts: Number of neighbours that count, shape (n, samples)
     :param distances: Mean distance of the neighbours, shape (n, samples); infinite if the sample has not enough
         transitions of the same group
     :param nearest: Distance of the nearest one, shape (n, samples)
     """
 
     differences: np.ndarray
+    counts: np.ndarray
     distances: np.ndarray
     nearest: np.ndarray
+
+    def smallest(self, counts: np.ndarray) -> np.ndarray:
+        """
+        :param counts: Numbers of neighbours, shape (n, samples), or (n, m) if there is one sample
+        :return: Difference between the outcome and the most similar one among so many neighbours, or among all if there
+            are fewer, shape (n, samples, n_outcomes) or (n, m, n_outcomes)
+        """
+        index = np.minimum(counts, len(self.differences)) - 1
+        n, n_samples = self.differences.shape[1:3]
+        return np.asarray(self.differences[index, np.arange(n)[:, None], np.arange(n_samples)[None]])
 
 
 class Means(NamedTuple):
@@ -77,7 +89,7 @@ class Comparison(NamedTuple):
 
     :param speaks: Whether the segment holds situations similar enough to be compared, shape (n, segments)
     :param far: Whether the nearest situation of the present, or of the segment, is not near, shape (n, segments)
-    :param differs_now: Whether the outcome differs from that in the present, shape (n, 1, n_outcomes)
+    :param differs_now: Whether the outcome differs from that in the present, shape (n, segments, n_outcomes)
     :param differed: Whether the outcome differs from that in the segment, shape (n, segments, n_outcomes)
     :param noisy: Which outcomes are noisy, shape (n_outcomes,)
     :param means_now: These outcomes in similar situations of the present, with samples = 1
@@ -181,7 +193,9 @@ class Neighbours:
         in_present = self._find_most_similar(squares_now, residuals, self._present)
         in_segments = self._find_most_similar(squares, residuals, self._samples)
         tolerance = self.settings.tolerance
-        differs_now, differed = in_present.differences > tolerance, in_segments.differences > tolerance
+        # As many neighbours of the present as of the segment: the more there are, the more often one agrees by chance
+        counts = np.minimum(in_present.counts, in_segments.counts)
+        differs_now, differed = (similar.smallest(counts) > tolerance for similar in (in_present, in_segments))
         speaks = self._speaks(in_present.distances, in_segments.distances)
         far = np.maximum(in_present.nearest, in_segments.nearest) > self._near
         if self._only_near:
@@ -247,20 +261,22 @@ class Neighbours:
         distance = np.zeros((n, n_samples))
         closest = np.full((n, n_samples), np.inf)
         other_group = self.settings.group_distance**2
+        by_number = []
+        counts = np.full((n, n_samples), self.settings.neighbours)
         for rank in range(min(self.settings.same_neighbours, n_points)):
             nearest = squares.argmin(axis=2)
             square = squares[item, sample, nearest]
-            is_searched = np.ones_like(square, dtype=bool)
             if rank >= self.settings.neighbours:
-                # Where outcomes are random, each of several same situations may have had another one
-                is_searched = square <= self.settings.distance_margin**2
-                if not is_searched.any():
+                is_same = square <= self.settings.distance_margin**2
+                if not is_same.any():
                     break
+                counts += is_same
             squares[item, sample, nearest] = np.inf
-            difference = np.abs(stored.residuals[sample, nearest] - residuals[:, None])
-            smallest = np.where(is_searched[:, :, None], np.minimum(smallest, difference), smallest)
+            smallest = np.minimum(smallest, np.abs(stored.residuals[sample, nearest] - residuals[:, None]))
+            by_number.append(smallest)
             if rank < self.settings.neighbours:
                 root = np.sqrt(np.maximum(square, 0))
                 closest = np.minimum(closest, root)
                 distance += np.where(square < other_group, root, np.inf)
-        return Similar(smallest, distance / self.settings.neighbours, closest)
+        differences = np.stack(by_number) if by_number else smallest[None]
+        return Similar(differences, counts, distance / self.settings.neighbours, closest)

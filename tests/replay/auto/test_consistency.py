@@ -19,6 +19,7 @@ from sb3_reptile import (
 from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.replay import Exponential, Window
 from sb3_reptile.replay.auto import Consistency, Segment, Settings
+from sb3_reptile.replay.auto.evidence import FalseAlarmRate
 
 PHASE = 2_000
 
@@ -432,7 +433,7 @@ def old_pickle_state(consistency):
     """The attributes that a Consistency had before there were settings."""
     state = {name: value for name, value in vars(consistency).items() if name not in ("settings", "_neighbours")}
     state["generator"] = consistency.segments.generator
-    state["accidents"] = state.pop("false_alarm_rate")
+    state["accidents"] = state.pop("false_alarm_rate").rates[0]
     segments = []
     for segment in consistency.segments:
         attributes = dict(vars(segment))
@@ -467,6 +468,9 @@ def test_pickles_from_before_there_were_settings_load(n_before):
     world = World()
     buffer = live(make_buffer(world), world, min(PHASE, n_before))
     live(buffer, world, max(n_before - PHASE, 0), sign=-1)
+    # They had one estimate for near and far situations
+    rates = buffer.consistency.false_alarm_rate.rates
+    buffer.consistency.false_alarm_rate = FalseAlarmRate.pooled(rates[0], Settings())
     loaded = set_state(Consistency, old_pickle_state(buffer.consistency))
     assert loaded.settings == Settings()
     assert not vars(loaded).keys() & {"accidents", "generator", "_present", "_places", "_residuals"}
@@ -488,7 +492,7 @@ def test_names_in_files_stay_as_they_are():
     arrays, values = live(make_buffer(world), world, 300).consistency.state()
     samples = {f"sample_{name}" for name in ("rows", "features", "groups", "outcomes", "sizes")}
     model = {f"model_{name}" for name in ("center", "scale", "spread", "coefficients")}
-    numbers = {"accidents", "first", "regime", "agreed_at", "confirmations", "sums"}
+    numbers = {"accidents", "accident_counts", "first", "regime", "agreed_at", "confirmations", "sums"}
     assert arrays.keys() == samples | model | numbers
     assert values.keys() == {"rows_seen", "chunks_seen", "n_regimes", "next_model", "changes", "generator"}
 

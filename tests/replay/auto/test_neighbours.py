@@ -12,7 +12,7 @@ def test_what_was_added_lies_where_all_of_it_would_be_placed(n_envs):
     world = World(n_envs=n_envs)
     buffer = make_buffer(world, rows=1_500 // n_envs)
     seen = set()
-    for number in range(40):
+    for number in range(60):
         live(buffer, world, 72, sign=-1.0 if 15 < number < 30 else 1.0)
         consistency = buffer._consistency
         kept = consistency._neighbours

@@ -5,7 +5,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_reptile.replay.auto import Consistency, Settings, Transitions
-from sb3_reptile.replay.auto.evidence import in_good_standing, log_likelihood_ratios, update_false_alarm_rate
+from sb3_reptile.replay.auto.evidence import FalseAlarmRate, in_good_standing, log_likelihood_ratios
 from sb3_reptile.replay.auto.neighbours import Comparison, Means, Neighbours
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
 
@@ -60,7 +60,7 @@ def test_a_change_that_single_outcomes_hide_is_noticed_by_means(seed):
 def test_means_are_compared_once_the_noise_is_known(noisy_from, is_used):
     consistency = Consistency(spaces.Box(-1, 1, (2,)), spaces.Discrete(5), 1, Settings(noisy_from=noisy_from))
     observe(consistency, *shop(1_568))
-    n_outcomes = len(consistency.false_alarm_rate)
+    n_outcomes = consistency.false_alarm_rate.rates.shape[1]
     assert consistency.segments.cusum[:, n_outcomes:].any() == is_used
 
 
@@ -131,12 +131,16 @@ def compare(then=0.0, now=0.0, variance=1.0, count=12, reach=1.0, speaks=True, n
 
     differs = np.zeros((1, 2, 1), bool)
     near = means(now)._replace(reaches=np.ones((1, 1)))
-    return Comparison(np.array([[speaks, False]]), differs[:, :1], differs, np.array([noisy]), near, means(then, 0.0))
+    speaks, far = np.array([[speaks, False]]), np.zeros((1, 2), bool)
+    return Comparison(speaks, far, differs, differs, np.array([noisy]), near, means(then, 0.0))
+
+
+RATE = FalseAlarmRate(np.full((2, 1), 0.2), np.zeros((2, 1)), SETTINGS)
 
 
 def evidence_of_means(*args, cusum=0.0, **kwargs):
     sums = np.full((2, 2), float(cusum))
-    return log_likelihood_ratios(compare(*args, **kwargs), np.full(1, 0.2), sums, SETTINGS)[0, 1]
+    return log_likelihood_ratios(compare(*args, **kwargs), RATE, sums, SETTINGS)[0, 1]
 
 
 def test_evidence_of_means_is_a_difference_of_squared_standard_errors():
@@ -158,7 +162,20 @@ def test_what_is_not_similar_or_not_noisy_is_no_evidence_of_means():
     assert evidence_of_means(3.0, 0.0) > 1
     assert evidence_of_means(3.0, 0.0, reach=1.5) == 0
     assert evidence_of_means(3.0, 0.0, speaks=False) == 0
-    assert evidence_of_means(3.0, 0.0, noisy=False) == 0
+
+
+def test_the_sum_of_an_outcome_that_is_no_longer_noisy_falls():
+    assert evidence_of_means(3.0, 0.0, noisy=False) == -SETTINGS.allowance
+    consistency = observe(make_consistency(), *shop(3_200))
+    n_outcomes = consistency.false_alarm_rate.rates.shape[1]
+    for segment in consistency.segments:
+        segment.cusum[n_outcomes] = SETTINGS.bound
+    assert consistency.false_alarm_rate.noisy[0]
+    # From now on, sales are not random
+    consistency.false_alarm_rate.rates[:] = 0
+    observe(consistency, *shop(960, 1)[:2], np.zeros((960, 1)), shop(960, 1)[3])
+    assert not consistency.false_alarm_rate.noisy[0]
+    assert consistency.segments.cusum[:3, n_outcomes].max() < SETTINGS.bound / 2
 
 
 def test_noise_is_at_least_the_tolerance():
@@ -171,29 +188,18 @@ def test_noise_is_learned_from_segments_in_good_standing():
     comparison.means.variances[0, 0] = 5.0
     sums = np.zeros((2, 2))
     in_doubt = np.array([[0.0, SETTINGS.doubt], [0.0, 0.0]])
-    with_segment = log_likelihood_ratios(comparison, np.full(1, 0.2), sums, SETTINGS)[0, 1]
-    without = log_likelihood_ratios(comparison, np.full(1, 0.2), in_doubt, SETTINGS)[0, 1]
+    with_segment = log_likelihood_ratios(comparison, RATE, sums, SETTINGS)[0, 1]
+    without = log_likelihood_ratios(comparison, RATE, in_doubt, SETTINGS)[0, 1]
     assert with_segment < without
     assert without == pytest.approx(evidence_of_means(3.0, 0.0))
     assert in_good_standing(sums, SETTINGS).tolist() == [True, False]
     assert in_good_standing(in_doubt, SETTINGS).tolist() == [False, False]
 
 
-def test_the_first_estimates_of_the_false_alarm_rate_are_plain_means():
-    comparison = compare()._replace(differs_now=np.ones((1, 1, 1), bool))
-    rate = np.full(1, 0.3)
-    for chunk in range(17, 50):
-        rate = update_false_alarm_rate(rate, comparison, np.zeros((2, 2)), chunk, SETTINGS)
-    # 16 chunks of the initial estimate, 33 of contradictions
-    assert rate.item() == pytest.approx((16 * 0.3 + 33) / 49)
-    later = update_false_alarm_rate(rate, comparison, np.zeros((2, 2)), 10_000, SETTINGS)
-    assert later - rate == pytest.approx(SETTINGS.false_alarm_step * (1 - rate))
-
-
 def test_states_without_means_are_loaded():
     consistency = observe(make_consistency(), *shop(1_600))
     arrays, values = consistency.state()
-    n_outcomes = len(consistency.false_alarm_rate)
+    n_outcomes = consistency.false_alarm_rate.rates.shape[1]
     arrays["sums"] = arrays["sums"][:, :n_outcomes] + 1
     loaded = make_consistency()
     loaded.set_state(arrays, values)

@@ -1,0 +1,217 @@
+"""Where nothing changes there are hardly any alarms, on grids and in tables, too, where few situations are similar."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_reptile.replay.auto import Consistency, Settings, Transitions
+from sb3_reptile.replay.auto.evidence import FalseAlarmRate, log_likelihood_ratios
+from sb3_reptile.replay.auto.neighbours import Comparison, Means, Neighbours
+from sb3_reptile.replay.auto.outcome_model import OutcomeModel
+
+SETTINGS = Settings()
+
+
+def habits(name, n, seed, share, swapped_from=None, **kwargs):
+    """
+    Transitions of a policy that does in each state what it is used to do, but for random actions, and whose habits
+    change: as one that learns.
+    """
+    env, generator = gym.make(name, **kwargs), np.random.default_rng(seed)
+    n_actions = int(env.action_space.n)
+    policy = generator.integers(n_actions, size=env.observation_space.n)
+    obs, _ = env.reset(seed=seed)
+    rows = []
+    for step in range(n):
+        if step % 100 == 0:
+            other = generator.random(len(policy)) < 0.1
+            policy[other] = generator.integers(n_actions, size=other.sum())
+        action = int(policy[obs] if generator.random() < share else generator.integers(n_actions))
+        is_swapped = swapped_from is not None and step >= swapped_from
+        next_obs, reward, terminated, truncated, _ = env.step((action + n_actions // 2 * is_swapped) % n_actions)
+        rows.append((obs, action, reward, next_obs))
+        obs = env.reset()[0] if terminated or truncated else next_obs
+    obs, actions, rewards, next_obs = map(np.array, zip(*rows, strict=True))
+    return env, (obs[:, None], actions[:, None, None], rewards[:, None], next_obs[:, None])
+
+
+def observe(env, stream):
+    """The consistency, and its means over time."""
+    consistency = Consistency(env.observation_space, env.action_space, 1)
+    means, n = [], consistency.rows_per_chunk
+    for row in range(0, len(stream[0]) - n + 1, n):
+        consistency.observe(*(array[row : row + n] for array in stream), np.ones((n, 1), bool), 0)
+        means.append(consistency.mean())
+    return consistency, np.array(means)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("name", "share", "least"), [("Taxi-v4", 0.8, 0.95), ("FrozenLake-v1", 0.8, 0.95)])
+def test_a_table_raises_no_alarm(name, share, least, seed):
+    consistency, means = observe(*habits(name, 6_400, seed, share))
+    assert consistency.changes == []
+    assert means.mean() > least
+
+
+@pytest.mark.parametrize("swapped_from", [None, 6_400])
+def test_a_change_of_a_table_is_not_overlooked(swapped_from):
+    consistency, _ = observe(*habits("CliffWalking-v1", 9_600, 0, 0.5, swapped_from))
+    lengths = np.diff(np.append(consistency.starts, 9_600))
+    before = np.repeat(consistency.consistencies, lengths)[:6_400].mean()
+    assert before > 0.98 if swapped_from is None else before < 0.1
+
+
+def transitions(features, outcomes, groups=0):
+    n = len(features)
+    features = np.asarray(features, float).reshape(n, -1)
+    return Transitions(np.arange(n), features, np.full(n, groups), np.asarray(outcomes, float).reshape(n, -1))
+
+
+def identity_model(n_features, n_outcomes=1):
+    """Features and outcomes as they are."""
+    zeros, ones = np.zeros(n_features), np.ones(n_features)
+    return OutcomeModel.from_arrays(
+        zeros, ones, np.ones(n_outcomes), np.zeros((1, n_features + 1, n_outcomes)), settings=SETTINGS
+    )
+
+
+@pytest.mark.parametrize(("distance", "is_far"), [(0.49, False), (0.51, True)])
+def test_situations_are_near_up_to_a_quarter_of_the_distance_of_unrelated_ones(distance, is_far):
+    # Two features: unrelated situations are sqrt(2 * 2) = 2 apart
+    model, no_noise = identity_model(2), np.zeros(1, bool)
+    assert model.unrelated_distance == 2
+    at_0, apart = transitions([[0, 0]] * 3, [0] * 3), transitions([[distance, 0]] * 3, [0] * 3)
+    for present, segment in ((at_0, apart), (apart, at_0)):
+        neighbours = Neighbours(model, present, [segment, segment])
+        assert neighbours.compare(neighbours.place(at_0.take([0])), no_noise).far.tolist() == [[is_far] * 2]
+    neighbours = Neighbours(model, at_0, [apart, at_0], only_near=True)
+    assert neighbours.compare(neighbours.place(apart.take([0])), no_noise).speaks.tolist() == [[not is_far] * 2]
+
+
+def test_a_feature_that_does_not_vary_does_not_count():
+    model = OutcomeModel(transitions([[-1, 5], [1, 5], [-1, 5], [1, 5]], [0] * 4), 1)
+    assert model.unrelated_distance == np.sqrt(2)
+
+
+@pytest.mark.parametrize(("space", "is_category"), [(spaces.Discrete(5), True), (spaces.MultiDiscrete([5]), False)])
+def test_only_the_same_category_is_compared(space, is_category):
+    consistency = Consistency(space, spaces.Discrete(2), 1)
+    generator = np.random.default_rng(0)
+    for _ in range(9):
+        obs = generator.integers(5, size=(32, 1))
+        consistency.observe(obs, obs[:, None] % 2, np.zeros((32, 1)), obs, np.ones((32, 1), bool), 0)
+    assert consistency._neighbours._only_near == is_category
+
+
+@pytest.mark.parametrize("n_same", [3, 4, 12, 13, 30])
+def test_up_to_twelve_of_the_same_situation_are_compared(n_same):
+    """The most similar outcome is that of the last of them; further ones count only in the same situation."""
+    outcomes = np.r_[np.full(n_same - 1, 5.0), 0.0]
+    same = transitions(np.zeros((n_same, 2)), outcomes)
+    model, no_noise = identity_model(2), np.zeros(1, bool)
+    new = transitions(np.zeros((1, 2)), [0.0])
+    neighbours = Neighbours(model, same, [same, same])
+    comparison = neighbours.compare(neighbours.place(new), no_noise)
+    assert comparison.differed.all() == comparison.differs_now.all() == (n_same > SETTINGS.same_neighbours)
+    # Not quite the same: three
+    apart = np.linspace(0.06, 0.5, n_same)
+    neighbours = Neighbours(model, same, [transitions(np.stack([apart, 0 * apart], axis=1), outcomes)])
+    assert neighbours.compare(neighbours.place(new), no_noise).differed.all() == (n_same > SETTINGS.neighbours)
+
+
+def test_as_many_neighbours_of_the_present_count_as_of_the_segment():
+    """Of ten same situations in the present, only as many as the segment has: three, and six."""
+    present = transitions(np.zeros((10, 2)), np.r_[np.full(5, 5.0), np.zeros(5)])
+    few = transitions(np.zeros((3, 2)), [5.0] * 3)
+    some = transitions(np.zeros((6, 2)), [5.0] * 5 + [0.0])
+    neighbours = Neighbours(identity_model(2), present, [few, some])
+    comparison = neighbours.compare(neighbours.place(transitions(np.zeros((1, 2)), [0.0])), np.zeros(1, bool))
+    assert comparison.differs_now[0, :, 0].tolist() == [True, False]
+    assert comparison.differed[0, :, 0].tolist() == [True, False]
+
+
+def comparison(far, differs_now, differed=False):
+    """Ten transitions, one segment and the one that is still growing; shares of them."""
+    n = 10
+    nothing = np.zeros((n, 2, 0))
+    means = Means(nothing, nothing, np.zeros((n, 2), np.int64), np.zeros((n, 2)))
+
+    def first(count):
+        return np.repeat((np.arange(n) < count)[:, None], 2, axis=1)
+
+    speaks = np.repeat([[True, False]], n, axis=0)
+    now = first(differs_now)[..., None]
+    was = np.full((n, 2, 1), differed)
+    return Comparison(speaks, ~first(n - far), now, was, np.zeros(1, bool), means, means)
+
+
+NO_SUMS = np.zeros((2, 2))
+
+
+def test_the_first_estimates_are_plain_means_apart_for_near_and_far_situations():
+    rate = FalseAlarmRate.first(1, SETTINGS)
+    assert rate.rates.tolist() == [[0.3], [0.3]]
+    # The first 4 of 10 differ; the last 2 are far
+    rate.update(comparison(far=2, differs_now=4), NO_SUMS)
+    weight = SETTINGS.first_estimate_weight
+    assert rate.rates[0].item() == pytest.approx((weight * 0.3 + 4) / (weight + 8))
+    assert rate.rates[1].item() == pytest.approx((weight * 0.3 + 0) / (weight + 2))
+    assert rate.counts.tolist() == [[8], [2]]
+    for _ in range(4):
+        rate.update(comparison(far=8, differs_now=4), NO_SUMS)
+    assert rate.rates[0].item() == pytest.approx((weight * 0.3 + 4 + 4 * 2) / (weight + 8 + 4 * 2))
+    assert rate.rates[1].item() == pytest.approx((weight * 0.3 + 0 + 4 * 2) / (weight + 2 + 4 * 8))
+
+
+def test_later_estimates_forget_slowly_and_the_rarer_kind_more_slowly():
+    rate = FalseAlarmRate(np.array([[0.1], [0.2]]), np.full((2, 1), 1e6), SETTINGS)
+    rate.update(comparison(far=2, differs_now=10), NO_SUMS)
+    step = SETTINGS.false_alarm_step
+    assert rate.rates[:, 0].tolist() == pytest.approx([0.1 + 0.8 * step * 0.9, 0.2 + 0.2 * step * 0.8])
+
+
+def test_nothing_is_learned_from_what_is_contradicted_or_in_doubt():
+    rate = FalseAlarmRate.first(1, SETTINGS)
+    rate.update(comparison(far=2, differs_now=4, differed=True), NO_SUMS)
+    rate.update(comparison(far=2, differs_now=4), NO_SUMS + SETTINGS.doubt)
+    assert rate.rates.tolist() == [[0.3], [0.3]]
+    assert not rate.counts.any()
+
+
+@pytest.mark.parametrize(("near", "is_noisy"), [(0.09, False), (0.11, True)])
+@pytest.mark.parametrize("far", [0.0, 0.9])
+def test_an_outcome_is_noisy_if_near_situations_say_so(near, far, is_noisy):
+    assert FalseAlarmRate(np.array([[near], [far]]), np.zeros((2, 1)), SETTINGS).noisy.tolist() == [is_noisy]
+
+
+def test_a_contradiction_by_a_far_situation_counts_as_much_as_their_false_alarm_rate_says():
+    rate = FalseAlarmRate(np.array([[0.05], [0.25]]), np.zeros((2, 1)), SETTINGS)
+
+    def evidence(far, differed):
+        return log_likelihood_ratios(comparison(far, 0, differed), rate, NO_SUMS, SETTINGS)[0, 0]
+
+    assert evidence(0, True) == pytest.approx(10 * np.log(0.5 / 0.05))
+    assert evidence(10, True) == pytest.approx(10 * np.log(0.5 / 0.25))
+    assert evidence(3, True) == pytest.approx(7 * np.log(0.5 / 0.05) + 3 * np.log(0.5 / 0.25))
+    assert evidence(3, False) == pytest.approx(7 * np.log(0.5 / 0.95) + 3 * np.log(0.5 / 0.75))
+
+
+def test_states_and_pickles_with_one_estimate_for_all_distances_load():
+    env, stream = habits("FrozenLake-v1", 1_600, 0, 0.5)
+    consistency, _ = observe(env, stream)
+    arrays, values = consistency.state()
+    pooled = np.linspace(0, 0.5, consistency.false_alarm_rate.rates.shape[1])
+    del arrays["accident_counts"]
+    loaded = Consistency(env.observation_space, env.action_space, 1)
+    loaded.set_state({**arrays, "accidents": pooled}, values)
+    pickled = {**copy.deepcopy(vars(consistency)), "false_alarm_rate": pooled}
+    unpickled = object.__new__(Consistency)
+    unpickled.__setstate__(pickled)
+    for one in (loaded, unpickled):
+        np.testing.assert_array_equal(one.false_alarm_rate.rates, [pooled, pooled])
+        assert not one.false_alarm_rate.counts.any()
+        n = one.rows_per_chunk
+        one.observe(*(array[:n] for array in stream), np.ones((n, 1), bool), 0)
