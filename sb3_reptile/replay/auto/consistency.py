@@ -224,7 +224,9 @@ class Consistency:
         placed = None if self._neighbours is None else self._neighbours.place(new)
         if placed is not None and len(new.rows) > 0:
             every = self.settings.compare_every
-            self._compare(placed.take(slice(self.chunks_seen % every, None, every)))
+            compared = placed.take(slice(self.chunks_seen % every, None, every))
+            # A policy that goes in a circle repeats what it said already
+            self._compare(compared.without_repetitions())
             self._notice_change()
         self._keep(new, placed)
 

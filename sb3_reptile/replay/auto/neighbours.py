@@ -75,6 +75,13 @@ class Placed(NamedTuple):
         """
         return Placed(*(array[which] for array in self))
 
+    def without_repetitions(self) -> "Placed":
+        """
+        :return: The first transition of each place
+        """
+        is_same = (self.places[:, None] == self.places[None]).all(axis=2)
+        return self.take(~np.tril(is_same, -1).any(axis=1))
+
     def followed_by(self, others: "Placed") -> "Placed":
         """
         :param others: Other transitions

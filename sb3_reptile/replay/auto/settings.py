@@ -22,7 +22,7 @@ class Settings:
 
     :param chunk_size: Transitions between two comparisons
     :param compare_every: One of every ``compare_every`` transitions is compared, as successive ones carry nearly the
-        same information
+        same information; of those that repeat a situation, only the first
     :param segment_size: Length of a new segment
     :param max_segments: Neighbouring segments are joined while there are more than this (segments)
     :param sample_size: Largest sample kept of a segment

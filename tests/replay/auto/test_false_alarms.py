@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_reptile.replay.auto import Consistency, Settings, Transitions
 from sb3_reptile.replay.auto.evidence import FalseAlarmRate, log_likelihood_ratios
-from sb3_reptile.replay.auto.neighbours import Comparison, Means, Neighbours
+from sb3_reptile.replay.auto.neighbours import Comparison, Means, Neighbours, Placed
 from sb3_reptile.replay.auto.outcome_model import OutcomeModel
 
 SETTINGS = Settings()
@@ -215,3 +215,10 @@ def test_states_and_pickles_with_one_estimate_for_all_distances_load():
         assert not one.false_alarm_rate.counts.any()
         n = one.rows_per_chunk
         one.observe(*(array[:n] for array in stream), np.ones((n, 1), bool), 0)
+
+
+def test_what_a_policy_repeats_counts_once():
+    places = np.array([[0.0, 30], [1, 30], [0, 30], [1, 0], [1, 30], [0, 30]])
+    placed = Placed(places, (places**2).sum(axis=1), np.arange(6.0)[:, None])
+    assert placed.without_repetitions().residuals[:, 0].tolist() == [0, 1, 3]
+    assert len(placed.take(slice(0)).without_repetitions().places) == 0
