@@ -32,8 +32,8 @@ class Similar(NamedTuple):
     def smallest(self, counts: np.ndarray) -> np.ndarray:
         """
         :param counts: Numbers of neighbours, shape (n, samples), or (n, m) if there is one sample
-        :return: Difference between the outcome and the most similar one among so many neighbours, or among all if there
-            are fewer, shape (n, samples, n_outcomes) or (n, m, n_outcomes)
+        :return: Difference between the outcome and the most similar one among this number of neighbours, or among all
+            if there are fewer, shape (n, samples, n_outcomes) or (n, m, n_outcomes)
         """
         index = np.minimum(counts, len(self.differences)) - 1
         n, n_samples = self.differences.shape[1:3]
