@@ -266,7 +266,7 @@ class Neighbours:
         item, sample = np.arange(n)[:, None], np.arange(n_samples)[None]
         smallest = np.full((n, n_samples, residuals.shape[1]), np.inf)
         distance = np.zeros((n, n_samples))
-        closest = np.full((n, n_samples), np.inf)
+        closest = np.full((n, n_samples), np.inf)  # of no points
         other_group = self.settings.group_distance**2
         by_number = []
         counts = np.full((n, n_samples), self.settings.neighbours)
@@ -283,7 +283,8 @@ class Neighbours:
             by_number.append(smallest)
             if rank < self.settings.neighbours:
                 root = np.sqrt(np.maximum(square, 0))
-                closest = np.minimum(closest, root)
                 distance += np.where(square < other_group, root, np.inf)
+                if rank == 0:
+                    closest = root
         differences = np.stack(by_number) if by_number else smallest[None]
         return Similar(differences, counts, distance / self.settings.neighbours, closest)

@@ -49,11 +49,11 @@ def observe(env, stream):
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("name", "share", "least"), [("Taxi-v4", 0.8, 0.95), ("FrozenLake-v1", 0.8, 0.95)])
-def test_a_table_raises_no_alarm(name, share, least, seed):
-    consistency, means = observe(*habits(name, 6_400, seed, share))
+@pytest.mark.parametrize("name", ["Taxi-v4", "FrozenLake-v1"])
+def test_a_table_raises_no_alarm(name, seed):
+    consistency, means = observe(*habits(name, 6_400, seed, 0.8))
     assert consistency.changes == []
-    assert means.mean() > least
+    assert means.mean() > 0.95
 
 
 @pytest.mark.parametrize("swapped_from", [None, 6_400])
