@@ -211,7 +211,8 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         )
         self._consistency: Consistency | None = None
         if options.is_auto:
-            self._consistency = Consistency(self.observation_space, self.action_space, self.n_envs)
+            n_rows = self.buffer_size - self.optimize_memory_usage
+            self._consistency = Consistency(self.observation_space, self.action_space, self.n_envs, n_rows=n_rows)
         self.distribution = options.made_distribution_class(
             self.buffer_size,
             self.n_envs,

@@ -49,6 +49,7 @@ class Consistency:
     :param action_space: Action space
     :param n_envs: Number of transitions in a row
     :param settings: Constants
+    :param n_rows: Largest number of rows that can be compared at a time; those of a small buffer
     """
 
     COUNTERS = ("rows_seen", "chunks_seen", "n_regimes", "next_model")
@@ -59,12 +60,13 @@ class Consistency:
         action_space: spaces.Space,
         n_envs: int,
         settings: Settings = DEFAULTS,
+        n_rows: int = DEFAULTS.chunk_size,
     ) -> None:
         self.settings = settings
         self.embedding = Embedding(observation_space, settings)
         self.actions = Actions(action_space, settings)
         self.n_envs = n_envs
-        self.rows_per_chunk = max(1, settings.chunk_size // n_envs)
+        self.rows_per_chunk = max(1, min(settings.chunk_size // n_envs, n_rows))
         self.reset()
 
     def reset(self) -> None:
@@ -88,13 +90,13 @@ class Consistency:
             self.__dict__.update(state)
             if isinstance(state["false_alarm_rate"], np.ndarray):
                 # A pickle from before near and far situations had estimates of their own
-                self.false_alarm_rate = FalseAlarmRate.pooled(state["false_alarm_rate"], self.settings)
+                self.false_alarm_rate = FalseAlarmRate.saved(state["false_alarm_rate"], None, self.settings)
                 self._place_samples()
             return
         # A pickle from before there were settings: other names, and the placed samples as arrays
         state = {name: value for name, value in state.items() if name not in ("_present", "_places", "_residuals")}
         segments = Segments(state.pop("segments"), state.pop("generator"), DEFAULTS)
-        rate = FalseAlarmRate.pooled(state.pop("accidents"), DEFAULTS)
+        rate = FalseAlarmRate.saved(state.pop("accidents"), None, DEFAULTS)
         self.__dict__.update(state, settings=DEFAULTS, segments=segments, false_alarm_rate=rate)
         self._place_samples()
 
@@ -155,11 +157,8 @@ class Consistency:
             setattr(self, name, int(values[name]))
         self.changes = [Change(*map(int, change)) for change in values["changes"]]
         self.segments.generator.bit_generator.state = values["generator"]
-        if "accident_counts" in arrays:
-            rates, counts = arrays["accidents"].copy(), arrays["accident_counts"].copy()
-            self.false_alarm_rate = FalseAlarmRate(rates, counts, self.settings)
-        else:
-            self.false_alarm_rate = FalseAlarmRate.pooled(arrays["accidents"], self.settings)
+        counts = arrays.get("accident_counts")
+        self.false_alarm_rate = FalseAlarmRate.saved(arrays["accidents"], counts, self.settings)
         all_samples = Transitions(*(arrays[f"sample_{name}"] for name in Transitions._fields))
         ends = arrays["sample_sizes"].cumsum().tolist()
         self.present, *samples = (all_samples.take(slice(*bounds)) for bounds in zip([0, *ends], ends, strict=False))
@@ -237,7 +236,10 @@ class Consistency:
             return
         consistent = self.consistencies > self.settings.alarm_below
         kept = [segment.sample for segment, keep in zip(self.segments, consistent, strict=True) if keep]
-        self.model = OutcomeModel(join([*kept, self.present]), self.actions.n_groups, self.settings)
+        data = join([*kept, self.present])
+        if len(data.rows) == 0:  # no next observation is known yet
+            return
+        self.model = OutcomeModel(data, self.actions.n_groups, self.settings)
         self.next_model = n_seen + min(n_seen, self.settings.max_refit_interval)
         self._place_samples()
 
@@ -268,7 +270,10 @@ class Consistency:
         alarm_below = self.settings.alarm_below
         if witnesses and consistencies[witnesses].mean() < alarm_below:
             agreed_at = [self.segments[i].agreed_at for i in witnesses if consistencies[i] < alarm_below]
-            self._begin_regime(max(int(np.median(agreed_at)), self.segments[witnesses[-1]].start + 1))
+            # A segment that has not agreed since the last change does not know when this one happened
+            since = [row for row in agreed_at if self.last_change is None or row > self.last_change]
+            happened_at = int(np.median(since)) if since else self.rows_seen - self.rows_per_chunk
+            self._begin_regime(max(happened_at, self.segments[witnesses[-1]].start + 1))
             consistencies = self.consistencies
         if self.changes:
             since = self.rows_seen * self.n_envs - self.changes[-1].noticed_at

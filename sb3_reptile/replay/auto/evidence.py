@@ -1,5 +1,7 @@
 """What a comparison says for and against each segment, as log-likelihood ratios."""
 
+from typing import Any
+
 import numpy as np
 
 from sb3_reptile.replay.auto.neighbours import Comparison, Means
@@ -25,8 +27,13 @@ class FalseAlarmRate:
     contradiction of the present is false where a segment in good standing is confirmed. The first estimates are plain
     means of all comparisons, so that noise is known before it can be mistaken for a change.
 
-    :param rates: Estimates, first those of near situations, then those of far ones, shape (2, n_outcomes)
-    :param counts: Number of comparisons behind each, shape (2, n_outcomes)
+    Of the same situation many transitions are compared, one of which agrees by chance. So there is a third estimate,
+    which says whether an outcome is noisy: how often that of the nearest one alone differs where situations are the
+    same. It begins with 0, as noise cannot be told before a situation was seen again.
+
+    :param rates: Estimates, first those of near situations, then those of far ones, then those of the nearest one in
+        the same situation, shape (3, n_outcomes)
+    :param counts: Number of comparisons of a transition with a segment behind each, shape (3, n_outcomes)
     :param settings: Constants
     """
 
@@ -42,8 +49,7 @@ class FalseAlarmRate:
         :param settings: Constants
         :return: The first estimate
         """
-        shape = 2, n_outcomes
-        return cls(np.full(shape, settings.initial_false_alarm_rate), np.zeros(shape), settings)
+        return cls.pooled(np.full(n_outcomes, settings.initial_false_alarm_rate), settings)
 
     @classmethod
     def pooled(cls, rate: np.ndarray, settings: Settings) -> "FalseAlarmRate":
@@ -52,26 +58,46 @@ class FalseAlarmRate:
         :param settings: Constants
         :return: The same as a first estimate
         """
-        rates = np.tile(rate, (2, 1))
+        rates = np.stack([rate, rate, np.zeros_like(rate)])
         return cls(rates, np.zeros(rates.shape), settings)
+
+    @classmethod
+    def saved(cls, rates: np.ndarray, counts: np.ndarray | None, settings: Settings) -> "FalseAlarmRate":
+        """
+        :param rates: Saved estimates. Former versions had one of all situations, shape (n_outcomes,), or one of near
+            and one of far situations, shape (2, n_outcomes)
+        :param counts: Saved counts, if there are any
+        :param settings: Constants
+        """
+        if counts is None:
+            return cls.pooled(rates, settings)
+        missing = (0, 3 - len(rates)), (0, 0)
+        return cls(np.pad(rates, missing), np.pad(counts, missing), settings)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(self.saved(**state).__dict__)
 
     @property
     def noisy(self) -> np.ndarray:
         """Which outcomes are noisy, shape (n_outcomes,)."""
-        return np.asarray(self.rates[0] > self.settings.noisy_above)
+        return np.asarray(self.rates[[0, 2]].max(axis=0) > self.settings.noisy_above)
 
     def update(self, comparison: Comparison, cusum: np.ndarray) -> None:
         """
         :param comparison: The newest comparison
         :param cusum: Cumulative sums before it, shape (segments, 2 * n_outcomes)
         """
-        is_good = in_good_standing(cusum, self.settings)
-        trusted = (comparison.speaks & is_good)[:, :, None] & ~comparison.differed
-        by_distance = trusted & np.stack([~comparison.far, comparison.far])[..., None]
-        n_trusted = by_distance.sum(axis=(1, 2))
-        share = (by_distance & comparison.differs_now).sum(axis=(1, 2)) / np.maximum(n_trusted, 1)
+        speaks = comparison.speaks & in_good_standing(cusum, self.settings)
+        situations = np.stack([~comparison.far, comparison.far, comparison.same])
+        differed = np.stack([comparison.differed, comparison.differed, comparison.nearest_differed])
+        trusted = (speaks & situations)[..., None] & ~differed
+        n_trusted = trusted.sum(axis=(1, 2))
+        trusted[:2] &= comparison.differs_now
+        trusted[2] &= comparison.nearest_differs_now
+        n_false = trusted.sum(axis=(1, 2))
+        share = n_false / np.maximum(n_trusted, 1)
         self.counts += n_trusted
-        recent = self.settings.false_alarm_step * n_trusted / np.maximum(n_trusted.sum(axis=0), 1)
+        recent = self.settings.false_alarm_step * n_trusted / np.maximum(n_trusted[:2].sum(axis=0), 1)
         step = np.maximum(recent, n_trusted / (self.settings.first_estimate_weight + self.counts))
         self.rates += step * (share - self.rates)
 

@@ -98,6 +98,10 @@ class Comparison(NamedTuple):
     :param far: Whether the nearest situation of the present, or of the segment, is not near, shape (n, segments)
     :param differs_now: Whether the outcome differs from that in the present, shape (n, segments, n_outcomes)
     :param differed: Whether the outcome differs from that in the segment, shape (n, segments, n_outcomes)
+    :param same: Whether the nearest situations of the present and of the segment are the same, shape (n, segments)
+    :param nearest_differs_now: Whether the outcome differs from that of the nearest situation of the present, shape (n,
+        1, n_outcomes)
+    :param nearest_differed: The same of the segment, shape (n, segments, n_outcomes)
     :param noisy: Which outcomes are noisy, shape (n_outcomes,)
     :param means_now: These outcomes in similar situations of the present, with samples = 1
     :param means: Those in the segments
@@ -107,6 +111,9 @@ class Comparison(NamedTuple):
     far: np.ndarray
     differs_now: np.ndarray
     differed: np.ndarray
+    same: np.ndarray
+    nearest_differs_now: np.ndarray
+    nearest_differed: np.ndarray
     noisy: np.ndarray
     means_now: Means
     means: Means
@@ -145,7 +152,8 @@ class Neighbours:
         self.model = model
         self.settings = model.settings
         self._only_near = only_near
-        self._near = self.settings.near * model.unrelated_distance
+        # The same situation is near, even if there is only one
+        self._near = max(self.settings.near * model.unrelated_distance, self.settings.distance_margin)
         samples = list(samples)
         # All at once: a call costs more than a transition
         placed = self.place(join([present, *samples]))
@@ -204,10 +212,16 @@ class Neighbours:
         counts = np.minimum(in_present.counts, in_segments.counts)
         differs_now, differed = (similar.smallest(counts) > tolerance for similar in (in_present, in_segments))
         speaks = self._speaks(in_present.distances, in_segments.distances)
-        far = np.maximum(in_present.nearest, in_segments.nearest) > self._near
+        nearest = np.maximum(in_present.nearest, in_segments.nearest)
+        far, same = nearest > self._near, nearest <= self.settings.distance_margin
         if self._only_near:
             speaks &= ~far
-        return Comparison(speaks, far, differs_now, differed, noisy, means_now, means)
+        nearest_differs_now, nearest_differed = (
+            similar.differences[0] > tolerance for similar in (in_present, in_segments)
+        )
+        return Comparison(
+            speaks, far, differs_now, differed, same, nearest_differs_now, nearest_differed, noisy, means_now, means
+        )
 
     def _speaks(self, present: np.ndarray, stored: np.ndarray) -> np.ndarray:
         """
@@ -245,9 +259,10 @@ class Neighbours:
             return Means(nothing, nothing, np.zeros((n, n_samples), dtype=np.int64), np.zeros((n, n_samples)))
         nearest = np.argpartition(squares, size - 1, axis=2)[:, :, :size]
         squares = np.take_along_axis(squares, nearest, axis=2)
-        is_same_group = squares < self.settings.group_distance**2
-        counts = is_same_group.sum(axis=2)
-        shares = is_same_group / np.maximum(counts, 1)[:, :, None]
+        limit = self._near if self._only_near else self.settings.group_distance
+        counted = squares <= limit**2
+        counts = counted.sum(axis=2)
+        shares = counted / np.maximum(counts, 1)[:, :, None]
         outcomes = stored.residuals[np.arange(n_samples)[None, :, None], nearest][..., noisy]
         outcomes -= residuals[:, None, None, noisy]
         means = (shares[..., None] * outcomes).sum(axis=2)
@@ -265,7 +280,7 @@ class Neighbours:
         n, n_samples, n_points = squares.shape
         item, sample = np.arange(n)[:, None], np.arange(n_samples)[None]
         smallest = np.full((n, n_samples, residuals.shape[1]), np.inf)
-        distance = np.zeros((n, n_samples))
+        distance = np.full((n, n_samples), 0.0 if n_points >= self.settings.neighbours else np.inf)
         closest = np.full((n, n_samples), np.inf)  # of no points
         other_group = self.settings.group_distance**2
         by_number = []
