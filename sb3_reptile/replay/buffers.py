@@ -16,6 +16,9 @@ from sb3_reptile.replay.distribution import SamplingDistribution
 from sb3_reptile.replay.initial_weights import InitialWeightsOption
 from sb3_reptile.replay.multi_step import MultiStepSampling, discounts
 
+# What fetches transitions in SB3's own buffers, from their arrays
+FETCHED_BY_SB3 = (ReplayBuffer._get_samples, DictReplayBuffer._get_samples, NStepReplayBuffer._get_samples)
+
 
 def _take(array: np.ndarray, flat: np.ndarray) -> np.ndarray:
     """Transitions by their numbers, from an array that begins with the axes row and environment."""
@@ -46,6 +49,15 @@ class _SB3Storage(MultiStepSampling):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._is_stored_by_sb3 = super(DecayedSampling, cls).add in (ReplayBuffer.add, DictReplayBuffer.add)
+        cls.has_returns = cls._get_samples in FETCHED_BY_SB3 and cls.to_torch is ReplayBuffer.to_torch
+
+    def __init__(self, *args: Any, n_steps: int = 1, **kwargs: Any) -> None:
+        if not self.has_returns and n_steps != 1:
+            raise ValueError(
+                f"n_steps must be 1 with {type(self).__name__}, got {n_steps}: n-step returns are read from the arrays "
+                "of SB3's buffers, without its own _get_samples() or to_torch(); override sample() instead"
+            )
+        super().__init__(*args, n_steps=n_steps, **kwargs)
 
     def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         if not self._is_stored_by_sb3:
@@ -108,6 +120,8 @@ class _SB3Storage(MultiStepSampling):
         return self._observations(self.observations, indices, env), self.tensor(_take(self.actions, indices))
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
+        if not self.has_returns:
+            return DecayedSampling._fetch(self, indices, env)
         return self._fetch_steps(indices, env) if self.n_steps == 1 else self._fetch_returns(indices, env)
 
     def _fetch_steps(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from functools import cache
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
@@ -10,6 +10,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_reptile.replay.checks import check_number
 from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.kernels import kernels
+
+SB3 = "stable_baselines3"
+# Methods of a buffer that make a batch of what is stored
+MAKE_BATCHES = ("sample", "transitions", "_get_samples", "_fetch", "_normalize_obs", "_normalize_reward", "to_torch")
 
 
 class Sequences(NamedTuple):
@@ -42,6 +46,9 @@ class MultiStepSampling(DecayedSampling):
     :raises ValueError: if an argument has a value that is not allowed
     """
 
+    #: Whether the class has n-step returns, which are read from the arrays of SB3's own buffers
+    has_returns: ClassVar[bool] = True
+
     # Of buffers that were pickled before they had n-step returns
     n_steps: int = 1
     gamma: float = 0.99
@@ -56,6 +63,15 @@ class MultiStepSampling(DecayedSampling):
     def _arguments(self) -> dict[str, Any]:
         arguments = super()._arguments()
         return arguments if self.n_steps == 1 else {**arguments, "n_steps": self.n_steps, "gamma": self.gamma}
+
+    @classmethod
+    def has_lambda_returns(cls) -> bool:
+        """
+        :return: Whether the class has λ-returns: they read rewards and next observations from the arrays, so what a
+            class of your own makes of a batch would have no effect
+        """
+        own = (base for base in cls.__mro__ if base.__module__.partition(".")[0] not in ("sb3_reptile", SB3))
+        return cls.has_returns and not any(name in vars(base) for base in own for name in MAKE_BATCHES)
 
     def _last_rows(self) -> np.ndarray:
         """The rows in which every sequence ends: the newest one, and those before a change."""

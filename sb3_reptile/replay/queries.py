@@ -150,12 +150,18 @@ class DistributionQueries(ReplayBuffer):
         """
         return self.distribution.n_drawable() > 0
 
+    def n_drawable(self) -> int:
+        """
+        :return: Number of transitions that can be drawn, as far as their age is concerned
+        """
+        return self.distribution.n_drawable() * self.n_envs
+
     def drawable(self) -> np.ndarray:
         """
         :return: Numbers of the transitions that can be drawn, int64, ascending. O(size)
         """
         ages = self.distribution.all_ages()
-        can_be_drawn = (ages >= 0) & (ages < self.distribution.n_drawable() * self.n_envs)
+        can_be_drawn = (ages >= 0) & (ages < self.n_drawable())
         eligible = self._eligible() if self.can_be_sampled() else False
         return np.flatnonzero(can_be_drawn if eligible is None else can_be_drawn & eligible)
 

@@ -32,7 +32,7 @@ def returns_of(model: "ReptileDQN", buffer_class: type[ReplayBuffer]) -> tuple[i
     if "n_steps" in model.replay_buffer_kwargs:
         check_n_steps(model.replay_buffer_kwargs["n_steps"])
         n_steps = model.replay_buffer_kwargs["n_steps"] if n_steps is None else n_steps
-    if n_steps is None and issubclass(buffer_class, MultiStepSampling):
+    if n_steps is None and issubclass(buffer_class, MultiStepSampling) and buffer_class.has_lambda_returns():
         return N_STEPS, Q_LAMBDA if q_lambda is None else q_lambda
     return n_steps or 1, 1.0 if q_lambda is None else q_lambda
 
@@ -74,7 +74,7 @@ def return_options(model: OffPolicyAlgorithm, buffer_class: type[ReplayBuffer], 
     :return: Arguments of that class: ``n_steps`` and the model's ``gamma``
     :raises ValueError: if the class has no n-step returns, or ``replay_buffer_kwargs`` has other values
     """
-    if not issubclass(buffer_class, WITH_RETURNS):
+    if not has_returns(buffer_class):
         check_has_returns(n_steps, buffer_class)
         return {}
     options: dict[str, Any] = {"gamma": model.gamma}
@@ -90,6 +90,14 @@ def return_options(model: OffPolicyAlgorithm, buffer_class: type[ReplayBuffer], 
     return options
 
 
+def has_returns(buffer_class: type[ReplayBuffer]) -> bool:
+    """
+    :param buffer_class: A class of replay buffers
+    :return: Whether it has n-step returns
+    """
+    return issubclass(buffer_class, WITH_RETURNS) and getattr(buffer_class, "has_returns", True)
+
+
 def check_has_returns(n_steps: int | None, buffer_class: type[ReplayBuffer]) -> None:
     """
     :param n_steps: Number of steps of the returns; None if the class decides
@@ -99,7 +107,7 @@ def check_has_returns(n_steps: int | None, buffer_class: type[ReplayBuffer]) -> 
     if n_steps not in (None, 1):
         raise ValueError(
             f"n_steps must be 1 with {buffer_class.__name__}, which has no n-step returns, got {n_steps}: "
-            "leave replay_buffer_class out, or derive yours from DecayedReplayBuffer"
+            "leave replay_buffer_class out, or derive yours from DecayedReplayBuffer, without its own _get_samples()"
         )
 
 
@@ -113,7 +121,7 @@ def hand_returns_to_buffer(model: "ReptileDQN") -> None:
     """
     buffer: Any = model.replay_buffer
     check_fraction("q_lambda", model.q_lambda, UNMIXED)
-    if not isinstance(buffer, WITH_RETURNS):
+    if not has_returns(type(buffer)):
         check_has_returns(model.n_steps, type(buffer))
     elif (buffer.n_steps, buffer.gamma) != (model.n_steps, model.gamma):
         check_n_steps(model.n_steps)

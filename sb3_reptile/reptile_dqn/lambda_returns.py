@@ -19,6 +19,8 @@ CHUNK = 1_024
 # number of rows, and a value must not depend on what else was missing when it was computed. Fewer images, each of
 # which takes long
 ROWS, IMAGES = 64, 8
+# They also depend on where a row is in memory: rows of 4 numbers have the same place in a vector of 16 bytes again
+ALIGNED = 4
 
 
 class TargetNetwork(NamedTuple):
@@ -90,20 +92,32 @@ class ValueCache:
         """
         missing = kernels().missing(indices.reshape(-1), self._versions, self._version, self._scratch)
         if len(missing):
-            # One of them several times, to fill the last rows
-            size = self._n_at_once
-            padded = np.full(-(-len(missing) // size) * size, missing[0])
-            padded[: len(missing)] = missing
-            for start in range(0, len(padded), CHUNK):
-                chunk = padded[start : start + CHUNK]
-                observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
-                for at, part in zip(range(0, len(chunk), size), _split(observations, size), strict=True):
-                    self._store(chunk[at : at + size], compute(part))
+            self._values[missing] = self._computed(missing, compute)
             self._versions[missing] = self._version
         return self._values.take(indices)
 
-    def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
-        self._values[indices] = q_values.amax(dim=1).cpu().numpy()
+    def _computed(self, missing: np.ndarray, compute: Callable[[Any], th.Tensor]) -> np.ndarray:
+        """The values of missing transitions, shape (n,), which do not depend on what else is missing."""
+        size, rows = self._n_at_once, _rows_of(missing)
+        # One of them several times, to fill the other rows
+        padded = np.full(-(-(int(rows.max()) + 1) // size) * size, missing[0])
+        padded[rows] = missing
+        values = np.empty(len(padded), dtype=np.float32)
+        for start in range(0, len(padded), CHUNK):
+            chunk = padded[start : start + CHUNK]
+            observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
+            for at, part in zip(range(start, start + len(chunk), size), _split(observations, size), strict=True):
+                values[at : at + size] = compute(part).amax(dim=1).cpu().numpy()
+        return values[rows]
+
+
+def _rows_of(numbers: np.ndarray) -> np.ndarray:
+    """A row for each transition, that has the same remainder as its number, so that it is always aligned alike."""
+    remainders, rows = numbers % ALIGNED, np.empty_like(numbers)
+    for remainder in range(ALIGNED):
+        of_remainder = np.flatnonzero(remainders == remainder)
+        rows[of_remainder] = ALIGNED * np.arange(len(of_remainder)) + remainder
+    return rows
 
 
 def _split(observations: Any, size: int) -> Iterable[Any]:
@@ -136,6 +150,11 @@ def replay_buffer_of(model: "ReptileDQN") -> Any:
     :raises ValueError: if it has no multi-step sequences
     """
     buffer: Any = model.replay_buffer
+    if isinstance(buffer, MultiStepSampling) and not buffer.has_lambda_returns():
+        raise ValueError(
+            f"q_lambda={model.q_lambda} reads rewards and next observations from the storage, so the methods of "
+            f"{type(buffer).__name__} that make a batch would have no effect: set q_lambda=1"
+        )
     if not isinstance(buffer, MultiStepSampling):
         raise ValueError(
             f"q_lambda={model.q_lambda} mixes returns of several lengths, which {type(buffer).__name__} does not have: "

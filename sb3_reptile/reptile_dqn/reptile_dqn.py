@@ -397,15 +397,19 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
 
         :param indices: Numbers of transitions in the replay buffer, int64, shape (n,)
         :return: ``target - value``, shape (n, 1)
-        :raises ValueError: if nothing is stored at one of them
+        :raises ValueError: if nothing is stored at one of them, or it is overwritten in part, as the oldest row of a
+            full buffer with ``optimize_memory_usage``
         """
         assert isinstance(self.replay_buffer, DecayedSampling), "td_errors() needs a decayed replay buffer"
         indices = np.asarray(indices, dtype=np.int64)
-        n_stored = self.replay_buffer.size() * self.n_envs
-        if ((indices < 0) | (indices >= n_stored)).any():
+        n_stored, n_drawable = self.replay_buffer.size() * self.n_envs, self.replay_buffer.n_drawable()
+        refused = indices[(indices < 0) | (indices >= n_stored)]
+        if not len(refused):
+            refused = indices[self.replay_buffer.ages_of(indices) >= n_drawable]
+        if len(refused):
             raise ValueError(
-                f"indices must be numbers of stored transitions, from 0 to {n_stored - 1}, got {indices.min()} to "
-                f"{indices.max()}: replay_buffer.drawable() has them"
+                f"indices must be numbers of stored transitions, from 0 to {n_stored - 1}, of which {n_drawable} can "
+                f"be drawn, got {refused[0]}: replay_buffer.drawable() has them"
             )
         hand_returns_to_buffer(self)
         batch = self.replay_buffer.transitions(indices, env=self._vec_normalize_env)

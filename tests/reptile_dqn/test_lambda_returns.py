@@ -164,8 +164,8 @@ def test_a_value_is_computed_once_for_each_target_network():
     indices = np.arange(model.replay_buffer.size() * model.n_envs)
     targets(model, indices)
     targets(model, indices)
-    # Some twice, to fill the last rows
-    most = len(indices) + ROWS
+    # Some several times, to fill the other rows
+    most = len(indices) + 4 * ROWS
     assert sum(computed) < most
     set_target(model)
     targets(model, indices)
@@ -188,13 +188,17 @@ def test_the_closed_form_is_bitwise_autograd(kwargs):
     assert_same_parameters(closed, eager)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+# The last bits of a product of matrices depend on the alignment of its rows, unless these are multiples of four numbers
+@pytest.mark.parametrize(
+    ("learner", "net_arch"),
+    [*((learner, [64, 64]) for learner in LEARNERS), *(("eager", [width]) for width in (50, 30, 7)), ("auto", [50])],
+)
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_a_value_does_not_depend_on_what_else_is_missing(learner, n_threads):
+def test_a_value_does_not_depend_on_what_else_is_missing(learner, net_arch, n_threads):
     before = th.get_num_threads()
     try:
         th.set_num_threads(n_threads)
-        model = train(learner=learner, steps=300, policy_kwargs=dict(net_arch=[64, 64]))
+        model = train(learner=learner, steps=300, policy_kwargs=dict(net_arch=net_arch))
         indices = np.random.default_rng(0).permutation(model.replay_buffer.size() * model.n_envs)
         compute = model.q_net_target if learner == "eager" else model._attached_closed_form()._values_of_next
         found = []
@@ -211,7 +215,8 @@ def test_a_value_does_not_depend_on_what_else_is_missing(learner, n_threads):
         th.set_num_threads(before)
 
 
-def test_looking_at_td_errors_changes_nothing():
+@pytest.mark.parametrize("net_arch", [[64, 64], [50]])
+def test_looking_at_td_errors_changes_nothing(net_arch):
     class Looks(BaseCallback):
         def _on_step(self):
             if self.n_calls % 7 == 0:
@@ -220,7 +225,8 @@ def test_looking_at_td_errors_changes_nothing():
 
     models = []
     for callback in (None, Looks()):
-        model = ReptileDQN("MlpPolicy", cartpole(1), **small(n_steps=10, q_lambda=0.7, train_freq=1))
+        options = small(n_steps=10, q_lambda=0.7, train_freq=1, policy_kwargs=dict(net_arch=net_arch))
+        model = ReptileDQN("MlpPolicy", cartpole(1), **options)
         models.append(model.learn(250, callback))
     assert_same_parameters(*models)
 

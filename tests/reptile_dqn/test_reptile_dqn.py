@@ -739,5 +739,15 @@ def test_discrete_observations_that_begin_elsewhere_are_refused(space):
 def test_td_errors_of_transitions_that_are_not_stored_are_refused(indices):
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(100)
     assert model.td_errors([0, 99]).shape == (2, 1)
-    with pytest.raises(ValueError, match="indices must be numbers of stored transitions, from 0 to 99, got"):
+    with pytest.raises(ValueError, match="indices must be numbers of stored transitions, from 0 to 99, of which 100"):
         model.td_errors(indices)
+
+
+def test_td_errors_of_a_row_that_is_overwritten_in_part_are_refused():
+    options = dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False))
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(buffer_size=50, **options)).learn(130)
+    drawable = model.replay_buffer.drawable()
+    (overwritten,) = np.setdiff1d(np.arange(50), drawable)
+    assert model.td_errors(drawable).shape == (49, 1)
+    with pytest.raises(ValueError, match=f"of which 49 can be drawn, got {overwritten}:"):
+        model.td_errors([drawable[0], overwritten])

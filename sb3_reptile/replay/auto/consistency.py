@@ -271,8 +271,8 @@ class Consistency:
         if witnesses and consistencies[witnesses].mean() < alarm_below:
             agreed_at = [self.segments[i].agreed_at for i in witnesses if consistencies[i] < alarm_below]
             # A segment that has not agreed since the last change does not know when this one happened
-            since = [row for row in agreed_at if self.last_change is None or row > self.last_change]
-            happened_at = int(np.median(since)) if since else self.rows_seen - self.rows_per_chunk
+            agreed_at = [row for row in agreed_at if self.last_change is None or row > self.last_change]
+            happened_at = int(np.median(agreed_at)) if agreed_at else self.rows_seen - self.rows_per_chunk
             self._begin_regime(max(happened_at, self.segments[witnesses[-1]].start + 1))
             consistencies = self.consistencies
         if self.changes:

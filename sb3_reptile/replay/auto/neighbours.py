@@ -152,8 +152,7 @@ class Neighbours:
         self.model = model
         self.settings = model.settings
         self._only_near = only_near
-        # The same situation is near, even if there is only one
-        self._near = max(self.settings.near * model.unrelated_distance, self.settings.distance_margin)
+        self._near = self.settings.near * model.unrelated_distance
         samples = list(samples)
         # All at once: a call costs more than a transition
         placed = self.place(join([present, *samples]))

@@ -547,3 +547,83 @@ def test_a_state_from_before_categories_were_hashed_is_learned_from_scratch():
     assert one.rows_seen == 5_000
     assert one.next_model == 5_000 + one.settings.warm_up
     assert one.starts.tolist() == [0]
+
+
+@pytest.mark.parametrize("size", [1, 10, 31, 32, 40])
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_each_transition_is_compared_once_however_small_the_buffer_is(size, n_envs, optimize_memory_usage):
+    space, generator, n = spaces.Box(-9, 9, (2,)), np.random.default_rng(0), 200
+    if optimize_memory_usage and size // n_envs < 2:
+        pytest.skip("such a buffer holds no transition")
+    buffer = DecayedReplayBuffer(
+        size,
+        space,
+        spaces.Discrete(2),
+        n_envs=n_envs,
+        half_life="auto",
+        optimize_memory_usage=optimize_memory_usage,
+        handle_timeout_termination=not optimize_memory_usage,
+    )
+    seen, observe = [], buffer.consistency.observe
+    buffer.consistency.observe = lambda *rows: (seen.append(rows), observe(*rows))
+    observations = generator.random((n + 1, n_envs, 2)).astype(np.float32)
+    rewards = generator.random((n, n_envs)).astype(np.float32)
+    for row in range(n):
+        obs, next_obs = observations[row : row + 2]
+        buffer.add(obs, next_obs, np.zeros((n_envs, 1)), rewards[row], np.zeros(n_envs), [{}] * n_envs)
+    obs, _, reward, next_obs, is_known, _ = (np.concatenate(parts) for parts in zip(*map(as_arrays, seen), strict=True))
+    assert len(obs) == n // buffer.consistency.rows_per_chunk * buffer.consistency.rows_per_chunk
+    np.testing.assert_array_equal(obs, observations[: len(obs)])
+    np.testing.assert_array_equal(next_obs, observations[1 : len(obs) + 1])
+    np.testing.assert_array_equal(reward, rewards[: len(obs)])
+    assert is_known.all()
+
+
+def as_arrays(rows):
+    return [np.array(part, copy=True, ndmin=1) for part in rows]
+
+
+def test_steps_without_a_known_next_observation_are_not_compared():
+    """Episodes of one step in a memory-optimised buffer: each next observation is overwritten by the next episode."""
+    buffer = DecayedReplayBuffer(
+        2_000,
+        spaces.Box(-1, 1, (3,)),
+        spaces.Discrete(2),
+        half_life="auto",
+        optimize_memory_usage=True,
+        handle_timeout_termination=False,
+    )
+    generator, observations = np.random.default_rng(0), np.random.default_rng(1).random((801, 1, 3), dtype=np.float32)
+    for row in range(800):
+        # From the 600th on, episodes have two steps
+        is_last = row < 600 or row % 2 == 1
+        next_obs = generator.random((1, 3), dtype=np.float32) if is_last else observations[row + 1]
+        buffer.add(observations[row], next_obs, np.zeros((1, 1)), np.ones(1), np.array([is_last]), [{}])
+        if row == 599:
+            assert buffer.consistency.model is None
+    assert buffer.consistency.model is not None
+    assert buffer.consistency.changes == []
+
+
+@pytest.mark.parametrize("seed", [1, 4, 6])
+def test_a_change_is_placed_where_it_was_though_an_older_regime_had_come_back(seed):
+    generator = np.random.default_rng(seed)
+    space = spaces.Box(-9, 9, (2,))
+    buffer = DecayedReplayBuffer(4_000, space, spaces.Discrete(2), half_life="auto")
+    sign, next_change, changes, obs = 1, 700, [], generator.normal(size=(1, 2)).astype(np.float32)
+    for row in range(9_000):
+        if row == next_change:
+            sign, next_change = -sign, row + int(generator.integers(150, 1_500))
+            changes.append(row)
+        next_obs = np.clip(obs * 0.9 + generator.normal(size=(1, 2)) * 0.2, -9, 9).astype(np.float32)
+        action = generator.integers(0, 2, 1)
+        buffer.add(obs, next_obs, action, sign * (action * 2 - 1.0) + obs[0, :1], np.zeros(1), [{}])
+        obs = next_obs
+    noticed = buffer.consistency.changes
+    assert len(noticed) > 0.6 * len(changes)
+    happened_at = np.array([change.happened_at for change in noticed])
+    # No alarm creeps along with the former one
+    assert np.diff(happened_at).min() > 32
+    errors = np.abs(np.array(changes)[:, None] - happened_at).min(axis=0)
+    assert np.median(errors) < 130

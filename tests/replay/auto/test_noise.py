@@ -132,10 +132,21 @@ def compare(then=0.0, now=0.0, variance=1.0, count=12, reach=1.0, speaks=True, n
     differs = np.zeros((1, 2, 1), bool)
     near = means(now)._replace(reaches=np.ones((1, 1)))
     speaks, far = np.array([[speaks, False]]), np.zeros((1, 2), bool)
-    return Comparison(speaks, far, differs, differs, np.array([noisy]), near, means(then, 0.0))
+    return Comparison(
+        speaks=speaks,
+        far=far,
+        differs_now=differs,
+        differed=differs,
+        same=far,
+        nearest_differs_now=differs[:, :1],
+        nearest_differed=differs,
+        noisy=np.array([noisy]),
+        means_now=near,
+        means=means(then, 0.0),
+    )
 
 
-RATE = FalseAlarmRate(np.full((2, 1), 0.2), np.zeros((2, 1)), SETTINGS)
+RATE = FalseAlarmRate(np.full((3, 1), 0.2), np.zeros((3, 1)), SETTINGS)
 
 
 def evidence_of_means(*args, cusum=0.0, **kwargs):
