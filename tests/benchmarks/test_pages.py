@@ -150,7 +150,8 @@ def test_auto_states_the_constants_of_its_settings():
         f"Every {settings.chunk_size} transitions, some of the new ones are compared",
         f"The newest {settings.present_size} transitions, the present,",
         f"is 1 up to a sum of {settings.doubt:g} nats, then falls exponentially, down to {least:.4f}.",
-        f"whose false-alarm rate stays above {settings.noisy_above:g} is **noisy**",
+        "An outcome is **noisy** (sales or clicks, for example) if its false-alarm rate in near situations stays above "
+        f"{settings.noisy_above:g}",
         f"the mean of the {settings.mean_neighbours} most similar situations",
         f"minus {settings.allowance:g} nats",
         f"if they are more than {settings.tolerance:g} apart",

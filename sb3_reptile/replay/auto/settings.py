@@ -60,11 +60,13 @@ class Settings:
         (probability)
     :param min_false_alarm_rate: Lower limit of the estimate where it is used (probability)
     :param max_false_alarm_rate: Upper limit of the estimate where it is used (probability)
-    :param false_alarm_step: Weight of the newest comparison in the running estimate (share, per chunk)
-    :param first_estimate_weight: Number of comparisons that the first estimate counts for (comparisons)
+    :param false_alarm_step: Weight of the newest comparison in the running estimates; near and far situations share it
+        by their number (share, per chunk)
+    :param first_estimate_weight: Number of comparisons of a transition with a segment that the first estimate counts
+        for (comparisons)
     :param noisy_above: An outcome is noisy, and compared with means of similar situations, too, if the estimate for
-        near situations is above this (probability)
-    :param noisy_from: Not before the estimate rests on this
+        near situations, or that for the same situation, is above this (probability)
+    :param noisy_from: No outcome is noisy before
     :param mean_evidence: Share of the log-likelihood ratio of means that counts, as successive transitions are compared
         with the same neighbours (share)
     :param allowance: Subtracted from the evidence of means, so that small differences count for a segment (nats)

@@ -627,3 +627,18 @@ def test_a_change_is_placed_where_it_was_though_an_older_regime_had_come_back(se
     assert np.diff(happened_at).min() > 32
     errors = np.abs(np.array(changes)[:, None] - happened_at).min(axis=0)
     assert np.median(errors) < 130
+
+
+@pytest.mark.parametrize("n_envs", [4, 8])
+def test_transitions_of_all_environments_are_compared_in_turn(n_envs, monkeypatch):
+    consistency = Consistency(spaces.Box(-9, 9, (1,)), spaces.Discrete(2), n_envs)
+    compared, compare = [], consistency._compare
+    monkeypatch.setattr(consistency, "_compare", lambda new: (compared.append(new.places[:, 0]), compare(new)))
+    n_rows = consistency.rows_per_chunk
+    # Each environment has one observation
+    obs = np.tile(np.arange(n_envs, dtype=float)[None, :, None], (n_rows, 1, 1))
+    for _ in range(20):
+        known = np.ones((n_rows, n_envs), bool)
+        consistency.observe(obs, np.zeros((n_rows, n_envs, 1)), np.zeros((n_rows, n_envs)), obs, known, 0)
+    in_turn = compared[: consistency.settings.compare_every]
+    assert len(np.unique(np.concatenate(in_turn).round(6))) == n_envs
