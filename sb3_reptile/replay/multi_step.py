@@ -12,7 +12,7 @@ from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.kernels import kernels
 
 SB3 = "stable_baselines3"
-# Methods of a buffer that make a batch of what is stored
+# Methods of a buffer that make batches from its storage
 MAKE_BATCHES = ("sample", "transitions", "_get_samples", "_fetch", "_normalize_obs", "_normalize_reward", "to_torch")
 
 
@@ -67,8 +67,8 @@ class MultiStepSampling(DecayedSampling):
     @classmethod
     def has_lambda_returns(cls) -> bool:
         """
-        :return: Whether the class has λ-returns: they read rewards and next observations from the arrays, so what a
-            class of your own makes of a batch would have no effect
+        :return: Whether the class has λ-returns. They read rewards and next observations from the arrays, so methods
+            of other packages that change batches would have no effect
         """
         own = (base for base in cls.__mro__ if base.__module__.partition(".")[0] not in ("sb3_reptile", SB3))
         return cls.has_returns and not any(name in vars(base) for base in own for name in MAKE_BATCHES)

@@ -92,23 +92,26 @@ class ValueCache:
         """
         missing = kernels().missing(indices.reshape(-1), self._versions, self._version, self._scratch)
         if len(missing):
-            self._values[missing] = self._computed(missing, compute)
+            self._store(missing, self._q_values(missing, compute))
             self._versions[missing] = self._version
         return self._values.take(indices)
 
-    def _computed(self, missing: np.ndarray, compute: Callable[[Any], th.Tensor]) -> np.ndarray:
-        """The values of missing transitions, shape (n,), which do not depend on what else is missing."""
+    def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
+        self._values[indices] = q_values.amax(dim=1).numpy()
+
+    def _q_values(self, missing: np.ndarray, compute: Callable[[Any], th.Tensor]) -> th.Tensor:
+        """Of missing transitions, shape (n, n_actions); they do not depend on what else is missing."""
         size, rows = self._n_at_once, _rows_of(missing)
         # One of them several times, to fill the other rows
         padded = np.full(-(-(int(rows.max()) + 1) // size) * size, missing[0])
         padded[rows] = missing
-        values = np.empty(len(padded), dtype=np.float32)
+        q_values = th.empty(len(padded), int(self.model.action_space.n))  # type: ignore[attr-defined]
         for start in range(0, len(padded), CHUNK):
             chunk = padded[start : start + CHUNK]
             observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
             for at, part in zip(range(start, start + len(chunk), size), _split(observations, size), strict=True):
-                values[at : at + size] = compute(part).amax(dim=1).cpu().numpy()
-        return values[rows]
+                q_values[at : at + size] = compute(part)
+        return q_values[th.from_numpy(rows)]
 
 
 def _rows_of(numbers: np.ndarray) -> np.ndarray:

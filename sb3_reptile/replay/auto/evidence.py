@@ -29,7 +29,7 @@ class FalseAlarmRate:
 
     Of the same situation many transitions are compared, one of which agrees by chance. So there is a third estimate,
     which says whether an outcome is noisy: how often that of the nearest one alone differs where situations are the
-    same. It begins with 0, as noise cannot be told before a situation was seen again.
+    same. It begins with 0: noise is known only once a situation was seen again.
 
     :param rates: Estimates, first those of near situations, then those of far ones, then those of the nearest one in
         the same situation, shape (3, n_outcomes)
