@@ -21,6 +21,8 @@ CHUNK = 1_024
 ROWS, IMAGES = 64, 8
 # They also depend on where a row is in memory: rows of 4 numbers have the same place in a vector of 16 bytes again
 ALIGNED = 4
+# What is computed in a row without a transition goes to the end of an array
+NOTHING = -1
 
 
 class TargetNetwork(NamedTuple):
@@ -51,7 +53,7 @@ class ValueCache:
         parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
         self._n_at_once = IMAGES if any(len(part.shape or ()) == 3 for part in parts) else ROWS
         n = self.buffer.buffer_size * self.buffer.n_envs
-        self._values = np.zeros(n, dtype=np.float32)
+        self._values = np.zeros(n + 1, dtype=np.float32)  # and one for rows without a transition
         # The version of the target network that each value is of
         self._versions = np.zeros(n, dtype=np.int32)
         self._scratch = np.zeros(n, dtype=np.int32)
@@ -92,34 +94,38 @@ class ValueCache:
         """
         missing = kernels().missing(indices.reshape(-1), self._versions, self._version, self._scratch)
         if len(missing):
-            self._store(missing, self._q_values(missing, compute))
+            size = self._n_at_once
+            rows = _rows_of(missing, size)
+            fetched = np.where(rows == NOTHING, missing[0], rows)
+            for start in range(0, len(rows), CHUNK):
+                chunk = rows[start : start + CHUNK]
+                observations = self.buffer.next_observations_of(
+                    fetched[start : start + CHUNK], self.model._vec_normalize_env
+                )
+                for at, part in zip(range(0, len(chunk), size), _split(observations, size), strict=True):
+                    self._store(chunk[at : at + size], compute(part))
             self._versions[missing] = self._version
         return self._values.take(indices)
 
     def _store(self, indices: np.ndarray, q_values: th.Tensor) -> None:
-        self._values[indices] = q_values.amax(dim=1).numpy()
-
-    def _q_values(self, missing: np.ndarray, compute: Callable[[Any], th.Tensor]) -> th.Tensor:
-        """Of missing transitions, shape (n, n_actions); they do not depend on what else is missing."""
-        size, rows = self._n_at_once, _rows_of(missing)
-        # One of them several times, to fill the other rows
-        padded = np.full(-(-(int(rows.max()) + 1) // size) * size, missing[0])
-        padded[rows] = missing
-        q_values = th.empty(len(padded), int(self.model.action_space.n))  # type: ignore[attr-defined]
-        for start in range(0, len(padded), CHUNK):
-            chunk = padded[start : start + CHUNK]
-            observations = self.buffer.next_observations_of(chunk, self.model._vec_normalize_env)
-            for at, part in zip(range(start, start + len(chunk), size), _split(observations, size), strict=True):
-                q_values[at : at + size] = compute(part)
-        return q_values[th.from_numpy(rows)]
+        self._values[indices] = q_values.amax(dim=1).cpu().numpy()
 
 
-def _rows_of(numbers: np.ndarray) -> np.ndarray:
-    """A row for each transition, that has the same remainder as its number, so that it is always aligned alike."""
-    remainders, rows = numbers % ALIGNED, np.empty_like(numbers)
-    for remainder in range(ALIGNED):
-        of_remainder = np.flatnonzero(remainders == remainder)
-        rows[of_remainder] = ALIGNED * np.arange(len(of_remainder)) + remainder
+def _rows_of(numbers: np.ndarray, size: int) -> np.ndarray:
+    """
+    The transition of each row, in whole multiples of ``size`` rows, or ``NOTHING``. The row of a transition has the
+    same remainder as its number, so that it is always aligned alike.
+    """
+    remainders = numbers % ALIGNED
+    if ALIGNED * len(numbers) <= size:  # few are new between two updates
+        rows = np.full(size, NOTHING)
+        rows[ALIGNED * np.arange(len(numbers)) + remainders] = numbers
+        return rows
+    by_remainder = [numbers[remainders == remainder] for remainder in range(ALIGNED)]
+    n = ALIGNED * max(map(len, by_remainder))
+    rows = np.full(-(-n // size) * size, NOTHING)
+    for remainder, alike in enumerate(by_remainder):
+        rows[remainder : ALIGNED * len(alike) : ALIGNED] = alike
     return rows
 
 
