@@ -272,4 +272,4 @@ class DecayedNStepReplayBuffer(_SB3Storage, NStepReplayBuffer):
         return {**super()._arguments(), "n_steps": self.n_steps, "gamma": self.gamma}
 
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
-        return self._fetch_returns(indices, env)
+        return self._fetch_returns(indices, env) if self.has_returns else super()._fetch(indices, env)

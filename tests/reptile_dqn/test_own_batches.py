@@ -4,7 +4,7 @@ import pytest
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_reptile import DecayedReplayBuffer, ReptileDQN
+from sb3_reptile import DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from tests.conftest import cartpole, small
 
 BONUS = 1_000
@@ -98,6 +98,16 @@ def test_n_step_returns_which_would_not_use_it_are_refused(buffer_class):
     model, _ = loss(ReptileDQN, buffer_class)
     with pytest.raises(ValueError, match="n_steps must be 1 with"):
         set_and_learn(model, n_steps=3)
+
+
+def test_n_step_buffers_with_their_own_get_samples_are_asked():
+    class Own(DecayedNStepReplayBuffer):
+        def _get_samples(self, batch_inds, env=None):
+            return with_bonus(super()._get_samples(batch_inds, env))
+
+    assert loss(DQN, Own, replay_buffer_kwargs=dict(n_steps=1))[1] > BONUS / 2
+    with pytest.raises(ValueError, match="n_steps must be 1 with Own, got 3"):
+        loss(DQN, Own)
 
 
 def test_n_step_returns_of_a_changed_sample_are_learned():
