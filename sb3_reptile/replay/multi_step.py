@@ -11,7 +11,8 @@ from sb3_reptile.replay.checks import check_number
 from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.kernels import kernels
 
-SB3 = "stable_baselines3"
+# Packages whose buffers make batches from what is in the arrays
+OURS = ("sb3_reptile", "stable_baselines3")
 # Methods of a buffer that make batches from its storage
 MAKE_BATCHES = ("sample", "transitions", "_get_samples", "_fetch", "_normalize_obs", "_normalize_reward", "to_torch")
 
@@ -70,7 +71,7 @@ class MultiStepSampling(DecayedSampling):
         :return: Whether the class has λ-returns. They read rewards and next observations from the arrays, so methods
             of other packages that change batches would have no effect
         """
-        own = (base for base in cls.__mro__ if base.__module__.partition(".")[0] not in ("sb3_reptile", SB3))
+        own = (base for base in cls.__mro__ if base.__module__.partition(".")[0] not in OURS)
         return cls.has_returns and not any(name in vars(base) for base in own for name in MAKE_BATCHES)
 
     def _last_rows(self) -> np.ndarray:

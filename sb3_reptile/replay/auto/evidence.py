@@ -49,28 +49,19 @@ class FalseAlarmRate:
         :param settings: Constants
         :return: The first estimate
         """
-        return cls.pooled(np.full(n_outcomes, settings.initial_false_alarm_rate), settings)
-
-    @classmethod
-    def pooled(cls, rate: np.ndarray, settings: Settings) -> "FalseAlarmRate":
-        """
-        :param rate: An estimate of near and far situations together, which former versions had, shape (n_outcomes,)
-        :param settings: Constants
-        :return: The same as a first estimate
-        """
-        rates = np.stack([rate, rate, np.zeros_like(rate)])
-        return cls(rates, np.zeros(rates.shape), settings)
+        return cls.saved(np.full(n_outcomes, settings.initial_false_alarm_rate), None, settings)
 
     @classmethod
     def saved(cls, rates: np.ndarray, counts: np.ndarray | None, settings: Settings) -> "FalseAlarmRate":
         """
-        :param rates: Saved estimates. Former versions had one of all situations, shape (n_outcomes,), or one of near
-            and one of far situations, shape (2, n_outcomes)
-        :param counts: Saved counts, if there are any
+        :param rates: Saved estimates. Former versions had one of all situations, shape (n_outcomes,), which is taken
+            for a first estimate of near and far ones, or one of each of these, shape (2, n_outcomes)
+        :param counts: Saved counts; None with one estimate of all situations
         :param settings: Constants
         """
         if counts is None:
-            return cls.pooled(rates, settings)
+            rates = np.stack([rates, rates])
+            counts = np.zeros(rates.shape)
         missing = (0, 3 - len(rates)), (0, 0)
         return cls(np.pad(rates, missing), np.pad(counts, missing), settings)
 
