@@ -18,6 +18,7 @@ try:
     from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
     from rl_zoo3.exp_manager import ExperimentManager
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+    from rl_zoo3.utils import get_latest_run_id
     from sqlalchemy.exc import DBAPIError
 except ModuleNotFoundError as error:
     raise ImportError(
@@ -164,7 +165,21 @@ class ReptileExperimentManager(ExperimentManager):
             path = self.resumed_run / self._checkpoints().path
             if not list_candidates(path):
                 exit_with_error(f"there is no checkpoint in {path}; a checkpoint is a folder of ResumableCheckpoint")
+        else:
+            self._make_folder_of_run()
         super().create_log_folder()
+
+    def _make_folder_of_run(self) -> None:
+        """Make the folder of a new run, under the next number if a run that began at the same time has made it."""
+        os.makedirs(self.log_path, exist_ok=True)
+        while True:
+            try:
+                os.mkdir(self.save_path)
+                return
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
+                self.params_path = f"{self.save_path}/{self.env_name}"
 
     def create_callbacks(self) -> None:
         super().create_callbacks()

@@ -72,6 +72,17 @@ def test_the_error_of_a_task_without_an_entry_says_what_to_do(here, tmp_path):
     assert "-conf" in output
 
 
+def test_runs_that_begin_at_the_same_time_have_folders_of_their_own(here, monkeypatch, tmp_path):
+    logs = tmp_path / "reptile_dqn"
+    # Made by another run after this one has counted the folders
+    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *_: 0)
+    (logs / "CartPole-v1_1").mkdir(parents=True)
+    output = here("train", "--algo", "reptile_dqn", "--env", "CartPole-v1", "-f", tmp_path, *FAST)
+    assert f"Log path: {logs / 'CartPole-v1_2'}" in output.replace("//", "/")
+    assert list((logs / "CartPole-v1_1").iterdir()) == []
+    assert {"CartPole-v1.zip", "best_model.zip", "evaluations.npz"} <= set(os.listdir(logs / "CartPole-v1_2"))
+
+
 def test_a_trained_agent_continues_with_its_replay_buffer(logs, tmp_path):
     first = logs / "reptile_dqn" / "CartPole-v1_1"
     run(
