@@ -14,7 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch.nn import functional as F
 
 from sb3_reptile.replay import DecayedDictReplayBuffer, DecayedReplayBuffer, DecayedSampling, use_weights
-from sb3_reptile.replay.checks import Weighting, check_choice
+from sb3_reptile.replay.checks import Weighting, check_choice, check_whole_number
 from sb3_reptile.replay.log import batch_log
 from sb3_reptile.replay.multi_step import check_n_steps
 from sb3_reptile.replay.options import check_fraction, check_half_life, check_weighting
@@ -263,6 +263,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer
         check_fraction("gamma", self.gamma, UNDISCOUNTED)
+        check_whole_number("batch_size", self.batch_size)
         # SB3's own class with n-step returns decides, if nobody asks for a number
         is_open = self.n_steps is None
         self.n_steps, self.q_lambda = returns_of(self, self.replay_buffer_class)

@@ -255,6 +255,12 @@ def test_returns_that_are_not_allowed_are_refused(kwargs, error, message):
         ReptileDQN("MlpPolicy", "CartPole-v1", **small() | kwargs)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 32.0])
+def test_a_batch_size_that_is_not_a_positive_whole_number_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number >= 1, got {batch_size}"):
+        ReptileDQN("MlpPolicy", "CartPole-v1", **small(batch_size=batch_size))
+
+
 @pytest.mark.parametrize("half_life", ["auto", INF])
 def test_a_file_of_sb3_from_before_n_step_returns_has_one_step(half_life, tmp_path):
     model = DQN("MlpPolicy", "CartPole-v1")
