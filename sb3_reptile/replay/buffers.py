@@ -95,8 +95,7 @@ class _SB3Storage(MultiStepSampling):
         if isinstance(stored, dict):
             taken: Any = {key: _take(value, indices) for key, value in stored.items()}
             return {key: self.tensor(value) for key, value in self._normalize_obs(taken, env).items()}  # type: ignore[union-attr]
-        taken = _take(stored, indices)
-        return self.tensor(taken if env is None else self._normalize_obs(taken, env))  # type: ignore[arg-type]
+        return self.tensor(self._normalize_obs(_take(stored, indices), env))  # type: ignore[arg-type]
 
     def next_observations_of(self, indices: np.ndarray, env: VecNormalize | None = None) -> Any:
         """

@@ -5,6 +5,7 @@ from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_reptile.replay.checks import check_number
@@ -97,8 +98,9 @@ class MultiStepSampling(DecayedSampling):
             None
         :return: The sequences whose rewards are summed in the n-step returns of these transitions
         """
-        # Rewards are normalized before they are multiplied
-        multiplied_by = np.ones(self.n_steps, np.float32) if factors is None or env is not None else factors
+        # Rewards are normalized before they are multiplied, also by a method of the user's
+        are_normalized = env is not None or self._normalize_reward is not BaseBuffer._normalize_reward
+        multiplied_by = np.ones(self.n_steps, np.float32) if factors is None or are_normalized else factors
         found = Sequences(
             *kernels().follow(
                 self.dones.reshape(-1),
@@ -110,9 +112,10 @@ class MultiStepSampling(DecayedSampling):
                 multiplied_by,
             )
         )
-        if env is None:
+        if not are_normalized:
             return found
         rewards = self._normalize_reward(found.rewards, env)
+        rewards *= np.arange(self.n_steps) <= found.last[:, None]
         if factors is not None:
             rewards *= factors
         return found._replace(rewards=rewards)

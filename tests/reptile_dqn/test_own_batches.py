@@ -1,8 +1,9 @@
 """Buffers of your own that change what a batch holds: they are called, or refused where they could not be."""
 
+import numpy as np
 import pytest
 from stable_baselines3 import DQN
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_reptile import DecayedNStepReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from tests.conftest import cartpole, small
@@ -40,6 +41,12 @@ class OwnTensors(DecayedReplayBuffer):
         return super().to_torch(array * BONUS if is_rewards else array, copy)
 
 
+class OwnRewards(DecayedReplayBuffer):
+    @staticmethod
+    def _normalize_reward(reward, env=None):
+        return ReplayBuffer._normalize_reward(reward, env) + BONUS
+
+
 class Storing(ReplayBuffer):
     def _get_samples(self, batch_inds, env=None):
         return with_bonus(super()._get_samples(batch_inds, env))
@@ -55,7 +62,7 @@ def set_and_learn(model, **options):
     model.learn(100)
 
 
-OWN = [OwnSample, OwnTransitions, OwnFetch, OwnTensors, OwnStorage]
+OWN = [OwnSample, OwnTransitions, OwnFetch, OwnTensors, OwnStorage, OwnRewards]
 WITHOUT_RETURNS = [OwnFetch, OwnTensors, OwnStorage]
 
 
@@ -114,3 +121,36 @@ def test_n_step_returns_of_a_changed_sample_are_learned():
     model, with_bonus = loss(ReptileDQN, OwnSample, n_steps=3)
     assert (model.n_steps, model.q_lambda) == (3, 1)
     assert with_bonus > BONUS / 2
+
+
+@pytest.mark.parametrize("ours", [DecayedReplayBuffer, DecayedNStepReplayBuffer])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_own_normalization_is_that_of_sb3s_buffers_also_without_vec_normalize(ours, n_steps):
+    env = cartpole(1)
+    batches = []
+    for base, kwargs in ((ours, dict(half_life=float("inf"))), (NStepReplayBuffer, {})):
+
+        class Own(base):
+            @staticmethod
+            def _normalize_reward(reward, env=None):
+                return reward * np.float32(0.5) + np.float32(1)
+
+            @staticmethod
+            def _normalize_obs(obs, env=None):
+                return obs * np.float32(100)
+
+        buffer = Own(64, env.observation_space, env.action_space, n_steps=n_steps, gamma=0.9, **kwargs)
+        env.seed(0)
+        obs = env.reset()
+        for step in range(50):
+            action = np.array([step % 2])
+            next_obs, reward, done, infos = env.step(action)
+            buffer.add(obs, next_obs, action, reward, done, infos)
+            obs = next_obs
+        np.random.seed(0)
+        batches.append(buffer.sample(200))
+    own, sb3s = batches
+    for name in ("observations", "actions", "next_observations", "dones", "rewards"):
+        assert (getattr(own, name) == getattr(sb3s, name)).all(), name
+    assert own.observations.abs().max() > 5
+    assert len(set(own.rewards.flatten().tolist())) == n_steps  # also of sequences that an episode's end cuts short
