@@ -1,5 +1,6 @@
 """The package works on systems other than Linux, as far as that can be tested on Linux."""
 
+import ast
 import asyncio
 import errno
 import json
@@ -54,6 +55,24 @@ def test_modules_need_neither_posix_nor_a_locale_with_utf_8(tmp_path):
     result = subprocess.run([sys.executable, *options], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-2_000:]
     assert result.stdout.startswith("'\\u03bb = 1")
+
+
+def test_text_files_do_not_have_the_encoding_of_the_locale():
+    def has_none(call):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        # open(path, mode), or path.open(mode)
+        modes = [ast.unparse(mode) for mode in call.args[isinstance(call.func, ast.Name) :]]
+        is_text = name in ("read_text", "write_text") or (name == "open" and modes in ([], ["'r'"], ["'w'"], ["'a'"]))
+        return is_text and not any(keyword.arg == "encoding" for keyword in call.keywords)
+
+    assert has_none(ast.parse("path.write_text(page)").body[0].value)
+    found = [
+        f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and has_none(node)
+    ]
+    assert found == []
 
 
 def test_runs_are_trained_where_event_loops_have_no_signal_handlers(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """``compare()``: trains methods of replay on the user's own task, resumes, and writes a report."""
 
 import contextlib
+import dataclasses
+import functools
 import importlib.util
 import json
+import math
 import os
 import re
 import shlex
@@ -135,6 +138,9 @@ def read_runs(folder: Path, task: str, setups: Mapping[str, str]) -> dict[Run, R
     """
 
     def run_of(record: Record) -> Run:
+        # Records of an earlier version may have such returns
+        if not math.isfinite(record["auc"]):
+            raise ValueError(f"auc is {record['auc']}")
         return Run(record["method"], record["seed"])
 
     return records.read(folder, [task], run_of, lambda run: setups[run.method])
@@ -289,31 +295,86 @@ def _not_in_specs(env: VecEnv) -> list[Any]:
     return [attributes for attributes in found if attributes]
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number, a text, a function, or a collection of such. Arrays are rather states than arguments."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return isinstance(value, str | int | float | np.generic | types.FunctionType)
+
+
 def _plain_attributes(of: Any) -> dict[str, str]:
-    """Attributes that are numbers, texts, or collections of such, as text. Arrays are rather states than arguments."""
-
-    def is_plain(value: Any) -> bool:
-        if isinstance(value, list | tuple):
-            return all(map(is_plain, value))
-        if isinstance(value, dict):
-            return all(isinstance(key, str) and is_plain(part) for key, part in value.items())
-        return isinstance(value, str | int | float | np.generic)
-
-    return {name: repr(value) for name, value in vars(of).items() if is_plain(value)}
+    return {name: _described(value) for name, value in vars(of).items() if _is_plain(value)}
 
 
-def _described(value: Any) -> str:
-    """A value as text: its type and attributes, or the code of a function."""
-    if isinstance(value, types.FunctionType):
-        cells = [_described(cell.cell_contents) for cell in value.__closure__ or ()]
-        code = value.__code__
-        text = f"{value.__qualname__} {code.co_code!r} {code.co_consts} {code.co_names} {value.__defaults__} {cells}"
+def _described(value: Any, inside: tuple[Any, ...] = ()) -> str:
+    """
+    A value as text: the code of a function and what it refers to, the parts of a collection, the type and attributes of
+    an object.
+
+    :param value: The value
+    :param inside: What it is a part of
+    """
+    if any(value is outer for outer in inside):
+        return "..."  # a function that calls itself, for instance
+    parts: Any
+    if isinstance(value, types.ModuleType | type):
+        return value.__name__
+    if isinstance(value, np.ndarray):  # repr() leaves out most of a long one
+        parts = [value.dtype.str, value.shape, records.hash_of(value.tobytes().hex())]
+    elif isinstance(value, types.FunctionType):
+        parts = _parts_of_function(value)
+    elif isinstance(value, types.CodeType):
+        parts = [value.co_code.hex(), value.co_consts, value.co_names]
+    elif isinstance(value, types.MethodType):
+        parts = [value.__func__, value.__self__]
+    elif isinstance(value, functools.partial):
+        parts = [value.func, value.args, value.keywords]
+    elif dataclasses.is_dataclass(value):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, list | tuple | dict):
+        parts = value
     elif type(value).__repr__ is object.__repr__ and hasattr(value, "__dict__"):
-        parts = {name: _described(part) for name, part in sorted(vars(value).items())}
-        text = f"{type(value).__qualname__} {parts}"
+        parts = dict(sorted(vars(value).items()))
     else:
-        text = repr(value)
-    return _without_addresses(text)
+        return _without_addresses(repr(value))
+    named = parts.items() if isinstance(parts, dict) else enumerate(parts)
+    described = [f"{name!r}: {_described(part, (*inside, value))}" for name, part in named]
+    return f"{type(value).__qualname__} {{{', '.join(described)}}}"
+
+
+def _parts_of_function(function: types.FunctionType) -> list[Any]:
+    """What decides what a function returns: code, defaults, and what it and functions that it calls refer to."""
+    parts: list[Any] = []
+    functions = [function]
+    for each in functions:
+        codes = [each.__code__]
+        for code in codes:
+            codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        names = sorted({name for code in codes for name in code.co_names} & each.__globals__.keys())
+        around = {name: each.__globals__[name] for name in names}
+        values = {
+            name: value if _is_plain(value) or isinstance(value, np.ndarray) else type(value).__qualname__
+            for name, value in around.items()
+            if not isinstance(value, types.FunctionType)
+        }
+        cells = [_content(cell) for cell in each.__closure__ or ()]
+        parts.append([each.__qualname__, each.__code__, each.__defaults__, each.__kwdefaults__, cells, values])
+        # Those of the same module: other packages are the same unless another version is installed
+        functions += [
+            other
+            for other in around.values()
+            if isinstance(other, types.FunctionType) and other.__module__ == each.__module__ and other not in functions
+        ]
+    return parts
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
 
 
 def _without_addresses(text: str) -> str:

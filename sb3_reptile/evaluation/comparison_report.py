@@ -15,7 +15,7 @@ from sb3_reptile.evaluation.methods import Method
 from sb3_reptile.evaluation.notices import alarms_of, auto_section
 from sb3_reptile.evaluation.records import Record, path_of
 from sb3_reptile.evaluation.statistics import Estimate, estimates, iqm_of_points
-from sb3_reptile.evaluation.tables import cell, number, table
+from sb3_reptile.evaluation.tables import cell, decimals_for, number, table
 from sb3_reptile.evaluation.templates import PageTemplate
 from sb3_reptile.evaluation.trained_run import RANDOM
 from sb3_reptile.evaluation.verdict import MethodResult, results_of, verdict
@@ -57,7 +57,7 @@ def write_report(
     (random,) = by_method.pop(RANDOM)
     results = results_of(methods, by_method, random)
     sentence = verdict(results)
-    _write(folder / TABLE, lambda path: path.write_text(_csv(results), newline=""))
+    _write(folder / TABLE, lambda path: path.write_text(_csv(results), encoding="utf-8", newline=""))
     _write(folder / PICTURE, lambda path: _draw(task, results, by_method, path))
     n_missing = n_planned - len(runs)
     page = PageTemplate(TEMPLATE).fill(
@@ -73,7 +73,7 @@ def write_report(
         facts=_facts(command, random, by_method),
         records=path_of(task, folder).name,
     )
-    _write(folder / PAGE, lambda path: path.write_text(page + "\n"))
+    _write(folder / PAGE, lambda path: path.write_text(page + "\n", encoding="utf-8"))
     return Comparison(folder, sentence, tuple(results))
 
 
@@ -88,8 +88,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _decimals(results: Sequence[MethodResult]) -> int:
-    largest = max(abs(result.auc.value) for result in results)
-    return 0 if largest >= 100 else 1 if largest >= 10 else 2
+    return decimals_for(max(abs(result.auc.value) for result in results), digits=3)
 
 
 def _table(results: Sequence[MethodResult], decimals: int) -> list[str]:
@@ -128,10 +127,13 @@ def _facts(command: str, random: Record, by_method: Mapping[str, Sequence[Record
     names = [name for name in ("sb3_reptile", "stable_baselines3", "torch") if name in versions]
     packages = ", ".join(f"{name} {versions[name]}" for name in names)
     hours = sum(record["wall_seconds"] for record in all_runs) / 3600
+    n_left_out = sum(record.get("not_finite", 0) for record in [random, *all_runs])
+    left_out = f"* {n_left_out} episodes whose return is NaN or infinite are left out"
     return [
         f"* Command: `{command}`",
         f"* {len(all_runs)} runs of {random['steps']:,} steps, {hours:.1f} hours of training in total",
         f"* {packages}, Python {versions['python']}",
+        *([left_out] if n_left_out else []),
     ]
 
 

@@ -111,6 +111,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def rounded(value: float) -> float:
+    """A return with six significant digits, however small it is."""
+    return float(f"{value:.6g}")
+
+
 def learning_curve(episodes: Iterable[tuple[int, float]], steps: int) -> list[float]:
     """
     Mean return of the episodes that end within each of ``BINS`` equal parts of a run. A part in which none ends has
@@ -131,7 +136,7 @@ def learning_curve(episodes: Iterable[tuple[int, float]], steps: int) -> list[fl
     value = next(sum(returns) / len(returns) for returns in ends if returns)
     for returns in ends:
         value = sum(returns) / len(returns) if returns else value
-        curve.append(round(value, 2))
+        curve.append(rounded(value))
     return curve
 
 

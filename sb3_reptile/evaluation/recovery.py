@@ -55,7 +55,8 @@ def after_changes(curve: np.ndarray, changes: list[int], steps: int) -> list[Cha
             continue
         before = float(level.mean())
         means = np.convolve(phase, np.full(RECOVERED, 1 / RECOVERED), "valid")
-        reached = np.flatnonzero(means[1:] >= RECOVERY_LEVEL * before - 1e-12)
+        # A level below that of random actions is 10 % lower, too
+        reached = np.flatnonzero(means[1:] >= before - (1 - RECOVERY_LEVEL) * abs(before) - 1e-12)
         recovery = (1 + int(reached[0])) * width if len(reached) else None
         found.append(Change(before, float(phase.mean()), recovery, len(phase) * width))
     return found

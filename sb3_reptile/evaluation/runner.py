@@ -86,6 +86,8 @@ class Job:
 
     def record(self) -> Record | None:
         """Called in a thread after the command has succeeded, which took ``seconds``; None if the run has failed."""
+        if self._record is None:
+            print(f"{self.name}: the command has ended without printing a record", file=sys.stderr)
         return self._record
 
     async def run(self, run_command: Callable[[Job], Awaitable[int]] | None = None) -> Record | None:
@@ -259,10 +261,15 @@ async def _train_all(
     total = sum(job.steps for job in jobs)
     with tqdm(total=total, unit="step", unit_scale=True, mininterval=interval, maxinterval=interval) as bar:
         progress = asyncio.create_task(keep_showing_progress())
+        workers = [asyncio.create_task(work()) for _ in range(n_processes)]
         try:
-            await asyncio.gather(*(work() for _ in range(n_processes)))
+            await asyncio.gather(*workers)
         finally:
             progress.cancel()
+            # If one of them has failed, the child processes of the others would go on
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
     return failed
 
 

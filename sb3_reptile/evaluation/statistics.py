@@ -109,12 +109,14 @@ def welch_interval(values: np.ndarray, others: np.ndarray) -> Estimate:
 def p_of_equal_runs(scores: np.ndarray, others: np.ndarray) -> float:
     """
     Probability of two sets of runs that differ at least as much as these if there is no difference, by the exact
-    two-sided rank test of Mann and Whitney; with equal scores among more than 16 runs, by its normal approximation.
+    two-sided rank test of Mann and Whitney; with equal scores among more than 16 runs, or if one set is a single run,
+    by its normal approximation.
     Needs the extra ``compare``.
     """
     stats, x, y = _scipy_stats(), scores.reshape(-1), others.reshape(-1)
     method: Any = "exact"
     if len(np.unique([*x, *y])) < len(x) + len(y):
-        # 16 runs can be divided into two sets of 8 in 12,870 ways, which are all tried
-        method = stats.PermutationMethod(n_resamples=12_870) if len(x) + len(y) <= 16 else "asymptotic"
+        # 16 runs can be divided into two sets of 8 in 12,870 ways, which are all tried; scipy needs two runs in each
+        all_ways = len(x) + len(y) <= 16 and min(len(x), len(y)) > 1
+        method = stats.PermutationMethod(n_resamples=12_870) if all_ways else "asymptotic"
     return float(stats.mannwhitneyu(x, y, method=method).pvalue)

@@ -12,6 +12,15 @@ def number(value: float, decimals: int, separator: str = ",") -> str:
     return text.lstrip("-") if float(f"{value:.{decimals}f}") == 0 else text
 
 
+def decimals_for(value: float, digits: int) -> int:
+    """
+    :param value: The largest of the numbers that are printed
+    :param digits: How many significant digits it has
+    :return: Number of decimals, 0 if it is larger
+    """
+    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+
+
 def cell(estimate: Estimate | None, decimals: int = 2, separator: str = ",") -> str:
     """An estimate with its interval, if it has one: "0.57 (0.55 to 0.59)"; empty if it is None or NaN."""
     if estimate is None or math.isnan(estimate.value):

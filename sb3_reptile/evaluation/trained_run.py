@@ -4,6 +4,7 @@ import base64
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_reptile.evaluation.machine import versions_used
-from sb3_reptile.evaluation.records import BINS, Record, learning_curve, now
+from sb3_reptile.evaluation.records import BINS, Record, learning_curve, now, rounded
 from sb3_reptile.evaluation.sensitivity import sensitivity_of_buffer
 from sb3_reptile.replay import DecayedSampling
 
@@ -103,6 +104,8 @@ class Recorder(BaseCallback):
         self.steps = steps
         self.report_step = on_step or self._print
         self.episodes: list[tuple[int, float]] = []
+        #: Number of episodes that are left out, as their returns are NaN or infinite
+        self.n_not_finite = 0
         self.phases: list[Any] = []
         #: First step, counted from 1, of each phase
         self.changes: list[int] = []
@@ -112,7 +115,11 @@ class Recorder(BaseCallback):
         step = self.num_timesteps
         for info in self.locals["infos"]:
             if "episode" in info:
-                self.episodes.append((step, float(info["episode"]["r"])))
+                episode_return = float(info["episode"]["r"])
+                if math.isfinite(episode_return):
+                    self.episodes.append((step, episode_return))
+                else:
+                    self.n_not_finite += 1
         phase = self.locals["infos"][0].get("phase")
         if phase not in self.phases[-1:] and step <= self.steps:
             self.phases.append(phase)
@@ -138,8 +145,10 @@ def build(plan: Plan, method: str, seed: int) -> OffPolicyAlgorithm:
         warnings.filterwarnings("ignore", message="`n_steps=.*is ignored because a custom `replay_buffer_class`")
         model = plan.make_model(seed=seed, **plan.arguments["uniform" if method == RANDOM else method])
     if method == RANDOM:
-        # SB3 samples actions at random before learning starts
+        # SB3 samples actions at random before learning starts, and may add noise to them or take those of gSDE
         model.learning_starts = plan.steps + model.n_envs
+        model.use_sde_at_warmup = False
+        model.action_noise = None
     return model
 
 
@@ -162,16 +171,19 @@ def train(plan: Plan, method: str, seed: int) -> Record:
     try:
         curve = learning_curve(recorder.episodes, plan.steps)
     except ValueError as error:
-        sys.exit(str(error))
+        sys.exit(
+            f"{error}; {recorder.n_not_finite} had a return that is not finite" if recorder.n_not_finite else str(error)
+        )
     return {
         "task": plan.task,
         "method": method,
         "seed": seed,
         "steps": plan.steps,
-        "auc": round(sum(curve) / BINS, 3),
-        "last": round(sum(curve[-LAST:]) / LAST, 3),
+        "auc": rounded(sum(curve) / BINS),
+        "last": rounded(sum(curve[-LAST:]) / LAST),
         "changes": recorder.changes[1:],
         "curve": curve,
+        **({"not_finite": recorder.n_not_finite} if recorder.n_not_finite else {}),
         **_of_auto(model),
         "setup": plan.setups[method],
         "wall_seconds": round(seconds, 1),
@@ -207,4 +219,5 @@ def main() -> None:
     """Train the run that the command line names, and print its record."""
     plan, method, seed = sys.argv[1:]
     record = train(Plan.from_text(plan), method, int(seed))
-    print(json.dumps(record, separators=(",", ":")), flush=True)
+    # On a line of its own, whatever the environment has printed
+    print("\n" + json.dumps(record, separators=(",", ":")), flush=True)

@@ -18,7 +18,7 @@ from sb3_reptile.evaluation.statistics import (
     probability_of_improvement,
     ratio_of_iqms,
 )
-from sb3_reptile.evaluation.tables import number
+from sb3_reptile.evaluation.tables import decimals_for, number
 
 # Below this probability of such runs without any difference, more seeds would hardly change the sign
 CERTAIN = 0.01
@@ -150,7 +150,7 @@ def _has_gain(result: MethodResult) -> bool:
 
 
 def _rounded(value: float, up: bool = False) -> str:
-    decimals = 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2
+    decimals = decimals_for(value, digits=2)
     factor = 10**decimals
     return number(math.ceil(value * factor - 1e-9) / factor if up else value, decimals)
 

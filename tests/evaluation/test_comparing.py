@@ -2,23 +2,27 @@
 
 import asyncio
 import csv
+import functools
 import json
 import math
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3 import DQN, PPO
+from gymnasium.wrappers import TransformReward
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import sb3_reptile
 from sb3_reptile import DecayedReplayBuffer, compare
 from sb3_reptile.envs import DiscreteActions
-from sb3_reptile.evaluation import trained_run
-from sb3_reptile.evaluation.comparing import setup_of
+from sb3_reptile.evaluation import runner, trained_run
+from sb3_reptile.evaluation.comparing import read_runs, setup_of
 from sb3_reptile.evaluation.comparison_report import write_report
 from sb3_reptile.evaluation.methods import make_methods
 from sb3_reptile.evaluation.notices import auto_section
@@ -105,6 +109,62 @@ def test_the_set_up_changes_with_what_matters_only():
     assert set_up(tensorboard_log="logs") == set_up()
 
 
+SCRIPT = """
+def half(progress):
+    return progress * FACTOR
+
+def schedule(progress):
+    inner = lambda: half(progress) + 1
+    return inner()
+
+class Schedule:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, progress):
+        return progress * self.factor
+
+    method = __call__
+"""
+
+
+def of_script(name, factor=1.0, script=SCRIPT):
+    module = {"__name__": "script", "FACTOR": factor}
+    exec(script, module)
+    return module[name]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: of_script("schedule", number),
+        lambda number: of_script("schedule", script=SCRIPT.replace("+ 1", f"+ {number}")),
+        lambda number: of_script("Schedule")(number),
+        lambda number: of_script("Schedule")(number).method,
+        lambda number: functools.partial(lambda factor, progress: factor * progress, number),
+        lambda number: lambda progress, *, factor=number: factor * progress,
+        lambda number: lambda progress: (lambda: number * progress)(),
+    ],
+)
+def test_the_set_up_changes_with_what_a_schedule_refers_to(make):
+    two, again, three = (setup_of(make_model(learning_rate=make(number)), 100) for number in (2.0, 2.0, 3.0))
+    assert two == again != three
+
+
+def test_the_set_up_does_not_change_with_the_place_of_a_function_nor_with_states_around_it():
+    first, second = (of_script("schedule", script=script) for script in (SCRIPT, f"\n\n\n{SCRIPT}"))
+    second.__globals__["progress"] = second.__globals__["half"].__globals__["_state"] = object()
+    assert setup_of(make_model(learning_rate=first), 100) == setup_of(make_model(learning_rate=second), 100)
+
+
+def test_a_schedule_that_calls_itself_has_a_set_up():
+    def schedule(progress):
+        return schedule(0.5) if progress > 0.5 else 1e-3
+
+    module_wide = of_script("half", script="def half(p):\n    return half(p / 2) if p > 0.5 else p")
+    assert len({setup_of(make_model(learning_rate=each), 100) for each in (schedule, module_wide)}) == 2
+
+
 class Scaled(gym.Wrapper):
     """Keeps no record of its arguments."""
 
@@ -132,6 +192,9 @@ def normalized(**arguments):
     "make",
     [
         lambda number: Monitor(Scaled(gym.make("CartPole-v1"), float(number))),
+        lambda number: Monitor(Scaled(gym.make("CartPole-v1"), lambda reward: number * reward)),
+        lambda number: Monitor(TransformReward(gym.make("CartPole-v1"), lambda reward: number * reward)),
+        lambda number: Monitor(TransformReward(gym.make("CartPole-v1"), of_script("half", number))),
         lambda number: Monitor(DiscreteActions(Plane(0), bins=[number, 5 - number])),
         lambda number: Monitor(Unregistered(number)),
         lambda number: normalized(gamma=number / 10),
@@ -159,6 +222,19 @@ def test_what_an_environment_prints_is_no_record(tmp_path):
     (tmp_path / "job.py").write_text(f"for line in {printed!r}:\n    print(line)\nprint('x' * 3_000_000, end='')")
     assert not train_all([Job("run", [str(tmp_path / "job.py")], 1)], tmp_path)
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {"setup": "s", "task": "t"}
+
+
+def test_a_record_is_found_after_a_line_that_does_not_end(capfd):
+    with_dots = "from sb3_reptile.evaluation import trained_run\nprint('..', end='')\n"
+    with_dots += "trained_run.train = lambda *_: {'task': 'task'}\ntrained_run.main()"
+    job = Job("run", ["-c", with_dots, plan_of(make_model).to_text(), "uniform", "0"], 1)
+    assert asyncio.run(job.run()) == {"task": "task"}
+
+
+def test_a_command_that_prints_no_record_is_named(tmp_path, capfd):
+    (failed,) = train_all([Job("half_life:300 2", ["-c", "print('done')"], 1)], tmp_path)
+    assert failed.name == "half_life:300 2"
+    assert "half_life:300 2: the command has ended without printing a record" in capfd.readouterr().err
 
 
 def test_a_task_can_have_any_name(tmp_path):
@@ -206,6 +282,18 @@ def test_random_actions_learn_nothing():
     assert all((value == before[name]).all() for name, value in model.q_net.state_dict().items())
 
 
+def test_random_actions_are_uniform_whatever_explores():
+    noise = NormalActionNoise(np.zeros(1), np.ones(1))
+
+    def make(**arguments):
+        options = dict(use_sde=True, use_sde_at_warmup=True, action_noise=noise, buffer_size=500)
+        return SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), **{**options, **arguments})
+
+    model = trained_run.build(plan_of(make), trained_run.RANDOM, seed=0).learn(400)
+    actions = model.replay_buffer.actions[:400].ravel()
+    assert np.quantile(actions, [0.1, 0.9]) == pytest.approx([-0.8, 0.8], abs=0.1)
+
+
 def test_environments_that_do_not_state_returns_are_refused(tmp_path):
     def unmonitored(**arguments):
         return DQN("MlpPolicy", DummyVecEnv([lambda: gym.make("CartPole-v1")]), **arguments)
@@ -236,6 +324,43 @@ def test_a_lost_life_is_no_episode():
     recorder.locals = {"infos": [{}, {"episode": {"r": 2.0}}], "dones": np.array([True, True])}
     recorder._on_step()
     assert recorder.episodes == [(3, 2.0)]
+
+
+class Rewards(gym.Env):
+    """Episodes of ten steps; the reward of one step is NaN."""
+
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, bad_steps):
+        self.bad_steps, self.now = bad_steps, 0
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        self.now += 1
+        return 0, math.nan if self.now in self.bad_steps else 1.0, self.now % 10 == 0, False, {}
+
+
+@pytest.mark.parametrize("method", ["uniform", trained_run.RANDOM])
+def test_an_episode_whose_return_is_not_finite_is_left_out(method, tmp_path):
+    def make(bad_steps, **arguments):
+        options = dict(on_bad_transition="skip", half_life=math.inf)
+        arguments = {**arguments, "replay_buffer_class": DecayedReplayBuffer, "replay_buffer_kwargs": options}
+        return DQN("MlpPolicy", Rewards(bad_steps), **{"buffer_size": 500, **arguments})
+
+    found = run_here(plan_of(functools.partial(make, [15])), method)
+    assert (found["auc"], found["last"], found["not_finite"]) == (10, 10, 1)
+    assert "not_finite" not in run_here(plan_of(functools.partial(make, [])), method)
+    with pytest.raises(SystemExit, match=r"no episode ended within 300 steps.*; 30 had a return that is not finite"):
+        run_here(plan_of(functools.partial(make, range(0, 301, 10))), method)
+
+
+def test_a_record_whose_return_is_not_finite_is_trained_again(tmp_path, capsys):
+    for seed, auc in enumerate([1.0, math.nan]):
+        append(record("uniform", seed, auc, setup="u"), tmp_path)
+    assert list(read_runs(tmp_path, "task", {"uniform": "u"})) == [("uniform", 0)]
+    assert "1 torn, repeated or outdated lines left out" in capsys.readouterr().err
 
 
 def test_a_run_without_the_end_of_an_episode_ends_with_one_line():
@@ -301,18 +426,19 @@ def test_without_phases_alarms_are_listed_and_not_judged():
 
 def test_a_report_has_picture_table_and_verdict(tmp_path):
     methods = make_methods(["uniform", "auto", "fifo"], 1_000)
-    runs = {(trained_run.RANDOM, 0): record(trained_run.RANDOM, 0, 10.0)}
+    runs = {(trained_run.RANDOM, 0): record(trained_run.RANDOM, 0, 10.0, not_finite=2)}
     for seed in range(3):
         runs["uniform", seed] = record("uniform", seed, 20.0 + seed)
         found = record("auto", seed, 40.0 + seed, alarms=[[900, 700, 1]], sensitivity=SENSITIVITY)
         runs["auto", seed] = found
-    found = write_report(tmp_path, "task", methods, runs, "the command", n_planned=10)
-    page = (tmp_path / "comparison.md").read_text()
+    found = write_report(tmp_path, "task", methods, runs, "the command über", n_planned=10)
+    page = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert f"**{found.verdict}**" in page
     assert "3 of 10 runs are missing" in page
     assert "| auto | 3 | 41.0 (40.0 to 42.0) | 41.0 (40.0 to 42.0) | 182 (" in page
     assert "one run of 6,000 steps; their mean return is 10.0" in page
-    assert "`the command`" in page
+    assert "`the command über`" in page
+    assert "* 2 episodes whose return is NaN or infinite are left out" in page
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     assert [row["method"] for row in rows] == ["uniform", "auto"]
@@ -331,6 +457,29 @@ def test_runs_are_trained_also_where_an_event_loop_is_running(tmp_path):
 
     assert asyncio.run(notebook()) == []
     assert json.loads((tmp_path / "task.jsonl").read_text()) == {"task": "task"}
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_no_child_process_goes_on_after_a_record_could_not_be_written(notebook, tmp_path, monkeypatch):
+    alive = tmp_path / "alive"
+    write_and_wait = f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).touch(); time.sleep(0.05)"
+    jobs = [Job("slow", ["-c", write_and_wait], 1), Job("one", ["-c", 'print(\'{"task": "task"}\')'], 1)]
+
+    def append(record, folder):
+        while not alive.exists():
+            time.sleep(0.05)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(runner, "append", append)
+
+    async def in_notebook():
+        return train_all(jobs, tmp_path)
+
+    with pytest.raises(OSError, match="no space left"):
+        asyncio.run(in_notebook()) if notebook else train_all(jobs, tmp_path)
+    alive.unlink(missing_ok=True)
+    time.sleep(0.3)
+    assert not alive.exists()
 
 
 def test_it_is_public():

@@ -14,3 +14,7 @@ def test_a_learning_curve_has_the_mean_return_of_the_episodes_that_end_in_each_p
     assert set(curve[5:]) == {7.0}
     with pytest.raises(ValueError, match="no episode"):
         learning_curve([], 1_000)
+
+
+def test_a_learning_curve_of_small_returns_keeps_their_digits():
+    assert learning_curve([(1, 1.23456789e-5), (BINS, -123456.7)], BINS)[:: BINS - 1] == [1.23457e-05, -123457.0]

@@ -37,3 +37,5 @@ def test_recovery_and_regret_of_a_change():
 def test_a_task_that_goes_on_as_before_has_recovered_at_once():
     (change,) = after_changes(np.full(BINS, 0.5), [61], BINS)
     assert (change.recovery, change.regret(0.5)) == (1, 0)
+    (change,) = after_changes(np.full(BINS, -0.5), [61], BINS)  # worse than random actions
+    assert (change.recovery, change.regret(-0.5)) == (1, 0)

@@ -50,6 +50,11 @@ def test_many_runs_are_ranked_exactly_unless_some_are_equal():
     assert statistics.p_of_equal_runs(x, x + 4) == mannwhitneyu(x, x + 4, method="asymptotic").pvalue
 
 
+@pytest.mark.parametrize(("x", "y"), [([1.0], [1.0]), ([1.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [1.0])])
+def test_single_runs_that_are_equal_to_others_say_nothing(x, y):
+    assert 0.3 < statistics.p_of_equal_runs(np.array(x), np.array(y)) <= 1
+
+
 def test_random_numbers_of_the_caller_stay_as_they_are():
     np.random.seed(3)
     expected = np.random.random(2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_a_better_method_whose_runs_overlap_needs_more_seeds():
     found = results(uniform=UNIFORM, default=[101.5, 105.0, 106.0, 107.0, 108.0])
     assert verdict(found).startswith("Default is ahead of uniform replay by ")
     assert verdict(found).endswith("; more seeds would make that more certain.")
+
+
+def test_the_unit_of_returns_does_not_change_the_verdict():
+    other = [101.5, 105.0, 106.0, 107.0, 108.0]
+    small = results(uniform=[area * 1e-7 for area in UNIFORM], default=[area * 1e-7 for area in other])
+    assert verdict(small) == verdict(results(uniform=UNIFORM, default=other))
+    # Uniform replay gains nothing over random actions: differences are stated in return
+    found = results(random=1.0, uniform=[area * 1e-5 for area in UNIFORM], default=[area * 1e-5 for area in other])
+    assert re.search(r"by 0\.0000[1-9]\d* to 0\.0000[1-9]\d* in return", verdict(found))
 
 
 def test_gains_are_relative_to_random_actions():
