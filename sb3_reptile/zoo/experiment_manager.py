@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import io
 import os
 import re
@@ -25,6 +26,7 @@ except ModuleNotFoundError as error:
         f"the RL Zoo commands need the extra `zoo` (no module named {error.name!r} found): "
         "pip install 'sb3-reptile[zoo]'"
     ) from error
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -39,6 +41,7 @@ from sb3_reptile.storage import StorageError
 from sb3_reptile.storage.values import arguments_to_json
 from sb3_reptile.vec_env import RayVecEnv
 from sb3_reptile.zoo.errors import exit_with_error
+from sb3_reptile.zoo.search import BUFFER_SIZE, HINDSIGHT
 from sb3_reptile.zoo.training_log import LOG_FILE, LogToFile
 
 ALGO = "reptile_dqn"
@@ -221,7 +224,21 @@ class ReptileExperimentManager(ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.config.endswith((".yml", ".yaml")):
             self._check_hyperparameter_file()
-        return super().read_hyperparameters()
+        if self.study_name and self.trial_id == 0 and not self.optimize_hyperparameters:
+            exit_with_error("rl_zoo3 cannot load trial 0, which it takes for none: pass its hyperparameters by -params")
+        # rl_zoo3 changes what it read, which is that of all experiments if it is a Python package
+        hyperparams, saved = copy.deepcopy(super().read_hyperparameters())
+        if self.trial_id:
+            trial_id, self.trial_id = self.trial_id, None
+            with contextlib.redirect_stdout(io.StringIO()):
+                of_file, _ = super().read_hyperparameters()
+            self.trial_id = trial_id
+            # The search replaces some options of the file's replay buffer, a trial has no others
+            of_buffer, of_trial = (read.get("replay_buffer_kwargs") or {} for read in (of_file, hyperparams))
+            if of_trial and isinstance(of_trial, dict):  # and not text of -params, which replaces them all
+                of_buffer = eval(of_buffer) if isinstance(of_buffer, str) else of_buffer  # as rl_zoo3 does
+                hyperparams["replay_buffer_kwargs"] = saved["replay_buffer_kwargs"] = {**of_buffer, **of_trial}
+        return hyperparams, saved
 
     def _check_hyperparameter_file(self) -> None:
         try:
@@ -274,10 +291,24 @@ class ReptileExperimentManager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         if self.algo not in HYPERPARAMS_SAMPLER:
             exit_with_error(f"there is no search space for {self.algo}, use one of: {', '.join(HYPERPARAMS_SAMPLER)}")
+        buffer_class = self._hyperparams.get("replay_buffer_class")
+        if self.algo == ALGO and buffer_class is not None and not issubclass(buffer_class, DecayedSampling):
+            exit_with_error(
+                "the search varies the decay: replay_buffer_class must be derived from DecayedSampling, such as "
+                f"sb3_reptile.DecayedHerReplayBuffer, got {buffer_class.__name__}"
+            )
         if self.storage is not None and not self.storage.endswith(".log"):
             make_tables(self.storage)
         type(self).training_has_begun = True
         super().hyperparameters_optimization()
+
+    def objective(self, trial: optuna.Trial) -> float:
+        if self.algo == ALGO:
+            # rl_zoo3 knows one class of hindsight replay, and stores what the first process of a study was given
+            buffer_class = self._hyperparams.get("replay_buffer_class")
+            trial.set_user_attr(BUFFER_SIZE, self._hyperparams.get("buffer_size", 1_000_000))
+            trial.set_user_attr(HINDSIGHT, buffer_class is not None and issubclass(buffer_class, HerReplayBuffer))
+        return super().objective(trial)
 
     def learn(self, model: BaseAlgorithm) -> None:
         self.callbacks.append(LogToFile(f"{self.save_path}/{LOG_FILE}"))

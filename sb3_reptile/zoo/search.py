@@ -34,6 +34,10 @@ OF_REPLAY = (
     "q_lambda",
 )
 OF_LEARNER = ("n_steps", "double_q", "loss")
+# Sampled by rl_zoo3, arguments of the replay buffer
+OF_HINDSIGHT = ("n_sampled_goal", "goal_selection_strategy")
+# Attributes of a trial: what the search space depends on
+BUFFER_SIZE, HINDSIGHT = "buffer_size", "hindsight"
 
 
 def sample_reptile_dqn_params(
@@ -43,33 +47,32 @@ def sample_reptile_dqn_params(
     Sample hyperparameters. The decay is the default, ``"auto"``, none, or one that depends on an age: that at which it
     reaches 1/2 is sampled as a fraction of the buffer size, on a log scale.
 
-    :param trial: The trial
+    :param trial: The trial, whose attributes state the size of the buffer, and whether it is one of hindsight replay
     :param n_actions: Number of actions
     :param n_envs: Number of environments
     :param additional_args: Further arguments that rl_zoo3 passes to its samplers
     :return: Hyperparameters of ``ReptileDQN``
     """
-    # rl_zoo3 stores the hyperparameters of the file as attributes of the study. The buffer size is a parameter with a
-    # single value, so that convert_reptile_dqn_params() can read it from the trial.
-    of_file = trial.study.user_attrs
-    size = int(float(of_file.get("buffer_size", 1_000_000)))
+    # A parameter with a single value, so that convert_reptile_dqn_params() can read it from the trial
+    size = int(float(trial.user_attrs.get(BUFFER_SIZE, 1_000_000)))
     trial.suggest_int("buffer_size", size, size)
     trial.suggest_categorical("decay", [*WITHOUT_AGE, *BY_AGE])
     trial.suggest_float("age_fraction", min(SHORTEST_AGE / size, 0.5), 1, log=True)
     trial.suggest_float("uniform_fraction", 0, 0.5)
-    trial.suggest_categorical("weighting", ["sampling", "loss"])
+    # Hindsight replay has neither n-step returns nor weights in the loss
+    is_hindsight = trial.user_attrs.get(HINDSIGHT, additional_args["using_her_replay_buffer"])
+    trial.suggest_categorical("weighting", ["sampling"] if is_hindsight else ["sampling", "loss"])
     trial.suggest_categorical("priority", ["none", "td_error"])
     trial.suggest_float("alpha", 0, 1)
     trial.suggest_float("beta", 0, 1)
-    # Hindsight replay has no n-step returns
-    trial.suggest_int("n_steps", 1, 1 if additional_args["using_her_replay_buffer"] else 10)
+    trial.suggest_int("n_steps", 1, 1 if is_hindsight else 10)
     trial.suggest_float("q_lambda", 0.5, 1)
     trial.suggest_categorical("double_q", [False, True])
     trial.suggest_categorical("loss", ["huber", "mse"])
-    ours = _reptile_params(trial.params)
     if trial.params["decay"] in BY_AGE:  # for the reader of the study
         trial.set_user_attr("age_of_half_weight", trial.params["age_fraction"] * size)
-    theirs = sample_dqn_params(trial, n_actions, n_envs, additional_args)
+    theirs = sample_dqn_params(trial, n_actions, n_envs, {**additional_args, "using_her_replay_buffer": is_hindsight})
+    ours = _reptile_params(trial.params)
     # Keep the other replay buffer options of the file
     ours["replay_buffer_kwargs"] = additional_args["her_kwargs"] | ours["replay_buffer_kwargs"]
     return theirs | ours
@@ -80,7 +83,8 @@ def convert_reptile_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]
     :param sampled_params: Parameters of a trial, as stored in the study
     :return: The corresponding hyperparameters of ``ReptileDQN``
     """
-    theirs = {name: value for name, value in sampled_params.items() if name not in OF_REPLAY + OF_LEARNER}
+    not_theirs = OF_REPLAY + OF_LEARNER + OF_HINDSIGHT
+    theirs = {name: value for name, value in sampled_params.items() if name not in not_theirs}
     return convert_offpolicy_params(theirs) | _reptile_params(sampled_params)
 
 
@@ -93,6 +97,7 @@ def _reptile_params(sampled: dict[str, Any]) -> dict[str, Any]:
         "decay": None,
         "half_life": None,
         **(BY_AGE[decay](age) if decay in BY_AGE else WITHOUT_AGE[decay]),
+        **{name: sampled[name] for name in OF_HINDSIGHT if name in sampled},
     }
     # Priorities act on sampling only
     prioritized = sampled["priority"] == "td_error" and sampled["weighting"] == "sampling"
