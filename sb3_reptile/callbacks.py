@@ -267,7 +267,7 @@ class ReExplore(OnChange):
 class ConsistencyHistory(BaseCallback):
     """
     Records the consistency of the segments of a replay buffer with ``half_life="auto"`` during training, for
-    :func:`sb3_reptile.figures.draw_consistency`.
+    :func:`sb3_reptile.figures.draw_consistency`. It begins anew when the buffer is reset or replaced.
 
     :param every: Number of steps of the environments between two records
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
@@ -284,6 +284,8 @@ class ConsistencyHistory(BaseCallback):
         if buffer.consistency is None:
             raise ValueError("ConsistencyHistory needs a replay buffer made with half_life='auto'")
         added = buffer.consistency.rows_seen * buffer.n_envs
+        if self.history and added < self.history[-1][0]:
+            self.history.clear()
         if added - (self.history[-1][0] if self.history else 0) >= self.every:
             self.history.append((added, buffer.consistency.starts * buffer.n_envs, buffer.consistency.consistencies))
         return True

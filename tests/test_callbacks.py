@@ -349,9 +349,13 @@ def test_the_picture_of_consistency_has_what_was_stored_and_what_was_not():
     history = ConsistencyHistory(every=100)
     model.learn(600, callback=history)
     assert [added for added, _, _ in history.history] == list(range(128, 600, 128))
+    model.replay_buffer.reset()
     axes = matplotlib.Figure().subplots()
     image = draw_consistency(axes, history.history, [Change(384, 300, 1)], [290])
     values = np.ma.filled(image.get_array(), np.nan)
     # Row by row, what had been stored until then
     assert np.isnan(values[0]).sum() == 3
     assert (values[3] == 1).all()
+    # Of the buffer that was reset, whose transitions are counted from 0
+    model.learn(200, callback=history, reset_num_timesteps=False)
+    assert [added for added, _, _ in history.history] == [128]

@@ -81,14 +81,14 @@ def grid(
 
 def label_panel(panel: Any, title: str, xlabel: str, ylabel: str = "") -> None:
     # A long title is as wide as half a figure
-    panel.set_title(title, fontsize=10 if len(title) < 46 else 8.5, loc="left")
+    panel.set_title(title, fontsize=10 if len(title) < 46 else 8.5, loc="left", parse_math=False)
     panel.set_xlabel(xlabel, fontsize=9)
     panel.set_ylabel(ylabel, fontsize=9)
 
 
 def raise_title(panel: Any) -> None:
     """Leave room for marks between the title and the panel."""
-    panel.set_title(panel.get_title(loc="left"), fontsize=10, loc="left", pad=16)
+    panel.set_title(panel.get_title(loc="left"), fontsize=10, loc="left", pad=16, parse_math=False)
 
 
 def training_panel(panel: Any, title: str, steps: int, changes: Sequence[float] = ()) -> np.ndarray:

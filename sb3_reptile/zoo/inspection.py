@@ -234,7 +234,7 @@ def _draw(buffer: DecayedSampling | None, logged: dict[str, np.ndarray], title: 
     colours = (ORANGE, PURPLE, GREEN, BLUE)
     quarters = {f"replay/td_error_age_q{k + 1}": (QUARTERS[k], colours[k]) for k in range(4)}
     _draw_lines(td_error, logged, quarters, "absolute TD error")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", parse_math=False)  # names of folders
     return figure
 
 

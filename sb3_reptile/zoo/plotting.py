@@ -27,6 +27,8 @@ def plot_from_file() -> None:
 
 
 def _run(command: str, check: Check) -> None:
+    from huggingface_sb3 import EnvironmentName
+
     class Parser(argparse.ArgumentParser):
         # rl_zoo3 passes the description as the name of the program, with which usage and errors begin
         def __init__(self, description: str) -> None:
@@ -34,6 +36,8 @@ def _run(command: str, check: Check) -> None:
 
         def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
             given = super().parse_args()
+            if getattr(given, "env", None):
+                given.env = [str(EnvironmentName(env)) for env in given.env]  # as folders of runs are called
             check(given)
             return given
 

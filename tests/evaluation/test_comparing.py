@@ -431,7 +431,7 @@ def test_a_report_has_picture_table_and_verdict(tmp_path):
         runs["uniform", seed] = record("uniform", seed, 20.0 + seed)
         found = record("auto", seed, 40.0 + seed, alarms=[[900, 700, 1]], sensitivity=SENSITIVITY)
         runs["auto", seed] = found
-    found = write_report(tmp_path, "task", methods, runs, "the command über", n_planned=10)
+    found = write_report(tmp_path, r"$\task", methods, runs, "the command über", n_planned=10)
     page = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert f"**{found.verdict}**" in page
     assert "3 of 10 runs are missing" in page

@@ -132,6 +132,12 @@ def test_folders_are_drawn_and_stay_as_they_are(here, tmp_path):
     assert not np.array_equal(plt.imread(run / "replay.png")[40:], pictures[0])
 
 
+def test_the_name_of_a_folder_is_no_mathematics(here, tmp_path):
+    folder = tmp_path / r"run $\frac_x$"
+    MODELS["half-life"]().learn(72).replay_buffer.save(folder)
+    here("inspect", folder, "-o", tmp_path / "replay.png")
+
+
 def test_a_pickle_of_the_run_comes_before_its_checkpoints(here, tmp_path):
     model = MODELS["half-life"]()
     model.learn(72, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import entry_points
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
@@ -29,6 +30,20 @@ def test_training_is_plotted_and_gathered(logs, tmp_path):
     output = ["-o", "curves.png", "--format", "png"]
     run("-m", "sb3_reptile.zoo", "plot_from_file", "-i", "all.pkl", *output, cwd=tmp_path)
     assert (plt.imread(tmp_path / "curves.png") < 0.9).any()
+
+
+@pytest.mark.filterwarnings("ignore:No artists with labels")
+def test_plots_take_the_name_of_an_environment_in_a_namespace(here, tmp_path):
+    runs = [tmp_path / "reptile_dqn" / f"My-Car-v0_{number}" for number in (1, 2)]
+    for run in runs:
+        run.mkdir(parents=True)
+    where = ["-e", "My/Car-v0", "-f", tmp_path]
+    here("plot_train", "-a", "reptile_dqn", *where)
+    assert "train with evaluations (--eval-freq)" in here("all_plots", *where, "-o", "all", "--no-display", code=2)
+    for run in runs:
+        np.savez(run / "evaluations.npz", timesteps=[1, 2], results=[[1.0], [3.0]], ep_lengths=[[1], [1]])
+    here("all_plots", *where, "-o", tmp_path / "all", "--no-display")
+    assert "there is no run of My-Bus-v0" in here("plot_train", "-e", "My/Bus-v0", "-f", tmp_path, code=2)
 
 
 @pytest.mark.parametrize(
