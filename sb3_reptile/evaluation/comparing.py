@@ -101,11 +101,12 @@ def compare(
         chosen = make_methods(methods, min(model.buffer_size, steps))
         arguments = {method.name: method.arguments(model) for method in chosen}
         task = task or _task_name(model.env)
+        of_env = _not_in_specs(model.get_env())  # type: ignore[arg-type]
     setups = {}
     for method in chosen:
         with _made(make_model, arguments[method.name]) as model:
             _check_is_used(model, arguments[method.name], method)
-            setups[method.name] = setup_of(model, steps)
+            setups[method.name] = setup_of(model, steps, of_env)
     setups[RANDOM] = setups[chosen[0].name]
     folder = Path(folder)
     command = command or shlex.join([Path(sys.executable).name, *sys.argv])
@@ -248,10 +249,12 @@ def _specs(env: VecEnv) -> list[Any]:
         ) from error
 
 
-def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
+def setup_of(model: OffPolicyAlgorithm, steps: int, of_env: list[dict[str, str]] | None = None) -> str:
     """
     :param model: A model that has not been trained
     :param steps: Steps of a run
+    :param of_env: What :func:`_not_in_specs` found in the environments of another model that was made in the same way:
+        what differs, such as the time or a random number, is no argument
     :return: Hash of its hyperparameters and its environments, eight digits, the same in every process
     """
     assert model.env is not None
@@ -272,13 +275,15 @@ def setup_of(model: OffPolicyAlgorithm, steps: int) -> str:
     of_spec = [] if spec is None else [spec.id, spec.kwargs, spec.max_episode_steps, spec.additional_wrappers]
     spaces = [model.observation_space, model.action_space]
     what = [hyperparameters, model.env.num_envs, wrappers, _described(of_spec), _described(spaces), steps]
-    what += _not_in_specs(model.env)
+    found = _not_in_specs(model.env)
+    pairs = zip(found, found if of_env is None or len(of_env) != len(found) else of_env, strict=True)
+    what += [dict(sorted(attributes.items() & others.items())) for attributes, others in pairs]
     return records.hash_of(_without_addresses(json.dumps(what, sort_keys=True)))
 
 
-def _not_in_specs(env: VecEnv) -> list[Any]:
+def _not_in_specs(env: VecEnv) -> list[dict[str, str]]:
     """What wrappers, and environments without a spec, were made with; those in other processes cannot be seen."""
-    found: list[Any] = []
+    found: list[dict[str, str]] = []
     while isinstance(env, VecEnvWrapper):
         if not isinstance(env, VecMonitor):  # which holds the time
             found.append(_plain_attributes(env))

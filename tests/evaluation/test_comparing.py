@@ -206,6 +206,30 @@ def test_the_set_up_changes_with_the_arguments_of_wrappers_and_of_environments_w
     assert two == again != three
 
 
+def test_attributes_that_differ_by_themselves_are_no_arguments(tmp_path, monkeypatch):
+    class Timed(Unregistered):
+        def __init__(self, difficulty):
+            super().__init__(difficulty)
+            self.started = time.perf_counter()
+
+    def set_ups(difficulty):
+        def make(**arguments):
+            return DQN("MlpPolicy", Timed(difficulty), **{"buffer_size": 500, **arguments})
+
+        with pytest.raises(RuntimeError, match="runs failed"):  # none was trained
+            compare(make, ["uniform", "fifo:50"], steps=100, folder=tmp_path)
+        return seen[-1]
+
+    monkeypatch.setattr("sb3_reptile.evaluation.comparing.train_all", lambda jobs, *_, **__: jobs)
+    monkeypatch.setattr(
+        "sb3_reptile.evaluation.comparing.read_runs", lambda folder, task, setups: seen.append(setups) or {}
+    )
+    seen = []
+    two, again, three = map(set_ups, (2, 2, 3))
+    assert two == again
+    assert two["uniform"] != three["uniform"]
+
+
 def run_here(plan, method, seed=0):
     return trained_run.train(trained_run.Plan.from_text(plan.to_text()), method, seed)
 
@@ -342,6 +366,7 @@ class Rewards(gym.Env):
         return 0, math.nan if self.now in self.bad_steps else 1.0, self.now % 10 == 0, False, {}
 
 
+@pytest.mark.filterwarnings("ignore:the reward of environment 0 is nan")
 @pytest.mark.parametrize("method", ["uniform", trained_run.RANDOM])
 def test_an_episode_whose_return_is_not_finite_is_left_out(method, tmp_path):
     def make(bad_steps, **arguments):

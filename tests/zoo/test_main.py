@@ -34,14 +34,14 @@ def test_training_is_plotted_and_gathered(logs, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:No artists with labels")
 def test_plots_take_the_name_of_an_environment_in_a_namespace(here, tmp_path):
-    runs = [tmp_path / "reptile_dqn" / f"My-Car-v0_{number}" for number in (1, 2)]
-    for run in runs:
-        run.mkdir(parents=True)
+    folders = [tmp_path / "reptile_dqn" / f"My-Car-v0_{number}" for number in (1, 2)]
+    for folder in folders:
+        folder.mkdir(parents=True)
     where = ["-e", "My/Car-v0", "-f", tmp_path]
     here("plot_train", "-a", "reptile_dqn", *where)
     assert "train with evaluations (--eval-freq)" in here("all_plots", *where, "-o", "all", "--no-display", code=2)
-    for run in runs:
-        np.savez(run / "evaluations.npz", timesteps=[1, 2], results=[[1.0], [3.0]], ep_lengths=[[1], [1]])
+    for folder in folders:
+        np.savez(folder / "evaluations.npz", timesteps=[1, 2], results=[[1.0], [3.0]], ep_lengths=[[1], [1]])
     here("all_plots", *where, "-o", tmp_path / "all", "--no-display")
     assert "there is no run of My-Bus-v0" in here("plot_train", "-e", "My/Bus-v0", "-f", tmp_path, code=2)
 
