@@ -267,7 +267,7 @@ class ReExplore(OnChange):
 class ConsistencyHistory(BaseCallback):
     """
     Records the consistency of the segments of a replay buffer with ``half_life="auto"`` during training, for
-    :func:`sb3_reptile.figures.draw_consistency`. It begins anew when the buffer is reset or replaced.
+    :func:`sb3_reptile.figures.draw_consistency`. It begins again when the buffer is reset or replaced.
 
     :param every: Number of steps of the environments between two records
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages

@@ -219,5 +219,5 @@ def main() -> None:
     """Train the run that the command line names, and print its record."""
     plan, method, seed = sys.argv[1:]
     record = train(Plan.from_text(plan), method, int(seed))
-    # On a line of its own, whatever the environment has printed
+    # An environment may have printed without ending the line
     print("\n" + json.dumps(record, separators=(",", ":")), flush=True)

@@ -206,7 +206,7 @@ def test_the_set_up_changes_with_the_arguments_of_wrappers_and_of_environments_w
     assert two == again != three
 
 
-def test_attributes_that_differ_by_themselves_are_no_arguments(tmp_path, monkeypatch):
+def test_attributes_that_always_differ_are_no_arguments(tmp_path, monkeypatch):
     class Timed(Unregistered):
         def __init__(self, difficulty):
             super().__init__(difficulty)
