@@ -243,7 +243,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         """
         Store a row, one transition from each environment. Where its observation is not the next observation of the row
         before, as after a reset, the episode in progress is ended there as if by a time limit. A row with a transition
-        whose environment was lost (``info["lost"]``) is left out.
+        whose environment was lost (``info["RayVecEnv.lost"]``) is left out.
 
         :param obs: Observations
         :param next_obs: Next observations

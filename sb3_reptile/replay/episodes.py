@@ -7,7 +7,7 @@ import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
 #: Key of the info of a transition whose outcome is unknown, because the environment was lost before it answered
-LOST = "lost"
+LOST = "RayVecEnv.lost"
 
 
 @singledispatch

@@ -34,9 +34,9 @@ class RayVecEnv(RemoteAttributes):
     Attributes that were set with ``set_attr`` are set again, and each environment is reset with the seed ``seed + index
     + k * n_envs`` in the k-th restart, so that it does not repeat itself. The step that was under way has an unknown
     outcome. It is delivered as the end of an episode that a time limit cuts off: reward 0, the last good observation
-    as ``terminal_observation``, and ``info["lost"]``. SB3's replay buffers store it like this; those of this package
-    leave the row out. A worker that does not return within ``call_timeout`` is ended, and counts as lost. What else a
-    method of an environment has changed is lost. Exceptions that an environment raises are raised here, also
+    as ``terminal_observation``, and ``info["RayVecEnv.lost"]``. SB3's replay buffers store it like this; those of this
+    package leave the row out. A worker that does not return within ``call_timeout`` is ended, and counts as lost. What
+    else a method of an environment has changed is lost. Exceptions that an environment raises are raised here, also
     ``KeyboardInterrupt``.
 
     The environments must be the same on all nodes: Python, packages and files.

@@ -264,3 +264,10 @@ def test_rows_are_stored_as_by_sb3(kind, space, n_envs):
             if isinstance(stored, (np.ndarray, int)):
                 assert np.array_equal(stored, getattr(buffers[0], name)), name
     assert getattr(buffers[0], "calls", 17) == 17
+
+
+def test_an_info_of_the_environment_that_is_called_lost_leaves_nothing_out():
+    buffer = make_buffer(DecayedReplayBuffer)
+    obs = np.zeros((1, 2))
+    buffer.add(obs, obs, np.zeros(1), np.zeros(1), np.ones(1), [{"lost": True}])  # a game that was lost
+    assert buffer.size() == 1
