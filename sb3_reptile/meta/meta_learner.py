@@ -28,7 +28,7 @@ from sb3_reptile.meta.learned_parameters import (
     meta_update,
     set_learned_parameters,
 )
-from sb3_reptile.meta.normalization import options_of
+from sb3_reptile.meta.normalization import PREFIX, options_of
 from sb3_reptile.meta.sine_waves import Regression
 from sb3_reptile.meta.task_sampling import Tasks, TaskSampler
 from sb3_reptile.replay.checks import check_choice, check_whole_number
@@ -247,6 +247,11 @@ class ReptileMetaLearner:
         # Only inner runs need one
         self._model.replay_buffer = None
         self.parameters: Parameters = learned_parameters(self._model)
+        if all(name.startswith(PREFIX) for name in self.parameters):
+            raise TypeError(
+                f"{self.algorithm.__name__} has no PyTorch parameters, from which Reptile learns (those of SBX are in "
+                "JAX): use an algorithm of SB3, sb3-contrib or this package instead"
+            )
         self._is_stale = False
 
     @property

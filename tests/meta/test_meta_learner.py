@@ -523,6 +523,19 @@ def test_algorithms_that_are_not_allowed():
         ReptileMetaLearner(PPO, Navigation())
 
 
+class OfAnotherLibrary(DQN):
+    """Has no parameters of PyTorch, as SBX's algorithms."""
+
+    def _get_torch_save_params(self):
+        return [], []
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_an_algorithm_without_parameters_of_pytorch_is_an_error_that_says_what_to_use(normalize):
+    with pytest.raises(TypeError, match=r"OfAnotherLibrary has no PyTorch parameters.*: use an algorithm of SB3"):
+        dqn_learner(algorithm=OfAnotherLibrary, normalize=normalize)
+
+
 def test_a_schedule_out_of_range_is_an_error_when_it_is_used():
     with pytest.raises(ValueError, match=r"got 2\.0"):
         sine_learner(meta_step_size=lambda progress: 2.0).learn(1)
