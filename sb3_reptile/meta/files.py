@@ -20,7 +20,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_reptile.checkpoint.resuming import newest_good, origin_at, origin_of
 from sb3_reptile.checkpoint.saving import SavesCheckpoints
 from sb3_reptile.meta.inner_runs import empty_replay_buffer
-from sb3_reptile.meta.learned_parameters import OptimizerStates, Parameters
+from sb3_reptile.meta.learned_parameters import OptimizerStates, Parameters, optimizer_classes
 from sb3_reptile.meta.normalization import PREFIX
 from sb3_reptile.replay.persistence import files_of, fill, state_of
 from sb3_reptile.storage import DamagedError, ForeignError, StorageError
@@ -65,6 +65,7 @@ def _values_of(learner: "ReptileMetaLearner") -> dict[str, Any]:
         "arguments": arguments_to_json(arguments),
         "counters": {name: int(getattr(learner, name)) for name in COUNTERS},
         "has_optimizers": learner.optimizers is not None,
+        "optimizer_classes": optimizer_classes(learner.model),
         "tasks": {"n": learner.task_sampler.n_tasks, "names": learner.task_sampler.names},
     }
 
@@ -84,6 +85,21 @@ def _states_of(arrays: Mapping[str, np.ndarray]) -> OptimizerStates:
         name, index, key = path.split("/")
         states.setdefault(name, {}).setdefault(int(index), {})[key] = th.from_numpy(array.copy())
     return states
+
+
+def _set_optimizers(learner: "ReptileMetaLearner", values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Set the saved state of the optimizers, if there is one and the meta-learner carries it."""
+    if not values["has_optimizers"] or learner.optimizer_state != "carried":
+        return
+    own = optimizer_classes(learner.model)
+    # Files of earlier versions do not say the classes
+    saved = values.get("optimizer_classes", own)
+    if saved != own:
+        raise ValueError(
+            f"the saved state is that of the optimizers {saved}, the algorithm has {own}: use the same, or "
+            "optimizer_state='fresh'"
+        )
+    learner.optimizers = _states_of(arrays)
 
 
 def _make(cls: Any, values: Mapping[str, Any], tasks: Any, device: Any, given: dict[str, Any], call: str) -> Any:
@@ -162,6 +178,7 @@ def load_zip(cls: Any, path: str | os.PathLike[str], tasks: Any, device: Any, gi
     :return: The meta-learner
     :raises FileNotFoundError: if there is no such file
     :raises ForeignError: if it was not saved by a meta-learner
+    :raises ValueError: if the parameters or the carried state of the optimizers do not fit
     """
     path = Path(path)
     if not path.suffix and not path.is_file():
@@ -190,7 +207,7 @@ def load_zip(cls: Any, path: str | os.PathLike[str], tasks: Any, device: Any, gi
     statistics = {name.removeprefix(STATISTICS): a for name, a in arrays.items() if name.startswith(STATISTICS)}
     optimizers = {name: a for name, a in arrays.items() if not name.startswith(STATISTICS)}
     learner.set_parameters(_parameters_of(learner, modules, variables or {}, statistics))
-    learner.optimizers = _states_of(optimizers) if values["has_optimizers"] else None
+    _set_optimizers(learner, values, optimizers)
     return learner
 
 
@@ -270,7 +287,7 @@ def resume(path: str | os.PathLike[str], tasks: Any, device: th.device | str = "
     :raises ForeignError: if the files are not a checkpoint of meta-training
     :raises DamagedError: if no checkpoint is as it was saved
     :raises MissingArgumentError: if an argument could not be saved and is not given
-    :raises ValueError: if the tasks do not fit
+    :raises ValueError: if the tasks, or the carried state of the optimizers, do not fit
     """
     from sb3_reptile.meta.meta_learner import ReptileMetaLearner
 
@@ -289,9 +306,10 @@ def resume(path: str | os.PathLike[str], tasks: Any, device: th.device | str = "
         {n.removeprefix("parameters/"): th.from_numpy(a) for n, a in arrays.items() if n.startswith("parameters/")}
     )
     optimizers = {n.removeprefix("optimizers/"): a for n, a in arrays.items() if n.startswith("optimizers/")}
-    learner.optimizers = _states_of(optimizers) if values["has_optimizers"] else None
+    _set_optimizers(learner, values, optimizers)
     with folder.understood():
-        for task, of_buffer in values["replay_buffers"].items():
+        kept = values["replay_buffers"] if learner.replay_buffer == "task" else {}
+        for task, of_buffer in kept.items():
             buffer = empty_replay_buffer(learner.inner_learner, learner.task_sampler.numbered(int(task)))
             fill(buffer, FolderPart(folder, f"task{task}-"), of_buffer)  # type: ignore[arg-type]
             learner.replay_buffers[int(task)] = buffer

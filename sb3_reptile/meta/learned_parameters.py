@@ -149,6 +149,14 @@ def optimizer_states(model: Any) -> OptimizerStates:
     return found
 
 
+def optimizer_classes(model: Any) -> dict[str, str]:
+    """
+    :param model: One of SB3's algorithms
+    :return: Name of the class of each of its optimizers
+    """
+    return {name: type(optimizer).__name__ for name, optimizer in _optimizers(model)}
+
+
 def set_optimizer_states(model: Any, states: OptimizerStates) -> None:
     """
     :param model: One of SB3's algorithms, with the optimizers of the model that the states are of

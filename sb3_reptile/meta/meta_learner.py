@@ -483,6 +483,6 @@ class ReptileMetaLearner:
         :raises FileNotFoundError: if there is no such file
         :raises ForeignError: if it was not saved by a meta-learner
         :raises MissingArgumentError: if an argument could not be saved and is not given
-        :raises ValueError: if the parameters do not fit
+        :raises ValueError: if the parameters or the carried state of the optimizers do not fit
         """
         return files.load_zip(cls, path, tasks, device, kwargs)

@@ -76,6 +76,56 @@ def test_arguments_override_those_saved_and_functions_must_be_given(tmp_path):
         ReptileMetaLearner.load(tmp_path / "meta.zip", Navigation(), meta_step_size=0.1, algorithm_kwargs=other)
 
 
+def continued(learner, path, how, **options):
+    """A meta-learner that was saved, loaded with other options, and trained on."""
+    if how == "load":
+        learner.save(path / "meta.zip")
+        loaded = ReptileMetaLearner.load(path / "meta.zip", [left, right], device="cpu", **options)
+    else:
+        learner.learn(0, callback=MetaCheckpoint(1, path), reset_num_timesteps=False)
+        loaded = resume(path, [left, right], device="cpu", **options)
+    return loaded.learn(1, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(
+    ("how", "saved", "options"),
+    [
+        ("load", dict(optimizer_state="carried"), dict(optimizer_state="fresh")),
+        ("resume", dict(optimizer_state="carried"), dict(optimizer_state="fresh")),
+        ("resume", dict(replay_buffer="task"), dict(replay_buffer="fresh")),
+    ],
+)
+def test_what_was_kept_is_used_only_if_the_options_ask_for_it(how, saved, options, tmp_path):
+    learner = dqn_learner([left, right], **saved).learn(1)
+    loaded = continued(learner, tmp_path, how, **options)
+    assert loaded.optimizers is None
+    assert not loaded.replay_buffers
+    fresh = dqn_learner([left, right])
+    fresh.set_parameters(learner.parameters)
+    fresh.n_meta_iterations_ever = 1
+    assert_equal(loaded.parameters, fresh.learn(1).parameters)
+
+
+@pytest.mark.parametrize("how", ["load", "resume"])
+@pytest.mark.parametrize("optimizer", [th.optim.SGD, th.optim.RMSprop, th.optim.AdamW])
+def test_the_carried_state_of_another_optimizer_is_an_error_that_says_what_to_do(how, optimizer, tmp_path):
+    learner = dqn_learner([left, right], optimizer_state="carried").learn(1)
+    other = {**DQN_ARGUMENTS, "policy_kwargs": dict(net_arch=[8], optimizer_class=optimizer)}
+    with pytest.raises(ValueError, match=rf"'Adam'.*'{optimizer.__name__}'.*the same, or optimizer_state='fresh'"):
+        continued(learner, tmp_path, how, algorithm_kwargs=other)
+    continued(learner, tmp_path / "fresh", how, algorithm_kwargs=other, optimizer_state="fresh")
+
+
+def test_files_of_earlier_versions_do_not_say_the_classes_of_the_optimizers(tmp_path):
+    learner = dqn_learner(optimizer_state="carried").learn(1)
+    learner.save(tmp_path / "meta.zip")
+    changed(tmp_path / "meta.zip", tmp_path / "earlier.zip", without=("optimizer_classes",))
+    loaded = ReptileMetaLearner.load(tmp_path / "earlier.zip", Navigation(), device="cpu")
+    for one in (learner, loaded):
+        one.learn(1, reset_num_timesteps=False)
+    assert_equal(loaded.parameters, learner.parameters)
+
+
 def test_files_that_are_something_else(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.zip"):
         ReptileMetaLearner.load(tmp_path / "nothing", Navigation())
@@ -98,12 +148,13 @@ def test_files_that_are_something_else(tmp_path):
         ReptileMetaLearner.load(tmp_path / "later.zip", Navigation())
 
 
-def changed(path, to, **values):
+def changed(path, to, without=(), **values):
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(to, "w") as copy:
         for name in archive.namelist():
             content = archive.read(name)
             if name == "meta.json":
-                content = json.dumps({**json.loads(content), **values}).encode()
+                about = {key: value for key, value in json.loads(content).items() if key not in without}
+                content = json.dumps({**about, **values}).encode()
             copy.writestr(name, content)
 
 
