@@ -8,6 +8,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_reptile.meta.normalization import for_evaluation
+
 # More steps than the episodes of adaptation have
 MANY_STEPS = 10**9
 
@@ -40,7 +42,8 @@ class EvaluateAfterEpisodes(BaseCallback):
     def _evaluate(self) -> None:
         while len(self.returns) < len(self.episodes) and self._n_episodes >= self.episodes[len(self.returns)]:
             self.env.reset(seed=self.seed)
-            mean, _ = evaluate_policy(self.model, self.env, self.n_eval_episodes, warn=False)
+            env = for_evaluation(self.env, self.model)
+            mean, _ = evaluate_policy(self.model, env, self.n_eval_episodes, warn=False)
             self.returns.append(float(mean))  # type: ignore[arg-type]
 
 
@@ -56,7 +59,9 @@ def adaptation_curve(
     total number of steps stay at their beginning, as this number is not known.
 
     :param model: The model, with the environment that it trains in
-    :param env: Another environment of the same task, for evaluation. It is not closed.
+    :param env: Another environment of the same task, for evaluation. It is not closed. If the model trains in
+        VecNormalize, its observations are normalized with the statistics of the model at this time, and its rewards
+        are not.
     :param episodes: Numbers of training episodes after which the model is evaluated, increasing; 0 is before training
     :param n_eval_episodes: Episodes of each evaluation
     :param seed: Seed of each evaluation

@@ -1,14 +1,22 @@
 """Statistics of VecNormalize as part of the learned parameters, by names that no network has."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecNormalize,
+    VecTransposeImage,
+    is_vecenv_wrapped,
+    unwrap_vec_normalize,
+)
 
 #: What the names of the statistics begin with
 PREFIX = "vec_normalize."
@@ -40,6 +48,24 @@ def normalized(env: GymEnv, options: Mapping[str, Any]) -> VecNormalize:
     wrapped = BaseAlgorithm._wrap_env(maybe_make_env(env, 0))
     found = unwrap_vec_normalize(wrapped)
     return VecNormalize(wrapped, **options) if found is None else wrapped  # type: ignore[return-value]
+
+
+def for_evaluation(env: gym.Env, model: Any) -> GymEnv:
+    """
+    :param env: Environment
+    :param model: One of SB3's algorithms
+    :return: The environment with the present observation statistics of the model, which it does not update, and with
+        its own rewards; without VecNormalize the environment as it is
+    """
+    of_model = model.get_vec_normalize_env()
+    if of_model is None:
+        return env
+    venv: Any = DummyVecEnv([lambda: env])
+    # Copied as for pickle, without the environment
+    wrapped = copy.copy(of_model)
+    wrapped.set_venv(VecTransposeImage(venv) if is_vecenv_wrapped(of_model.venv, VecTransposeImage) else venv)
+    wrapped.training = wrapped.norm_reward = False
+    return wrapped
 
 
 def _statistics(model: Any) -> Iterator[tuple[str, RunningMeanStd]]:

@@ -1,16 +1,19 @@
 """VecNormalize in meta-training: its statistics belong to what is learned."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import ObservationWrapper, spaces
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_reptile import ReptileDQN
-from sb3_reptile.meta import MetaCheckpoint, Navigation, ReptileMetaLearner, resume
+from sb3_reptile.meta import MetaCheckpoint, Navigation, ReptileMetaLearner, adaptation_curve, resume
 from sb3_reptile.meta.learned_parameters import learned_parameters, meta_update
 from tests.meta.learners import DQN_ARGUMENTS, assert_equal, dqn_learner, goal, left, right, sine_learner, up
 
@@ -161,3 +164,57 @@ def test_what_cannot_be_normalized():
     for task in (lambda: VecNormalize(DummyVecEnv([goal])), VecNormalize(DummyVecEnv([goal]))):
         with pytest.raises(TypeError, match="normalize=True puts it in VecNormalize"):
             dqn_learner([task], meta_batch_size=1)
+
+
+def far_away():
+    """A task whose observations are of no use without statistics."""
+    space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    return TransformObservation(goal(), lambda obs: (100 * obs + 500).astype(np.float32), space)
+
+
+def normalized_model(learner):
+    return learner.make_model(far_away(), seed=0)
+
+
+def evaluated(model):
+    """Mean return with the statistics of a model."""
+    env = VecNormalize(DummyVecEnv([far_away]), training=False, norm_reward=False)
+    env.obs_rms = model.get_vec_normalize_env().obs_rms
+    env.envs[0].reset(seed=7)
+    return evaluate_policy(model, env, 3, warn=False)[0]
+
+
+def test_models_are_evaluated_with_their_statistics_as_they_change():
+    learner = dqn_learner([far_away], meta_batch_size=1, normalize=True)  # its statistics are those of nothing
+    model = normalized_model(learner)
+    curve = adaptation_curve(model, far_away(), (0, 3), n_eval_episodes=3, seed=7)
+    untrained, trained = normalized_model(learner), normalized_model(learner)
+    untrained.env.reset()  # as training begins
+    adaptation_curve(trained, far_away(), (3,), n_eval_episodes=1)
+    assert curve == [evaluated(one) for one in (untrained, trained)]
+    # More evaluations change neither the parameters nor the statistics
+    assert_equal(learned_parameters(model), learned_parameters(trained))
+
+
+class Picture(gym.Env):
+    """An image, one pixel of which varies."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.image = np.zeros((36, 36, 3), np.uint8)
+        return self.image, {}
+
+    def step(self, action):
+        self.image = self.image.copy()
+        self.image[0, 0, 0] = self.np_random.integers(256)
+        return self.image, 1.0, self.np_random.random() < 0.5, False, {}
+
+
+def test_models_of_images_are_evaluated_with_their_statistics():
+    arguments = dict(policy_kwargs=dict(normalize_images=False))
+    learner = dqn_learner([Picture], policy="CnnPolicy", meta_batch_size=1, normalize=True, algorithm_kwargs=arguments)
+    (mean,) = adaptation_curve(learner.make_model(Picture()), Picture(), (0,), n_eval_episodes=3)
+    assert mean >= 1.0
