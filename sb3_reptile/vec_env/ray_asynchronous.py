@@ -77,6 +77,9 @@ class AsynchronousRayVecEnv(RayVecEnv):
         self.unacted: deque[Worker] = deque()
         super().__init__(env_fns, envs_per_worker, resources, asynchronous=True, **kwargs)
 
+    def _check_is_asynchronous(self) -> None:
+        pass
+
     def _n_at_once(self) -> int:
         return len(self.workers.all[0].indices)
 

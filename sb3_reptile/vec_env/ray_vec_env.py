@@ -93,6 +93,8 @@ class RayVecEnv(RemoteAttributes):
         )
         if max_delay is not None and not asynchronous:
             raise ValueError(f"max_delay needs asynchronous=True, got max_delay={max_delay!r} without it")
+        if asynchronous:
+            self._check_is_asynchronous()
         actor_options(resources)  # an error before anything starts
         is_local = connect(address)
         self._closed = False
@@ -117,6 +119,14 @@ class RayVecEnv(RemoteAttributes):
         except BaseException:
             self.close()
             raise
+
+    def _check_is_asynchronous(self) -> None:
+        if type(self) is RayVecEnv:
+            raise ValueError("asynchronous=True must be given by name")
+        raise ValueError(
+            f"{type(self).__name__} cannot be asynchronous: derive it from "
+            "sb3_reptile.vec_env.ray_asynchronous.AsynchronousRayVecEnv"
+        )
 
     def _make(self, workers: Workers) -> None:
         self.workers = workers

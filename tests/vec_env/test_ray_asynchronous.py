@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.vec_env import Asynchronous, RayVecEnv
+from sb3_reptile.vec_env.ray_asynchronous import AsynchronousRayVecEnv
 from sb3_reptile.vec_env.ray_worker import unpack
 from tests.conftest import assert_same_parameters, small
 from tests.vec_env.environments import Numbered
@@ -199,6 +200,25 @@ def test_only_algorithms_that_know_what_belongs_together_can_use_them(fake_ray):
     env.reset()
     with pytest.raises(ValueError, match="evaluate in environments without asynchronous"):
         env.step([0])
+
+
+class Own(RayVecEnv):
+    pass
+
+
+class OwnAsynchronous(AsynchronousRayVecEnv):
+    pass
+
+
+def test_a_class_of_ones_own_is_asynchronous_or_says_what_to_derive_it_from(fake_ray):
+    with pytest.raises(ValueError, match=r"Own cannot be asynchronous: derive .*\.AsynchronousRayVecEnv"):
+        Own(fns(2), asynchronous=True, max_delay=3)
+    assert fake_ray.started == []
+    env = OwnAsynchronous(fns(2), asynchronous=True, max_delay=3)
+    assert (type(env), env.max_delay, env.num_envs) == (OwnAsynchronous, 3, 1)
+    assert Own(fns(2)).num_envs == 2
+    with pytest.raises(ValueError, match="asynchronous=True must be given by name"):
+        RayVecEnv(fns(2), 1, None, None, 5, 1.0, 300.0, True)
 
 
 @pytest.mark.parametrize(
