@@ -199,7 +199,22 @@ class Asynchronous(OffPolicyAlgorithm):
     counts from the moment at which it was made. Rows of different workers follow each other in the replay buffer, which
     is why multi-step returns, hindsight and wrappers that combine steps are refused. With one worker it is synchronous
     training, bit for bit. In other environments the mixin changes nothing.
+
+    :raises TypeError: when a class is defined, if the algorithm comes before the mixin among its bases
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        before = [one for one in cls.__mro__ if issubclass(one, OffPolicyAlgorithm) and "train" in vars(one)]
+        before = before[: before.index(Asynchronous)]
+        # train() of an algorithm does not call that of the next base; that of another mixin does
+        if super().train is OffPolicyAlgorithm.train:
+            for one in before:
+                if not issubclass(one, Asynchronous):
+                    raise TypeError(
+                        f"Asynchronous must come before {one.__name__}, or it has no effect: "
+                        f"class {cls.__name__}(Asynchronous, {one.__name__})"
+                    )
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, train_freq: Any, replay_buffer: Any, *args: Any, **kwargs: Any

@@ -6,6 +6,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_reptile import DecayedReplayBuffer, ReptileDQN
@@ -219,6 +220,20 @@ def test_a_class_of_ones_own_is_asynchronous_or_says_what_to_derive_it_from(fake
     assert Own(fns(2)).num_envs == 2
     with pytest.raises(ValueError, match="asynchronous=True must be given by name"):
         RayVecEnv(fns(2), 1, None, None, 5, 1.0, 300.0, True)
+
+
+class Mixin(OffPolicyAlgorithm):
+    def train(self, *args, **kwargs):
+        super().train(*args, **kwargs)
+
+
+def test_the_mixin_comes_before_the_algorithm():
+    with pytest.raises(TypeError, match=r"must come before DQN.*class Wrong\(Asynchronous, DQN\)"):
+        type("Wrong", (DQN, Asynchronous), {})
+    # Other mixins, and classes derived from either, in any order
+    mixed = type("Mixed", (Asynchronous,), {"train": Mixin.train})
+    for bases in ((Asynchronous, Mixin, DQN), (Mixin, Asynchronous, DQN), (mixed, DQN), (Mixin, ReptileDQN), (DQNs,)):
+        type("Right", bases, {})
 
 
 @pytest.mark.parametrize(
