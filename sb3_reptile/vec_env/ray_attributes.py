@@ -65,7 +65,7 @@ class RemoteAttributes(VecEnv):
         """Check if the environments are wrapped with a given wrapper (see base class)."""
         return self._call(indices, "env_is_wrapped", wrapper_class)
 
-    def _call(self, indices: VecEnvIndices, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+    def _call(self, indices: VecEnvIndices, method: str, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Call a method of ``VecEnv`` that takes ``indices``, in the workers of these environments."""
         self._check_open()
         wanted = [self.workers.find(index) for index in self._get_indices(indices)]

@@ -42,7 +42,7 @@ class EnvironmentInterruptedError(Exception):
     """An environment has raised ``KeyboardInterrupt``, which would look to Ray as if the call had been cancelled."""
 
 
-def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt as error:

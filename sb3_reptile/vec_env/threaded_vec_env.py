@@ -28,7 +28,7 @@ def _reset(env: gym.Env, **kwargs: Any) -> Outcome:
 class CallingThread:
     """Stands in for the executor of another thread: what is submitted is done at once, in the calling thread."""
 
-    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         outcome: Future[Any] = Future()
         try:
             outcome.set_result(function(*args, **kwargs))
@@ -73,7 +73,7 @@ class ThreadedVecEnv(DummyVecEnv):
         # One after another: what environments share while they are made may not be safe in threads
         super().__init__([partial(self._call, index, fn) for index, fn in enumerate(env_fns)])
 
-    def _call(self, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _call(self, index: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function in the thread of an environment."""
         return self._executors[index].submit(function, *args, **kwargs).result()
 
@@ -111,7 +111,7 @@ class ThreadedVecEnv(DummyVecEnv):
     ) -> list[Any]:
         return self._call_each(indices, super().env_method, method_name, *method_args, **method_kwargs)
 
-    def _call_each(self, indices: VecEnvIndices, method: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+    def _call_each(self, indices: VecEnvIndices, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
         results: list[Any] = []
         for index in self._get_indices(indices):
             results += self._call(index, method, *args, **kwargs, indices=[index]) or []

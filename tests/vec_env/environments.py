@@ -129,6 +129,9 @@ class Everything(gym.Env):
             raise ValueError("number must be a number")
         return self.steps + number + other
 
+    def named(self, **arguments):
+        return arguments
+
 
 class InThreads(Numbered):
     """Remembers the threads that it is used in; two of them step at the same time, or not at all."""

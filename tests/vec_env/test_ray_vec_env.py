@@ -75,6 +75,8 @@ def test_attributes_and_methods_reach_the_environments_asked_for(fake_ray, envs_
         assert_same(ours.get_attr("mark", indices), theirs.get_attr("mark", indices))
         result = ours.env_method("add", 3, other=4, indices=indices)
         assert result == theirs.env_method("add", 3, other=4, indices=indices)
+    arguments = dict(index=1, method="a", function="b", args=(), fn=2)
+    assert_same(ours.env_method("named", **arguments), theirs.env_method("named", **arguments))
     assert ours.env_is_wrapped(Monitor) == [False] * 5
     assert RayVecEnv([lambda: Monitor(fns[0]())]).env_is_wrapped(Monitor) == [True]
     assert [env.has_attr("steps") for env in (ours, theirs)] == [True, True]
