@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -42,11 +43,30 @@ class EnvironmentInterruptedError(Exception):
     """An environment has raised ``KeyboardInterrupt``, which would look to Ray as if the call had been cancelled."""
 
 
+class EnvironmentFailedError(RuntimeError):
+    """
+    Stands in for an exception of an environment that cannot be unpickled. Its text has the class, the text and the
+    traceback of that exception.
+    """
+
+
+def _can_be_sent(error: Exception) -> bool:
+    try:
+        return str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
+    except Exception:  # classes of users raise any
+        return False
+
+
 def _called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt as error:
         raise EnvironmentInterruptedError(*error.args) from error
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        raised = "".join(traceback.format_exception(error))
+        raise EnvironmentFailedError(f"{type(error).__name__}: {error}\n\n{raised}") from error
 
 
 class EnvWorker:

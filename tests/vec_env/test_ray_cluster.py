@@ -18,6 +18,7 @@ from sb3_reptile import DecayedHerReplayBuffer, DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
+from sb3_reptile.vec_env.ray_worker import EnvironmentFailedError
 from tests.conftest import assert_same_parameters, small
 from tests.vec_env.environments import SPACES, Everything, Numbered, NumberedGoals
 from tests.vec_env.test_ray_vec_env import assert_same
@@ -207,14 +208,14 @@ def test_exceptions_of_an_environment_are_raised_here(cluster, threads):
     env.reset()
     with pytest.raises(ValueError, match=r"^three$"):
         env.env_method("fail", ValueError, "three")
-    with pytest.raises(Exception, match="one and two"):
+    with pytest.raises(EnvironmentFailedError, match=r"^NeedsTwoError: one and two\n\n(.*\n)+.*in fail"):
         env.env_method("fail", NeedsTwoError, "one", "two")
     with pytest.raises(KeyboardInterrupt, match=r"in an environment: four"):
         env.env_method("fail", KeyboardInterrupt, "four", indices=1)
     assert env.step([0, 0])[1].tolist() == [1, 1]
     for error, message in (
         ((ValueError, "five"), r"^five$"),
-        ((NeedsTwoError, "six", "seven"), "six and seven"),
+        ((NeedsTwoError, "six", "seven"), "^NeedsTwoError: six and seven\n"),
         ((KeyboardInterrupt, "eight"), "in an environment: eight"),
     ):
         env.set_attr("error", error, 0)

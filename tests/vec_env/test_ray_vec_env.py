@@ -1,5 +1,6 @@
 """RayVecEnv has SB3's VecEnv contract: here with a Ray in this process, on a cluster in test_ray_cluster.py."""
 
+import pickle
 import subprocess
 import sys
 from functools import partial
@@ -112,11 +113,32 @@ def test_threads_step_environments_at_the_same_time_each_always_in_the_same_thre
     assert [one.threads[-1] for one in made] == in_call
 
 
+class NeedsTwoError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, code, text):
+        super().__init__(f"{code}: {text}")
+
+
+class CountsTwiceError(NeedsTwoError):
+    """Another text after it was unpickled."""
+
+    def __init__(self, code, text="nothing"):
+        super().__init__(code, text)
+
+
 class Raises(Numbered):
     """Raises an exception on demand."""
 
-    def fail(self, error):
-        raise error()
+    error = None
+
+    def fail(self, error, *args):
+        raise error(*args)
+
+    def step(self, action):
+        if self.error is not None:
+            self.fail(*self.error)
+        return super().step(action)
 
 
 def test_exceptions_are_those_of_the_environment(fake_ray):
@@ -132,6 +154,18 @@ def test_exceptions_are_those_of_the_environment(fake_ray):
     assert env.step([0, 0])[1].tolist() == [1, 1]
     assert fake_ray.killed == 0
     assert env.workers.n_restarts == 0
+
+
+@pytest.mark.parametrize("error", [NeedsTwoError, CountsTwiceError])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_exceptions_that_cannot_be_unpickled_arrive_with_their_class_text_and_traceback(fake_ray, error, threads):
+    env = RayVecEnv([Raises] * 2, envs_per_worker=2, threads_per_worker=threads)
+    env.reset()
+    env.set_attr("error", (error, 3, "boom"), 0)
+    for call in (lambda: env.step([0, 0]), lambda: env.env_method("fail", error, 3, "boom")):
+        with pytest.raises(ray_worker.EnvironmentFailedError, match=f"^{error.__name__}: 3: boom\n") as raised:
+            call()
+        assert "in fail" in str(pickle.loads(pickle.dumps(raised.value)))
 
 
 @pytest.mark.parametrize(
