@@ -236,7 +236,7 @@ class Processes:
         if ray is not None:
             from sb3_reptile.vec_env.ray_cluster import connect
 
-            connect(ray)
+            self._connection = connect(ray)
         elif n_processes > 1:
             methods = multiprocessing.get_all_start_methods()
             context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -275,7 +275,7 @@ class Processes:
         elif self._ray is not None:
             from sb3_reptile.vec_env.ray_cluster import disconnect
 
-            disconnect()
+            disconnect(self._connection)
 
 
 def _pickle(inner: InnerRun) -> bytes:

@@ -31,49 +31,69 @@ def import_ray() -> Any:
     return ray
 
 
-class _Connection:
-    """The connection of this process: who uses it, and whether to end it after the last one."""
+class Connection:
+    """
+    A connection of this process to a cluster, shared by all who use it.
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    :param address: Address of the cluster, None if the program has made the connection
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
         self.n_users = 0
-        self.address: str | None = None
-        self.is_ours = False
+        self._session = _session()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is a Ray on this machine that ends with the last user."""
+        return self.address == LOCAL
+
+    def is_up(self) -> bool:
+        """Whether this process still has it: someone else may have called ``ray.shutdown()``, and connected again."""
+        return bool(import_ray().is_initialized()) and _session() in (self._session, None)
 
 
-_connection = _Connection()
+def _session() -> tuple[str, str] | None:
+    """What no two connections have in common, None if the cluster does not answer."""
+    context = import_ray().get_runtime_context()
+    try:
+        return context.get_node_id(), context.get_job_id()
+    except Exception:  # by a ray:// address it raises any
+        return None
 
 
-def connect(address: str | None = None) -> bool:
+_lock = threading.Lock()
+_present: Connection | None = None
+
+
+def connect(address: str | None = None) -> Connection:
     """
     Connect this process to a cluster, or count one more user of the connection that it has. Each call needs a
     :func:`disconnect`. A connection that the program has made with ``ray.init`` is used, and is not ended.
 
     :param address: ``HOST:PORT`` or ``auto`` on a node of the cluster, ``ray://HOST:10001`` from elsewhere, ``local``
         to start a Ray on this machine. ``None``: the environment variable ``RAY_ADDRESS``, or else ``local``
-    :return: Whether the cluster is a Ray on this machine that ends with the last user
+    :return: The connection
     :raises ImportError: if Ray is not installed
     :raises ConnectionError: if there is no cluster at this address
     :raises ValueError: if this process is connected to another address
     """
+    global _present
     ray = import_ray()
-    with _connection.lock:
-        if _connection.n_users and not ray.is_initialized():
-            # ray.shutdown() by someone else, or an interrupted driver
-            _connection.n_users = 0
-        if not _connection.n_users:
-            _connection.is_ours = not ray.is_initialized()
-            wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
-            _connection.address = wanted if _connection.is_ours else None
-            if _connection.is_ours:
+    with _lock:
+        if _present is None or not _present.n_users or not _present.is_up():
+            wanted = None
+            if not ray.is_initialized():
+                wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
                 _init(ray, wanted)
-        elif address is not None and _connection.address not in (address, None):
+            _present = Connection(wanted)
+        elif address is not None and _present.address not in (address, None):
             raise ValueError(
-                f"this process is connected to the Ray cluster {_connection.address!r}, got the address {address!r}: "
+                f"this process is connected to the Ray cluster {_present.address!r}, got the address {address!r}: "
                 "close the environments that use the first, or start another process"
             )
-        _connection.n_users += 1
-        return _connection.address == LOCAL
+        _present.n_users += 1
+        return _present
 
 
 def _init(ray: Any, address: str) -> None:
@@ -106,13 +126,17 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def disconnect() -> None:
-    """Count one user less; after the last one, end a connection that :func:`connect` has made, and its local Ray."""
-    ray = import_ray()
-    with _connection.lock:
-        _connection.n_users = max(_connection.n_users - 1, 0)
-        if not _connection.n_users and _connection.is_ours:
-            ray.shutdown()
+def disconnect(connection: Connection) -> None:
+    """
+    Count one user less; after the last one, end a connection that :func:`connect` has made, and its local Ray. One that
+    has ended before is left alone, as is that which this process has now.
+
+    :param connection: What :func:`connect` returned
+    """
+    with _lock:
+        connection.n_users -= 1
+        if not connection.n_users and connection.address is not None and connection.is_up():
+            import_ray().shutdown()
 
 
 @contextlib.contextmanager
@@ -121,11 +145,11 @@ def connected(address: str | None = None) -> Iterator[Any]:
     Context in which this process is connected to a cluster; its value is the module ``ray``. See :func:`connect` for
     the argument and errors.
     """
-    connect(address)
+    connection = connect(address)
     try:
         yield import_ray()
     finally:
-        disconnect()
+        disconnect(connection)
 
 
 def map_on_cluster(

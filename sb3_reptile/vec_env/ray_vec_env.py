@@ -96,11 +96,11 @@ class RayVecEnv(RemoteAttributes):
         if asynchronous:
             self._check_is_asynchronous()
         actor_options(resources)  # an error before anything starts
-        is_local = connect(address)
+        self._connection = connect(address)
         self._closed = False
         try:
             # On one machine they share the processors, as those of SubprocVecEnv do
-            options = actor_options(resources, num_cpus=0 if is_local else 1)
+            options = actor_options(resources, num_cpus=0 if self._connection.is_local else 1)
             self._make(
                 Workers(
                     import_ray(),
@@ -249,10 +249,11 @@ class RayVecEnv(RemoteAttributes):
             return
         self._closed = True
         try:
-            if hasattr(self, "workers"):
+            # After ray.shutdown() there are no workers, and Ray may be another one
+            if hasattr(self, "workers") and self._connection.is_up():
                 self.workers.stop()
         finally:
-            disconnect()
+            disconnect(self._connection)
 
 
 def _check_arguments(

@@ -193,7 +193,7 @@ def test_nodes_of_a_cluster_train_on_the_tasks_of_a_meta_iteration(monkeypatch):
         return results
 
     monkeypatch.setattr(ray_cluster, "connect", lambda address: users.append(address))
-    monkeypatch.setattr(ray_cluster, "disconnect", users.pop)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda connection: users.pop())
     monkeypatch.setattr(ray_cluster, "map_on_cluster", map_on_cluster)
     n_threads = []
     monkeypatch.setattr(th, "set_num_threads", n_threads.append)

@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,8 +138,9 @@ def fake_ray(monkeypatch, request):
     monkeypatch.setattr(ray_workers, "is_possible", lambda ray, actor: request.param == "steps in channels")
     monkeypatch.setattr(ray_workers, "StepChannel", FakeChannel)
     monkeypatch.setattr(ray_vec_env, "import_ray", lambda: ray)
-    monkeypatch.setattr(ray_vec_env, "connect", lambda address: False)
-    monkeypatch.setattr(ray_vec_env, "disconnect", lambda: None)
+    connection = SimpleNamespace(is_local=False, is_up=lambda: True)
+    monkeypatch.setattr(ray_vec_env, "connect", lambda address: connection)
+    monkeypatch.setattr(ray_vec_env, "disconnect", lambda connection: None)
     return ray
 
 

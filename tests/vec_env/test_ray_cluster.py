@@ -265,6 +265,25 @@ def test_beyond_max_restarts_a_checkpoint_is_saved_from_which_training_resumes(c
     assert_true_transitions(resumed.replay_buffer)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("by_the_program", [False, True])
+def test_closing_environments_of_a_former_connection_leaves_the_present_one_alone(cluster, threads, by_the_program):
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    former = ray_env(cluster, [Numbered] * 2, threads_per_worker=threads)
+    former.reset()
+    ray.shutdown()
+    if by_the_program:
+        ray.init(address=cluster.address, logging_level="ERROR")
+    present = ray_env(cluster, [Numbered] * 2, threads_per_worker=threads)
+    present.reset()
+    former.close()
+    assert present.step([0, 0])[1].tolist() == [1, 1]
+    present.close()
+    # The last one ends a connection that it has made
+    assert ray.is_initialized() == by_the_program
+    ray.shutdown()
+
+
 def test_calls_are_spread_over_the_cluster(cluster):
     assert map_on_cluster(lambda x: x**2, range(4), cluster.address) == [0, 1, 4, 9]
 
