@@ -81,6 +81,11 @@ def area_under_curve(returns: Sequence[float], episodes: Sequence[int] = (0, 1, 
     """
     :param returns: Returns after numbers of episodes
     :param episodes: These numbers
-    :return: Mean return over the episodes, linear between the points
+    :return: Mean return over the episodes, linear between the points; that of a single point is its return
     """
-    return float(np.trapezoid(returns, episodes) / (episodes[-1] - episodes[0]))
+    if len(episodes) == 1:
+        return float(returns[0])
+    # NumPy 1 has trapz() for it, NumPy 2 has trapezoid()
+    heights = np.asarray(returns)
+    area = (np.diff(episodes) * (heights[1:] + heights[:-1]) / 2.0).sum()
+    return float(area / (episodes[-1] - episodes[0]))

@@ -60,3 +60,9 @@ def test_the_area_is_the_mean_over_episodes():
     assert area_under_curve([3.0, 3.0], (0, 10)) == 3.0
     assert area_under_curve([0.0, 2.0, 2.0], (0, 5, 10)) == 1.5
     assert area_under_curve([3.0, 1.0], (5, 10)) == 2.0
+    assert area_under_curve([3.0], (5,)) == 3.0
+
+
+def test_the_area_needs_no_function_that_only_numpy_2_has(monkeypatch):
+    monkeypatch.delattr(np, "trapezoid", raising=False)
+    assert area_under_curve([-10.0, -4.0, -2.0], (0, 1, 3)) == pytest.approx((-7.0 - 6.0) / 3)
