@@ -188,6 +188,25 @@ def test_what_was_seen_last_survives_environments_that_reuse_their_arrays():
     assert infos[1]["terminal_observation"].tolist() == [0, 1, 0]
 
 
+def test_infos_survive_environments_that_reuse_their_arrays():
+    class Reusing(Diary):
+        times = np.zeros(1)
+
+        def step(self, actions):
+            *returned, infos = super().step(actions)
+            self.times[:] = self.time
+            return *returned, {agent: {"times": self.times} for agent in infos}
+
+        def reset(self, **kwargs):
+            self.times[:] = 0
+            return super().reset(**kwargs)
+
+    vec_env = parallel_env_to_vec_env(Reusing())
+    vec_env.reset()
+    infos = [vec_env.step(np.zeros(2, int))[3] for _ in range(3)]  # the third ends the episode
+    assert [info["times"].tolist() for of_step in infos for info in of_step] == [[1], [1], [2], [2], [3], [3]]
+
+
 def test_environments_are_seeded_one_after_the_other_at_the_next_reset_alone():
     envs = [Diary({1: ALL_OVER}), Diary({1: ALL_OVER})]
     vec_env = parallel_env_to_vec_env(envs)

@@ -88,9 +88,10 @@ class AgentsVecEnv(VecEnv):
                 rewards.append(agent_rewards[agent])
                 dones.append(bool(left))
                 time_limit = bool(truncated[agent] and not terminated[agent])
-                infos.append({**agent_infos.get(agent, {}), "agent": agent, "TimeLimit.truncated": time_limit})
+                # Copies: the next step or the reset may write into the same arrays
+                info = deepcopy(agent_infos.get(agent, {}))
+                infos.append({**info, "agent": agent, "TimeLimit.truncated": time_limit})
                 if left:
-                    # A copy: the reset may write into the same array
                     infos[-1]["terminal_observation"] = deepcopy(observations[agent])
             seen += self._reset_one(index) if left else [observations[agent] for agent in self.agents]
         return self._stack(seen), np.array(rewards, dtype=np.float32), np.array(dones), infos
