@@ -56,7 +56,7 @@ ARGUMENTS = (
     "verbose",
     "seed",
 )
-COUNTERS = ("num_meta_iterations", "n_meta_iterations_ever", "num_timesteps")
+COUNTERS = ("num_meta_iterations", "n_meta_iterations_ever", "n_inner_runs_ever", "num_timesteps")
 
 
 def _values_of(learner: "ReptileMetaLearner") -> dict[str, Any]:
@@ -107,8 +107,13 @@ def _make(cls: Any, values: Mapping[str, Any], tasks: Any, device: Any, given: d
     arguments = arguments_from_json(values["arguments"], given, call)
     algorithm = arguments.pop("algorithm")
     learner = cls(algorithm, tasks, device=device, **arguments)
+    counters = dict(values["counters"])
+    if "n_inner_runs_ever" not in counters:
+        # Files of earlier versions, in which all meta-iterations had as many
+        batch = arguments_from_json({"n": values["arguments"]["meta_batch_size"]}, {}, call)["n"]
+        counters["n_inner_runs_ever"] = counters.get("n_meta_iterations_ever", 0) * batch
     for name in COUNTERS:
-        value = values["counters"][name]
+        value = counters[name]
         if type(value) is not int or value < 0:
             raise ForeignError(f"{name} must be a whole number >= 0, the file has {value!r:.100}")
         setattr(learner, name, value)

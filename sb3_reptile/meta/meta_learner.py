@@ -180,8 +180,10 @@ class ReptileMetaLearner:
             arguments["buffer_size"] = share_of_buffer(algorithm, arguments, self.task_sampler.n_tasks, n_envs)
         normalization = options_of(normalize, self.algorithm_kwargs)
         self.inner_learner = InnerLearner(algorithm, policy, arguments, n_envs, device, normalization)
-        #: Meta-iterations of the present training, and of all: tasks and seeds follow from the latter
+        #: Meta-iterations of the present training, and of all: tasks follow from the latter
         self.num_meta_iterations = self.n_meta_iterations_ever = 0
+        #: Inner runs of all training: their seeds follow from it
+        self.n_inner_runs_ever = 0
         #: Steps in environments, in all inner runs
         self.num_timesteps = 0
         self._total_meta_iterations = 0
@@ -414,6 +416,7 @@ class ReptileMetaLearner:
                 self.replay_buffers[run.task.number] = outcome.replay_buffer
         self.num_meta_iterations += 1
         self.n_meta_iterations_ever += 1
+        self.n_inner_runs_ever += len(runs)
         self.num_timesteps += sum(outcome.n_timesteps for outcome in outcomes)
         self.logger.record("meta/step_size", step_size)
         self.logger.record("meta/distance", distance)
@@ -421,15 +424,13 @@ class ReptileMetaLearner:
 
     def _inner_runs(self) -> list[InnerRun]:
         """The runs of the present meta-iteration."""
-        iteration = self.n_meta_iterations_ever
-        first = iteration * self.meta_batch_size
-        rng = np.random.default_rng([self.seed, iteration])
+        rng = np.random.default_rng([self.seed, self.n_meta_iterations_ever])
         return [
             InnerRun(
                 learner=self.inner_learner,
                 task=task,
                 spaces=(self.observation_space, self.action_space),
-                seed=seed_of(self.seed, first + position),
+                seed=seed_of(self.seed, self.n_inner_runs_ever + position),
                 n_timesteps=self.inner_timesteps,
                 parameters=self.parameters,
                 optimizers=self.optimizers,

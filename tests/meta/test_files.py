@@ -102,7 +102,7 @@ def test_what_was_kept_is_used_only_if_the_options_ask_for_it(how, saved, option
     assert not loaded.replay_buffers
     fresh = dqn_learner([left, right])
     fresh.set_parameters(learner.parameters)
-    fresh.n_meta_iterations_ever = 1
+    fresh.n_meta_iterations_ever, fresh.n_inner_runs_ever = 1, 2
     assert_equal(loaded.parameters, fresh.learn(1).parameters)
 
 
@@ -116,14 +116,30 @@ def test_the_carried_state_of_another_optimizer_is_an_error_that_says_what_to_do
     continued(learner, tmp_path / "fresh", how, algorithm_kwargs=other, optimizer_state="fresh")
 
 
-def test_files_of_earlier_versions_do_not_say_the_classes_of_the_optimizers(tmp_path):
+def test_files_of_earlier_versions_say_neither_classes_of_optimizers_nor_the_number_of_runs(tmp_path):
     learner = dqn_learner(optimizer_state="carried").learn(1)
     learner.save(tmp_path / "meta.zip")
-    changed(tmp_path / "meta.zip", tmp_path / "earlier.zip", without=("optimizer_classes",))
+    counters = {"num_meta_iterations": 1, "n_meta_iterations_ever": 1, "num_timesteps": learner.num_timesteps}
+    changed(tmp_path / "meta.zip", tmp_path / "earlier.zip", without=("optimizer_classes",), counters=counters)
     loaded = ReptileMetaLearner.load(tmp_path / "earlier.zip", Navigation(), device="cpu")
     for one in (learner, loaded):
         one.learn(1, reset_num_timesteps=False)
     assert_equal(loaded.parameters, learner.parameters)
+
+
+@pytest.mark.parametrize("n_after", [1, 2, 5])
+def test_seeds_of_runs_do_not_repeat_with_another_meta_batch_size(n_after, tmp_path):
+    learner = sine_learner(meta_batch_size=3)
+    seeds = []
+    for _ in range(2):
+        seeds += [run.seed for run in learner._inner_runs()]
+        learner.learn(1)
+    learner.save(tmp_path / "meta.zip")
+    loaded = ReptileMetaLearner.load(tmp_path / "meta.zip", SineWaves(10), meta_batch_size=n_after)
+    for _ in range(5):
+        seeds += [run.seed for run in loaded._inner_runs()]
+        loaded.learn(1)
+    assert len(set(seeds)) == len(seeds) == 2 * 3 + 5 * n_after
 
 
 def test_files_that_are_something_else(tmp_path):
