@@ -488,6 +488,33 @@ def test_random_actions_come_from_the_seed_and_not_from_the_learner():
     assert set(blue) <= set(range(10))
 
 
+@pytest.mark.parametrize("where", ["observation", "info"])
+def test_random_actions_are_those_that_the_mask_allows(where):
+    class Masked(Diary):
+        def masks(self):
+            return {agent: {"action_mask": np.arange(10) % 5 == self.time} for agent in self.agents}
+
+        def observe(self):
+            return self.masks() if where == "observation" else super().observe()
+
+        def reset(self, **kwargs):
+            obs, infos = super().reset(**kwargs)
+            return obs, self.masks() if where == "info" else infos
+
+        def step(self, actions):
+            *returned, infos = super().step(actions)
+            return *returned, self.masks() if where == "info" else infos
+
+    diary = Masked({}, agents=("red", "blue"))
+    env = OneAgent(diary, "red")
+    for seed in range(5):
+        env.reset(seed=seed)
+        for _ in range(4):
+            env.step(0)
+    assert [actions["blue"] % 5 for actions in diary.actions] == [0, 1, 2, 3] * 5
+    assert {actions["blue"] for actions in diary.actions} == {0, 1, 2, 3, 5, 6, 7, 8}
+
+
 def test_the_episode_is_over_when_the_agent_leaves_and_others_leave_unasked():
     ends = {1: {"blue": "terminated"}, 3: {"red": "terminated"}, 9: {"green": "truncated"}}
     diary, blue, green = Diary(ends, agents=("red", "blue", "green")), Scripted(), Scripted()

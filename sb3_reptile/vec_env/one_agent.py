@@ -26,8 +26,8 @@ class OneAgent(gym.Env):
     :param parallel_env: The environment; nothing else may step it
     :param agent: Name of the agent
     :param policies: Policies of the other agents by name: models, or any objects with SB3's ``predict``. An agent
-        without a policy, or with ``None``, takes random actions. They can be replaced at any time:
-        ``env.policies = {...}``
+        without a policy, or with ``None``, takes random actions; of discrete ones, those that PettingZoo's
+        ``action_mask`` in its observation or info allows. They can be replaced at any time: ``env.policies = {...}``
     :param deterministic: Whether the policies act deterministically
     :raises ValueError: if it is not a parallel environment, or if a name is not one of its agents
     """
@@ -55,6 +55,7 @@ class OneAgent(gym.Env):
         }
         self._seed_random_actions()
         self._observations: dict[str, Any] = {}
+        self._infos: dict[str, Any] = {}
 
     @property
     def policies(self) -> Mapping[str, PolicyPredictor | None]:
@@ -73,19 +74,19 @@ class OneAgent(gym.Env):
         if seed is not None:
             self._seed_random_actions()
         self._states.clear()
-        self._observations, infos = self.parallel_env.reset(seed=seed, options=options)
-        return self._observations[self.agent], dict(infos.get(self.agent, {}))
+        self._observations, self._infos = self.parallel_env.reset(seed=seed, options=options)
+        return self._observations[self.agent], dict(self._infos.get(self.agent, {}))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         actions = {name: self._act(name) for name in self.parallel_env.agents if name != self.agent}
         step = self.parallel_env.step({**actions, self.agent: _scalar(action)})
-        self._observations, rewards, terminated, truncated, infos = step
+        self._observations, rewards, terminated, truncated, self._infos = step
         return (
             self._observations[self.agent],
             float(rewards[self.agent]),
             bool(terminated[self.agent]),
             bool(truncated[self.agent]),
-            dict(infos.get(self.agent, {})),
+            dict(self._infos.get(self.agent, {})),
         )
 
     def render(self) -> Any:
@@ -97,7 +98,7 @@ class OneAgent(gym.Env):
     def _act(self, name: str) -> Any:
         policy = self.policies.get(name)
         if policy is None:
-            return self._random_actions[name].sample()
+            return self._random_actions[name].sample(self._action_mask(name))
         action, self._states[name] = policy.predict(
             self._observations[name],
             state=self._states.get(name),
@@ -105,6 +106,14 @@ class OneAgent(gym.Env):
             deterministic=self.deterministic,
         )
         return _scalar(action)
+
+    def _action_mask(self, name: str) -> np.ndarray | None:
+        """Which of its discrete actions an agent may take; None if all."""
+        if isinstance(self._random_actions[name], gym.spaces.Discrete):
+            for where in (self._observations.get(name), self._infos.get(name)):
+                if isinstance(where, Mapping) and where.get("action_mask") is not None:
+                    return np.asarray(where["action_mask"], np.int8)
+        return None
 
     def _seed_random_actions(self) -> None:
         for space in self._random_actions.values():
