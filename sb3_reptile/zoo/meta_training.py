@@ -94,8 +94,9 @@ def meta_train() -> None:
     except KeyboardInterrupt:
         where = "" if arguments.checkpoint is None else "; repeat the same command to continue"
         raise SystemExit(f"stopped after {learner.num_meta_iterations} meta-iterations{where}") from None
-    learner.save(arguments.output)
-    print(f"Saved to {arguments.output}")
+    path = arguments.output if arguments.output.suffix else arguments.output.with_name(f"{arguments.output.name}.zip")
+    learner.save(path)
+    print(f"Saved to {path}")
 
 
 def _learner(arguments: argparse.Namespace, algorithm: Any) -> Any:

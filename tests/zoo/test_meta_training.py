@@ -58,8 +58,11 @@ def test_normalization_and_the_number_of_environments_are_hyperparameters_as_in_
     # Of each run: the first observation and 16 others in two environments, as a rollout is 4 steps in each
     assert learner.get_vec_normalize_env().obs_rms.count == pytest.approx(2 * 17, abs=1e-3)
     assert "another normalize" in here(*command, "normalize:true", *rest, code=2, cwd=tmp_path)
-    here(*SMALL, "normalize:true", *rest[:-2], "-o", "both.zip", cwd=tmp_path)
-    assert ReptileMetaLearner.load(tmp_path / "both.zip", Navigation()).normalize is True
+    # The name of the file, in which .zip is added
+    saved = tmp_path / "folder" / "both.zip"
+    output = here(*SMALL, "normalize:true", *rest[:-2], "-o", tmp_path / "folder" / "both", cwd=tmp_path)
+    assert f"Saved to {saved}\n" in output
+    assert ReptileMetaLearner.load(saved, Navigation()).normalize is True
 
 
 @pytest.mark.parametrize(
