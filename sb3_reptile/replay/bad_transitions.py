@@ -73,7 +73,7 @@ class BadTransitions:
     :param n_envs: Number of environments
     """
 
-    #: For rewards and observations that are few numbers of type float32
+    #: For rewards and observations that are stored as few numbers of type float32
     _few: FiniteBytes | None = None
 
     def __init__(
@@ -91,7 +91,9 @@ class BadTransitions:
         # The type of observations that are one array of floats
         self._only = self._floats[0][1] if self._floats and not is_dict else None
         n_floats = n_envs * (1 + sum(prod(space.shape or ()) for _, space in by_key if space.dtype == reward_dtype))
-        if reward_dtype == np.float32 and n_floats * reward_dtype.itemsize <= FEW_BYTES:
+        # A float32 may be infinite as float16, and more numbers than n_floats would be given for a space of float64
+        is_float32 = all(dtype == np.float32 for dtype in (reward_dtype, *(dtype for _, dtype in self._floats)))
+        if is_float32 and n_floats * reward_dtype.itemsize <= FEW_BYTES:
             self._few = FiniteBytes(n_floats)
 
     def accepts(self, obs: Any, next_obs: Any, reward: Any) -> bool:

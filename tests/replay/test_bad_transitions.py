@@ -237,6 +237,36 @@ def test_every_float_of_a_row_is_looked_at(space, n_envs, value):
 
 
 @pytest.mark.parametrize("is_dict", [False, True])
+@pytest.mark.parametrize("reward_dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("given", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
+def test_floats_given_as_another_type_than_that_of_the_space_are_looked_at(stored, given, reward_dtype, is_dict):
+    box = spaces.Box(-INF, INF, (4,), stored)
+    space = spaces.Dict({"a": box, "b": spaces.Box(-INF, INF, (2,))}) if is_dict else box
+    buffer = make_buffer(DecayedDictReplayBuffer if is_dict else DecayedReplayBuffer, space=space)
+
+    def add_row(next_obs, reward):
+        row = [np.zeros((1, 4), given), next_obs]
+        if is_dict:
+            row = [{"a": x, "b": np.zeros((1, 2), np.float32)} for x in row]
+        buffer.add(*row, np.zeros(1), np.array([reward], reward_dtype), np.zeros(1), [{}])
+
+    add_row(np.zeros((1, 4), given), 1.0)
+    largest, largest_stored = (float(np.finfo(dtype).max) for dtype in (given, stored))
+    for value in [NAN, INF, -INF, *([largest] if largest > largest_stored else [])]:
+        for position in range(4):
+            next_obs = np.zeros((1, 4), given)
+            next_obs[0, position] = value
+            with pytest.raises(ValueError, match="the next observation"):
+                add_row(next_obs, 1.0)
+    with pytest.raises(ValueError, match="the reward of environment 0 is nan"):
+        add_row(np.zeros((1, 4), given), NAN)
+    assert buffer.size() == 1
+    add_row(np.ones((1, 4), given), 1.0)
+    assert buffer.size() == 2
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
 def test_integers_whose_bits_would_be_no_float_are_numbers(is_dict):
     box = spaces.Box(-INF, INF, (2,))
     space = spaces.Dict({"x": box}) if is_dict else box
