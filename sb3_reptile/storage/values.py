@@ -8,6 +8,7 @@ modules of this package for their own.
 import base64
 import math
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -354,7 +355,7 @@ register_type(
     "dict_space",
     spaces.Dict,
     lambda s: [[list(item) for item in s.spaces.items()]],
-    lambda items: spaces.Dict(dict(items)),
+    lambda items: spaces.Dict(OrderedDict(items)),  # of a dict it would sort the keys
 )
 register_type("linear_schedule", LinearSchedule, lambda s: [s.start, s.end, s.end_fraction])
 register_type("constant_schedule", ConstantSchedule, lambda s: [s.val])

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_reptile import DecayedHerReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile import (
+    DecayedDictReplayBuffer,
+    DecayedHerReplayBuffer,
+    DecayedNStepReplayBuffer,
+    DecayedReplayBuffer,
+)
 from sb3_reptile.replay import persistence
+from sb3_reptile.replay.auto.features import Embedding
 from sb3_reptile.storage import (
     ForeignError,
     MissingArgumentError,
@@ -79,6 +85,16 @@ def test_hindsight_replay_goes_on_in_the_middle_of_an_episode(n_steps, copy_info
     assert_same_batches(*batches)
     for row in range(buffer.size()):
         assert [sorted(info) for info in loaded.infos[row]] == [sorted(info) for info in buffer.infos[row]]
+
+
+def test_dict_observations_keep_the_features_by_which_changes_are_noticed(tmp_path):
+    space = spaces.Dict(speed=spaces.Box(-1, 1, (1,)), image=spaces.Box(-1, 1, (3,)))
+    buffer = make_buffer(DecayedDictReplayBuffer, space=space, half_life="auto")
+    buffer.save(tmp_path / "buffer")
+    loaded = DecayedDictReplayBuffer.load(tmp_path / "buffer")
+    observations = {"speed": np.full((1, 1), 0.5, np.float32), "image": np.zeros((1, 3), np.float32)}
+    features = [Embedding(which.observation_space)(observations).tolist() for which in (buffer, loaded)]
+    assert features[0] == features[1]
 
 
 def test_what_changed_at_run_time_is_kept(tmp_path):

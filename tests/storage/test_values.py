@@ -53,6 +53,11 @@ def test_values_come_back_as_they_were():
             to_json(value, "it")
 
 
+def test_a_dict_space_keeps_the_order_of_its_keys():
+    space = spaces.Dict(speed=spaces.Discrete(2), image=spaces.Discrete(3))
+    assert list(from_json(json.loads(json.dumps(to_json(space, "space"))))) == ["speed", "image"]
+
+
 class Celsius:
     def __init__(self, degrees):
         if degrees < -273.15:
