@@ -443,7 +443,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         state = super().state()
         rows, values = self.distribution.state()
         state.rows.update(rows)
-        state.values.update(values, skipped=self.n_skipped)
+        state.values.update(values, skipped=self.n_skipped, after_gap=self._is_after_gap)
         if type(self._initial_weights) is RandomWeights:
             state.values["generator"] = self._initial_weights.generator.bit_generator.state
         if self._consistency is not None:
@@ -458,6 +458,7 @@ class DecayedSampling(DistributionQueries, SavedInFolder, metaclass=_BasesChecke
         super().set_state(state)
         self.distribution.set_state(state.values)
         self._bad_transitions.n_skipped = state.values["skipped"]
+        self._is_after_gap = bool(state.values.get("after_gap", False))  # files of earlier versions do not say
         if type(self._initial_weights) is RandomWeights:
             self._initial_weights.generator.bit_generator.state = state.values["generator"]
         if self._consistency is not None:

@@ -97,6 +97,25 @@ def test_dict_observations_keep_the_features_by_which_changes_are_noticed(tmp_pa
     assert features[0] == features[1]
 
 
+@pytest.mark.filterwarnings("ignore:the reward")
+def test_hindsight_replay_goes_on_after_a_transition_that_was_skipped(tmp_path):
+    buffer = hindsight.make_buffer(on_bad_transition="skip")
+
+    def add(which, step, reward=0.0, done=False):
+        obs, next_obs = ({key: np.full((1, 2), t) for key in which.observations} for t in (step, step + 1))
+        which.add(obs, next_obs, np.zeros((1, 2)), np.array([reward]), np.array([done]), [{}])
+
+    for step in range(3):
+        add(buffer, step)
+    add(buffer, 3, reward=math.nan)
+    buffer.save(tmp_path / "buffer")
+    loaded = DecayedHerReplayBuffer.load(tmp_path / "buffer", device="cpu", env=buffer.env)
+    for which in (buffer, loaded):
+        for step in (4, 5, 6):
+            add(which, step, done=step == 6)
+    assert buffer.ep_length[:6, 0].tolist() == loaded.ep_length[:6, 0].tolist() == [6] * 6
+
+
 def test_what_changed_at_run_time_is_kept(tmp_path):
     buffer = make_buffer(DecayedReplayBuffer, half_life=10, prioritized=True)
     fill(buffer, 30)
