@@ -11,6 +11,7 @@ from sb3_reptile.replay.saved_arguments import (
     changed_arguments,
     check_saved_arguments,
     described,
+    is_automatic,
     without_decay,
 )
 from sb3_reptile.storage import ArgumentError, ForeignError, StorageError
@@ -181,10 +182,12 @@ def _keep_one_decay(
     flat: dict[str, Any], kwargs: dict[str, Any], given: dict[str, Any], given_kwargs: dict[str, Any]
 ) -> None:
     """A decay that is given overrides one that was saved, wherever they stand: half_life, or in the buffer's kwargs."""
-    in_kwargs = any(name in given_kwargs for name in DECAY)
-    if in_kwargs or "half_life" in given:
-        without_decay(kwargs)
-    if "half_life" in flat and "half_life" not in given and (in_kwargs or any(name in kwargs for name in DECAY)):
+    decay = {name: value for name, value in {**given, **given_kwargs}.items() if name in DECAY}
+    without_decay(kwargs, decay)
+    if "half_life" not in flat or "half_life" in given:
+        return
+    goes_together = is_automatic(flat["half_life"]) and "half_life" not in decay
+    if not goes_together and any(name in kwargs or name in given_kwargs for name in DECAY):
         flat["half_life"] = None
 
 

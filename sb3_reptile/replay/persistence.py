@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.compression import decode, encode
-from sb3_reptile.replay.saved_arguments import DECAY, changed_arguments, check_saved_arguments, without_decay
+from sb3_reptile.replay.saved_arguments import changed_arguments, check_saved_arguments, without_decay
 from sb3_reptile.storage import ArgumentError, DamagedError, ForeignError, NotStorableError
 from sb3_reptile.storage.folder import Arrays, Folder, slices, write_folder
 from sb3_reptile.storage.values import arguments_from_json, arguments_to_json
@@ -321,8 +321,7 @@ class SavedInFolder(ReplayBuffer):
                 raise ForeignError(f"{path} holds a {about['class']}: load it by {about['class']}.load()")
             saved = dict(about["arguments"])
             changed = changed_arguments(saved, kwargs)
-            if any(name in kwargs for name in DECAY):
-                without_decay(saved)
+            without_decay(saved, kwargs)
             check_saved_arguments(saved, kwargs, f"{cls.__name__}.load", issubclass(cls, HerReplayBuffer))
             arguments = arguments_from_json(saved, kwargs, f"{cls.__name__}.load")
         with folder.understood(changed):

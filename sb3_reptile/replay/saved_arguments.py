@@ -42,12 +42,26 @@ def changed_arguments(saved: Mapping[str, Any], given: Mapping[str, Any], prefix
     return changed
 
 
-def without_decay(saved: dict[str, Any]) -> None:
+def without_decay(saved: dict[str, Any], given: Mapping[str, Any]) -> None:
     """
-    :param saved: Saved arguments, from which the decay is removed, as another one is given
+    :param saved: Saved arguments, as JSON, from which the decay is removed if another one is given. A decay and
+        ``half_life="auto"`` go together: neither overrides the other.
+    :param given: Arguments that override them
     """
+    if not any(name in given for name in DECAY):
+        return
+    is_auto = is_automatic(given.get("half_life", saved.get("half_life")))
     for name in DECAY:
-        saved.pop(name, None)
+        if name in given or not is_auto:
+            saved.pop(name, None)
+
+
+def is_automatic(half_life: Any) -> bool:
+    """
+    :param half_life: A ``half_life``
+    :return: Whether it is ``"auto"``
+    """
+    return isinstance(half_life, str) and half_life == "auto"
 
 
 def check_saved_arguments(

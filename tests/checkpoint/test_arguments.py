@@ -12,6 +12,7 @@ from sb3_reptile.checkpoint import ResumableCheckpoint, resume
 from sb3_reptile.replay.decay import EmphasizingRecent, Exponential, Linear, PowerLaw
 from sb3_reptile.storage import ArgumentError, StorageError
 from tests.checkpoint.training import bit_flipping, cartpole, make_model, pendulum, resumable, small
+from tests.conftest import fill, make_buffer
 
 OPTIONS = {
     "plain": dict(half_life=1_000),
@@ -59,6 +60,10 @@ def has_generator(seed):
     return lambda model: model.replay_buffer._initial_weights.generator.bit_generator.state == state
 
 
+def is_auto_with(decay):
+    return lambda buffer: buffer.consistency is not None and buffer.decay == decay
+
+
 def by_age(ages):
     return 0.5 ** (ages / 7)
 
@@ -81,6 +86,26 @@ TAKEN_OVER = {
     "half_life, hindsight": ("hindsight", dict(half_life=50), lambda m: m.replay_buffer.half_life == 50),
     "half_life after ere": ("ere", dict(half_life=50), lambda m: m.replay_buffer.half_life == 50),
     "half_life after auto": ("auto", dict(half_life=50), lambda m: m.replay_buffer.half_life == 50),
+    "another decay, auto": (
+        "auto",
+        buffer_kwargs(decay={"linear": dict(horizon=30)}),
+        lambda m: m.half_life == "auto" and is_auto_with(Linear(30))(m.replay_buffer),
+    ),
+    "another decay instead of auto": (
+        "auto",
+        buffer_kwargs(decay={"linear": dict(horizon=30)}, half_life=None),
+        lambda m: m.half_life is None and m.replay_buffer.consistency is None and has_decay(Linear(30))(m),
+    ),
+    "auto, which has a decay": (
+        "ere",
+        dict(half_life="auto"),
+        lambda m: is_auto_with(EmphasizingRecent(minimum=4, cycle=5))(m.replay_buffer),
+    ),
+    "another option of auto with a decay": (
+        "ere",
+        buffer_kwargs(uniform_fraction=0.1),
+        lambda m: m.half_life == "auto" and is_auto_with(EmphasizingRecent(minimum=4, cycle=5))(m.replay_buffer),
+    ),
     "another decay": ("plain", buffer_kwargs(decay={"linear": dict(horizon=30)}), has_decay(Linear(30))),
     "another decay, priorities": (
         "priorities",
@@ -268,6 +293,25 @@ def test_a_loaded_buffer_takes_over_arguments(case, prioritized, tmp_path):
     loaded = DecayedNStepReplayBuffer.load(tmp_path / "buffer", **given)
     assert is_taken_over(loaded)
     assert loaded.size() == 40
+    loaded.sample(10)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_taken_over"),
+    [
+        (dict(decay=Linear(30)), is_auto_with(Linear(30))),
+        (dict(half_life="auto"), is_auto_with(PowerLaw(50))),
+        (dict(half_life=None, decay=Linear(30)), lambda b: b.consistency is None and b.decay == Linear(30)),
+        (dict(half_life=5), lambda b: b.consistency is None and b.half_life == 5),
+    ],
+)
+def test_a_loaded_buffer_keeps_auto_with_another_decay(given, is_taken_over, tmp_path):
+    buffer = make_buffer(DecayedReplayBuffer, half_life="auto", decay=PowerLaw(50))
+    fill(buffer, 50)
+    buffer.save(tmp_path / "buffer")
+    loaded = DecayedReplayBuffer.load(tmp_path / "buffer", **given)
+    assert is_taken_over(loaded)
+    assert loaded.size() == buffer.size()
     loaded.sample(10)
 
 
