@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_reptile.checkpoint.arguments import check_n_steps, check_network_sizes, resolve_arguments
+from sb3_reptile.checkpoint.buffers import get_buffer_arguments, make_buffer
 from sb3_reptile.checkpoint.environments import check_wrappers, get_environment_state, set_environment_state
 from sb3_reptile.checkpoint.models import (
     get_counters,
@@ -83,6 +84,7 @@ def write_checkpoint(model: OffPolicyAlgorithm, path: Path, previous: Folder | N
         "random": get_random_states(model),
         "environment": get_environment_state(model.env),
         "replay_buffer": buffer.values,
+        "buffer_arguments": get_buffer_arguments(model.replay_buffer),
     }
     write_folder(path, KIND, state, [(PARAMETERS, lambda: arrays), *files_of(model.replay_buffer, buffer)], previous)
 
@@ -200,6 +202,7 @@ def _resume_from(folder: Folder, env: GymEnv | VecEnv | str, device: th.device |
             # n_steps together with NStepReplayBuffer. The user has seen its other warnings in the first run.
             warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
             model: Any = found.algorithm(env=vec_env, device=device, **found.arguments)
+        model.replay_buffer = make_buffer(model, found, state.get("buffer_arguments"), state["replay_buffer"])
         check_n_steps(model, found)
         set_parameters(model, folder.read(PARAMETERS), state["optimizers"], found.changed)
         of_buffer = {name.removeprefix("replay_buffer_kwargs.") for name in found.given}

@@ -267,8 +267,5 @@ class DecayedNStepReplayBuffer(_SB3Storage, NStepReplayBuffer):
     def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any) -> None:
         super().__init__(*args, n_steps=n_steps, gamma=gamma, **kwargs)
 
-    def _arguments(self) -> dict[str, Any]:
-        return {**super()._arguments(), "n_steps": self.n_steps, "gamma": self.gamma}
-
     def _fetch(self, indices: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         return self._fetch_returns(indices, env) if self.has_returns else super()._fetch(indices, env)

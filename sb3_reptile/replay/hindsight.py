@@ -15,7 +15,13 @@ from sb3_reptile.replay.decayed_sampling import DecayedDictReplayBufferSamples, 
 from sb3_reptile.replay.diagnostics import ReplayDiagnostics
 from sb3_reptile.replay.distribution import NothingToDrawError
 from sb3_reptile.replay.episodes import end_running_episodes
-from sb3_reptile.replay.persistence import BufferState, objects_of, restore_storage, state_of_storage
+from sb3_reptile.replay.persistence import (
+    BufferState,
+    arguments_of_storage,
+    objects_of,
+    restore_storage,
+    state_of_storage,
+)
 from sb3_reptile.replay.weight_users import check_learner
 from sb3_reptile.storage.values import from_json, infos_to_json, register_former_name
 
@@ -144,14 +150,6 @@ class DecayedHerReplayBuffer(DecayedSampling, HerReplayBuffer):
         fields = self._get_real_samples(*np.divmod(indices, self.n_envs), env)
         return DecayedDictReplayBufferSamples(*fields, indices, th.ones((len(indices), 1), device=self.device))
 
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            **super()._arguments(),
-            "n_sampled_goal": self.n_sampled_goal,
-            "goal_selection_strategy": self.goal_selection_strategy,
-            "copy_info_dict": self.copy_info_dict,
-        }
-
     @classmethod
     def _make(cls, arguments: dict[str, Any], device: th.device | str, env: VecEnv | None) -> "DecayedHerReplayBuffer":
         return cls(env=env, device=device, **arguments)
@@ -198,6 +196,16 @@ def _(buffer: HerReplayBuffer, envs: np.ndarray | None = None) -> None:
 @objects_of.register
 def _(buffer: HerReplayBuffer) -> tuple[str, ...]:
     return ("infos",)
+
+
+@arguments_of_storage.register
+def _(buffer: HerReplayBuffer) -> dict[str, Any]:
+    return {
+        **arguments_of_storage.dispatch(object)(buffer),
+        "n_sampled_goal": buffer.n_sampled_goal,
+        "goal_selection_strategy": buffer.goal_selection_strategy,
+        "copy_info_dict": buffer.copy_info_dict,
+    }
 
 
 @state_of_storage.register

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -100,6 +100,53 @@ def restore_storage(buffer: ReplayBuffer, state: BufferState) -> None:
     :param state: What :func:`state_of_storage` returned of one that was made with the same arguments
     """
     buffer.pos, buffer.full = state.values["pos"], state.values["full"]
+
+
+@singledispatch
+def arguments_of_storage(buffer: ReplayBuffer) -> dict[str, Any]:
+    """
+    :param buffer: One of SB3's replay buffers for off-policy algorithms, or of a class derived from one
+    :return: The keyword arguments of SB3's class that make an empty buffer like this one
+    """
+    return {
+        "buffer_size": buffer.buffer_size * buffer.n_envs,
+        "observation_space": buffer.observation_space,
+        "action_space": buffer.action_space,
+        "n_envs": buffer.n_envs,
+        "optimize_memory_usage": buffer.optimize_memory_usage,
+        "handle_timeout_termination": buffer.handle_timeout_termination,
+    }
+
+
+@arguments_of_storage.register
+def _(buffer: NStepReplayBuffer) -> dict[str, Any]:
+    arguments = arguments_of_storage.dispatch(object)(buffer)
+    return {**arguments, "n_steps": buffer.n_steps, "gamma": buffer.gamma}
+
+
+def arguments_of(buffer: ReplayBuffer) -> dict[str, Any]:
+    """
+    :param buffer: One of our replay buffers, or of SB3's
+    :return: The keyword arguments that make an empty buffer like this one
+    """
+    return buffer._arguments() if isinstance(buffer, SavedInFolder) else arguments_of_storage(buffer)
+
+
+def empty_buffer(
+    cls: type[ReplayBuffer], arguments: dict[str, Any], device: th.device | str, env: VecEnv | None
+) -> ReplayBuffer:
+    """
+    :param cls: The class of one of our replay buffers, or of SB3's
+    :param arguments: What :func:`arguments_of` returned
+    :param device: PyTorch device
+    :param env: The environment, for hindsight replay
+    :return: An empty buffer
+    """
+    if issubclass(cls, SavedInFolder):
+        return cls._make(arguments, device, env)
+    if issubclass(cls, HerReplayBuffer):
+        arguments = {**arguments, "env": env}
+    return cls(device=device, **arguments)
 
 
 def state_of(buffer: ReplayBuffer) -> BufferState:
@@ -255,14 +302,7 @@ class SavedInFolder(ReplayBuffer):
 
     def _arguments(self) -> dict[str, Any]:
         """The keyword arguments that make an empty buffer like this one."""
-        return {
-            "buffer_size": self.buffer_size * self.n_envs,
-            "observation_space": self.observation_space,
-            "action_space": self.action_space,
-            "n_envs": self.n_envs,
-            "optimize_memory_usage": self.optimize_memory_usage,
-            "handle_timeout_termination": self.handle_timeout_termination,
-        }
+        return arguments_of_storage(self)
 
     @classmethod
     def _make(

@@ -13,14 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_reptile import ReptileDQN
+from sb3_reptile import DecayedReplayBuffer, ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
+from sb3_reptile.checkpoint.buffers import get_buffer_arguments
 from sb3_reptile.checkpoint.resuming import list_checkpoints
-from sb3_reptile.storage import DamagedError, ForeignError, NewerVersionError, StorageError
+from sb3_reptile.storage import DamagedError, ForeignError, MissingArgumentError, NewerVersionError, StorageError
 from sb3_reptile.storage.folder import MANIFEST
 from tests.checkpoint.training import CASES, Cut, cartpole, cut_at, make_model, resumable, small
 from tests.storage.corruption import STRANGE, Trap, mutations, places, put, sealed
+
+
+def buffer_kwargs(**kwargs):
+    return dict(replay_buffer_kwargs=kwargs)
+
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +59,106 @@ def test_training_goes_on_bit_for_bit_in_the_middle_of_an_episode(case, tmp_path
     resumed.learn(total - resumed.num_timesteps, reset_num_timesteps=False)
     assert_same(resumed, straight)
     assert resumed._n_updates > 0
+
+
+# A model, and the options of another one whose buffer it trains with
+WITH_ANOTHER_BUFFER = {
+    "smaller": ("reptile_dqn", dict(buffer_size=50)),
+    "larger, another decay": (
+        "reptile_dqn",
+        dict(buffer_size=400, half_life=None, replay_buffer_kwargs=dict(decay={"window": dict(size=40)})),
+    ),
+    "auto with a decay": ("reptile_dqn, 3 environments", dict(weighting="sampling", **buffer_kwargs(decay="ere"))),
+    "no auto": ("reptile_dqn, auto", dict(half_life=50, replay_buffer_kwargs=dict(uniform_fraction=0.3))),
+    "initial weights": ("reptile_dqn, dict", buffer_kwargs(initial_weights="random", combined=True)),
+    "priorities": ("reptile_dqn", dict(priority="td_error", half_life=30)),
+    "n-step returns": ("sac", buffer_kwargs(half_life=20, n_steps=3, gamma=0.9)),
+    "without decay": ("qrdqn", dict(replay_buffer_class=ReplayBuffer)),
+    "of SB3": ("dqn", dict(buffer_size=50)),
+    "of SB3, n-step": ("dqn", dict(buffer_size=50, n_steps=3)),
+    "hindsight": ("reptile_dqn, hindsight", dict(buffer_size=40, **buffer_kwargs(n_sampled_goal=2))),
+    "hindsight of SB3": ("dqn, hindsight", dict(buffer_size=40, **buffer_kwargs(n_sampled_goal=2))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The last trajectory", "ignore:beta=", "ignore:You are using")
+@pytest.mark.parametrize("case", WITH_ANOTHER_BUFFER)
+def test_training_with_another_buffer_than_the_model_made_goes_on_bit_for_bit(case, tmp_path):
+    case, options = WITH_ANOTHER_BUFFER[case]
+
+    def model():
+        made = make_model(case)
+        made.replay_buffer = make_model(case, **options).replay_buffer
+        if isinstance(made.replay_buffer, HerReplayBuffer):
+            made.replay_buffer.env = made.env
+        return made
+
+    straight = model()
+    straight.learn(160, callback=ResumableCheckpoint(80, tmp_path / "straight"))
+    with pytest.raises(Cut):
+        model().learn(160, callback=[ResumableCheckpoint(80, tmp_path / "cut"), cut_at(89)])
+    resumed = resume(tmp_path / "cut", CASES[case][1](), device="cpu")
+    resumed.learn(160 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_same(resumed, straight)
+    assert type(resumed.replay_buffer) is type(straight.replay_buffer)
+    assert get_buffer_arguments(resumed.replay_buffer) == get_buffer_arguments(straight.replay_buffer)
+
+
+def assigned(tmp_path, buffer_class=DecayedReplayBuffer, **options):
+    """The folder of a model whose replay buffer was assigned."""
+    model = ReptileDQN("MlpPolicy", cartpole(), **small(n_steps=1))
+    spaces = model.observation_space, model.action_space
+    model.replay_buffer = buffer_class(50, *spaces, device="cpu", **options)
+    model.learn(60, callback=ResumableCheckpoint(60, tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def by_age(ages):
+    return 0.5 ** (ages / 7)
+
+
+def test_arguments_that_are_given_override_those_of_an_assigned_buffer(tmp_path):
+    folder = assigned(tmp_path, half_life=10, uniform_fraction=0.2)
+    given = dict(half_life=30, n_steps=3, gamma=0.5, replay_buffer_kwargs=dict(on_bad_transition="skip"))
+    buffer = resume(folder, cartpole(), **given).replay_buffer
+    assert (buffer.buffer_size, buffer.half_life, buffer.uniform_fraction) == (50, 30, 0.2)
+    assert (buffer.n_steps, buffer.gamma, buffer.on_bad_transition) == (3, 0.5, "skip")
+
+
+def test_what_could_not_be_saved_of_an_assigned_buffer_must_be_given(tmp_path):
+    folder = assigned(tmp_path, decay=by_age)
+    with pytest.raises(MissingArgumentError, match=r"decay must be given again, resume with replay_buffer_kwargs=dict"):
+        resume(folder, cartpole())
+    buffer = resume(folder, cartpole(), half_life=None, replay_buffer_kwargs=dict(decay=by_age)).replay_buffer
+    assert buffer.decay.function is by_age
+    assert buffer.buffer_size == 50
+
+
+class OwnBuffer(DecayedReplayBuffer):
+    pass
+
+
+def test_the_class_of_an_assigned_buffer_must_be_given_if_it_is_the_users(tmp_path):
+    folder = assigned(tmp_path, OwnBuffer)
+    with pytest.raises(MissingArgumentError, match=r"replay_buffer_class must be given again, resume\("):
+        resume(folder, cartpole())
+    buffer = resume(folder, cartpole(), replay_buffer_class=OwnBuffer).replay_buffer
+    assert type(buffer) is OwnBuffer
+    assert buffer.buffer_size == 50
+
+
+@pytest.mark.parametrize("is_auto", [False, True])
+def test_checkpoints_that_do_not_say_which_buffer_they_hold_are_resumed(is_auto, tmp_path):
+    kwargs = dict(decay="ere")
+    model = ReptileDQN("MlpPolicy", cartpole(), **small(replay_buffer_kwargs=kwargs))
+    if not is_auto:  # as earlier versions lost it where they resumed such a model
+        other = ReptileDQN("MlpPolicy", cartpole(), **small(half_life=None, replay_buffer_kwargs=kwargs))
+        model.replay_buffer = other.replay_buffer
+    model.learn(60, callback=ResumableCheckpoint(60, tmp_path))
+    sealed(list_checkpoints(tmp_path)[-1], lambda manifest: manifest["state"].pop("buffer_arguments"))
+    buffer = resume(tmp_path, cartpole()).replay_buffer
+    assert (buffer.consistency is not None) == is_auto
+    assert buffer.size() == 60
 
 
 def run_killed_training(what, folder):
