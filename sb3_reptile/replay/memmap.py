@@ -141,3 +141,25 @@ def enlarge(buffer: ReplayBuffer, n_rows: int, scratch: ScratchFiles) -> None:
         else:
             setattr(buffer, attribute, enlarged)
     buffer.buffer_size = n_rows
+
+
+def move_to_disk(buffer: ReplayBuffer, scratch: ScratchFiles) -> None:
+    """
+    Move the observations of a buffer from memory to a disk.
+
+    :param buffer: The buffer
+    :param scratch: Where the observations go
+    """
+    for attribute in ("observations", "next_observations"):
+        stored = getattr(buffer, attribute, None)
+        if isinstance(stored, dict):
+            stored.update({key: _copied(array, scratch) for key, array in stored.items()})
+        elif stored is not None:
+            setattr(buffer, attribute, _copied(stored, scratch))
+    scratch.touched(buffer.size() * buffer.n_envs, scattered=False)
+
+
+def _copied(array: np.ndarray, scratch: ScratchFiles) -> np.ndarray:
+    copied = scratch.zeros(array.shape, array.dtype)
+    copied[:] = array
+    return copied

@@ -10,10 +10,19 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay.buffers import DecayedDictReplayBuffer, DecayedNStepReplayBuffer, DecayedReplayBuffer
+from sb3_reptile.replay.decay import Exponential
 from sb3_reptile.replay.decayed_sampling import DecayedSampling
 from sb3_reptile.replay.hindsight import DecayedHerReplayBuffer
+from sb3_reptile.replay.memmap import ScratchFiles, move_to_disk
 from sb3_reptile.replay.multi_step import MultiStepSampling
+from sb3_reptile.replay.persistence import arguments_of
+from sb3_reptile.storage.values import arguments_to_json
 
+# Options that a buffer can have changed, and arguments that are not compared: its size, its form, its returns
+CHANGEABLE = ("beta", "weighting", "combined", "on_bad_transition")
+OF_STORAGE = (
+    "buffer_size", "observation_space", "action_space", "n_envs", "optimize_memory_usage", "n_steps", "gamma"
+)  # fmt: skip
 #: SB3's replay buffers, and those that decay in their place
 DECAYED_COUNTERPARTS: dict[type[ReplayBuffer], type[ReplayBuffer]] = {
     ReplayBuffer: DecayedReplayBuffer,
@@ -88,17 +97,22 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     :param present: The buffer that the model made by its options. It stays as it is if there is an error, unless it is
         on disk
     :param path: Where the buffer was loaded from
-    :return: The loaded buffer; or one like the model's, with the transitions of the loaded one, if that is of another
-        kind, or only one of them has ``half_life="auto"``
+    :return: The loaded buffer, with the model's options; or one like the model's, with the transitions of the loaded
+        one, if that is of another kind, or was made with other options that cannot be changed
     :raises ValueError: if the loaded buffer does not fit the model
+    :raises OSError: if there is no room on the disk for its observations, which the model keeps there
     """
     check_fits(loaded, present.observation_space, present.action_space, present.n_envs, f"the replay buffer in {path}")
     if not isinstance(present, DecayedSampling) or not _keeps_arrays(loaded):
         return loaded
     is_of_kind = isinstance(loaded, HerReplayBuffer) == isinstance(present, HerReplayBuffer)
     has_returns = isinstance(loaded, MultiStepSampling) or getattr(present, "n_steps", 1) == 1
-    was_auto, is_auto = (getattr(buffer, "consistency", None) is not None for buffer in (loaded, present))
-    if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and was_auto == is_auto:
+    differing = differing_options(loaded, present)
+    # A model that needs priorities refuses a buffer without them
+    lacks_priorities = present.prioritized and "half_life" not in differing
+    lacks_priorities = lacks_priorities and not getattr(loaded, "prioritized", False)
+    if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and (lacks_priorities or not differing):
+        hand_over_options(present, loaded)
         return loaded
     into = _emptied(present)
     try:
@@ -106,10 +120,10 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     except BaseException:
         into.reset()
         raise
-    names = [
-        f"{type(buffer).__name__}{' with half_life=auto' if auto and was_auto != is_auto else ''}"
-        for buffer, auto in ((loaded, was_auto), (into, is_auto))
-    ]
+    names = []
+    for which, buffer in enumerate((loaded, into)):
+        options = [f"{name}={values[which]}" for name, values in differing.items() if values[which] is not None]
+        names.append(f"{type(buffer).__name__}{' with ' if options else ''}{', '.join(options)}")
     warnings.warn(
         f"{path} holds a {names[0]}: its {n_taken:,} newest transitions were taken over into the "
         f"model's {names[1]}, in their order. Ages count from the newest; initial weights and "
@@ -117,6 +131,57 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
         stacklevel=3,
     )
     return into
+
+
+def differing_options(loaded: ReplayBuffer, present: ReplayBuffer) -> dict[str, tuple[Any, Any]]:
+    """
+    :param loaded: A buffer that was loaded
+    :param present: The buffer that the model made by its options
+    :return: The options in which they differ and that cannot be changed, by name: those of each, None if it has no such
+        option. Functions do not differ, as those that were pickled cannot be compared. Empty if one of them does not
+        decay.
+    """
+    if not (isinstance(loaded, DecayedSampling) and isinstance(present, DecayedSampling)):
+        return {}
+    theirs, ours = ({"half_life": None, **arguments_of(buffer)} for buffer in (loaded, present))
+    their_json, our_json = arguments_to_json(theirs), arguments_to_json(ours)
+    names = [name for name in {**theirs, **ours} if name not in CHANGEABLE and name not in OF_STORAGE]
+    if loaded.takes_half_life and isinstance(present.decay, Exponential):
+        names.remove("decay")
+    if _skips_what_it_cannot(present, loaded):
+        names.append("on_bad_transition")
+    return {
+        name: (theirs.get(name), ours.get(name))
+        for name in names
+        if their_json.get(name) != our_json.get(name)
+        and not ("$missing" in str(their_json.get(name)) and "$missing" in str(our_json.get(name)))
+    }
+
+
+def hand_over_options(present: DecayedSampling, loaded: DecayedSampling) -> None:
+    """
+    Let a buffer have the options of another one, as far as they can be changed.
+
+    :param present: The buffer that the model made by its options
+    :param loaded: A buffer that was loaded
+    :raises OSError: if there is no room on the disk for its observations
+    """
+    if loaded.takes_half_life and isinstance(present.decay, Exponential):
+        loaded.half_life = present.half_life
+    if loaded.prioritized == present.prioritized:
+        loaded.weighting = present.weighting
+    loaded.beta = present.beta
+    loaded.distribution.combined = present.combined
+    if not _skips_what_it_cannot(present, loaded):
+        loaded._bad_transitions.policy = present.on_bad_transition
+    if present._scratch is not None and loaded._scratch is None:
+        scratch = ScratchFiles(present._scratch.storage_dir)
+        move_to_disk(loaded, scratch)
+        loaded._scratch = scratch
+
+
+def _skips_what_it_cannot(present: DecayedSampling, loaded: DecayedSampling) -> bool:
+    return present.on_bad_transition == "skip" and loaded.optimize_memory_usage
 
 
 def _emptied(buffer: Any) -> Any:

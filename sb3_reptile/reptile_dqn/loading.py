@@ -4,9 +4,10 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from stable_baselines3.common.buffers import ReplayBuffer
+
 from sb3_reptile.replay import DecayedSampling
-from sb3_reptile.replay.decay import Exponential
-from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS
+from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS, differing_options
 from sb3_reptile.reptile_dqn.buffer_options import warn_of_buffer_without_decay
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def decay_what_dqn_saved(model: "ReptileDQN") -> None:
             )
 
 
-def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:
+def hand_options_to_buffer(model: "ReptileDQN", present: ReplayBuffer, path: Any) -> None:
     """
     Let a replay buffer that was loaded replay as the model's options say.
 
     :param model: The model that has the buffer
+    :param present: The buffer that the model made by its options
     :param path: Where the buffer was loaded from
     :raises ValueError: if it has no priorities and the model needs them
     """
@@ -65,12 +67,11 @@ def hand_options_to_buffer(model: "ReptileDQN", path: Any) -> None:
     is_number = model.half_life is not None and model.half_life != "auto"
     if is_number and "decay" not in model.replay_buffer_kwargs and takes_number:
         buffer.half_life = model.half_life
-    kept = []
-    half_life = buffer.half_life if isinstance(buffer.decay, Exponential) else None
-    if is_number and buffer.consistency is None and half_life != model.half_life:
-        kept.append(f"its decay, {buffer.decay}, instead of half_life={model.half_life}")
-    if model.priority is None and buffer.prioritized:
-        kept.append("its priorities, which are not updated")
+    # What could not be taken over into the model's own buffer
+    differing = differing_options(buffer, present)
+    kept = [f"{name}={theirs} instead of {ours}" for name, (theirs, ours) in differing.items()]
+    if not isinstance(present, DecayedSampling):
+        kept = [f"its class {type(buffer).__name__} instead of {type(present).__name__}"]
     if kept:
         warnings.warn(
             f"the replay buffer in {path} keeps {' and '.join(kept)}: begin with an empty buffer for replay as the "

@@ -285,9 +285,10 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         truncate_last_traj: bool = True,
     ) -> None:
         """
-        Load a replay buffer from a pickle file. Its transitions keep their ages; it adopts the model's half-life,
-        weighting and n-step returns. The transitions of a buffer of another kind, SB3's own for instance, are taken
-        into the model's in their order, with a warning.
+        Load a replay buffer from a pickle file. Its transitions keep their ages, and it keeps its size; it adopts the
+        model's half-life, weighting, n-step returns and the other options that a buffer can change. The transitions of
+        a buffer of another kind, SB3's own for instance, or with another decay or other options that it cannot change,
+        are taken into the model's in their order, with a warning.
 
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer`` with online sampling:
@@ -303,7 +304,7 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             super().load_replay_buffer(path, truncate_last_traj)
             assert self.replay_buffer is not None
             self.replay_buffer = fitted(self.replay_buffer, present, path)  # type: ignore[assignment]
-            hand_options_to_buffer(self, path)
+            hand_options_to_buffer(self, present, path)
             hand_returns_to_buffer(self)
         except BaseException:
             self.replay_buffer = present

@@ -25,8 +25,16 @@ from sb3_reptile import (
 )
 from sb3_reptile.callbacks import HalfLifeSchedule
 from sb3_reptile.envs import DiscreteActions
+from sb3_reptile.replay import taking_over
 from sb3_reptile.replay.decay import DEFAULT_DECAY, Exponential, PowerLaw, make_decay
+from sb3_reptile.replay.persistence import arguments_of
 from tests.conftest import INF, Written, assert_same_parameters, cartpole, small
+
+WINDOW = {"window": {"size": 50}}
+
+
+def of_buffer(**options):
+    return dict(replay_buffer_kwargs=options)
 
 
 def differ(ours, theirs):
@@ -360,7 +368,7 @@ def test_another_decay_overrides_the_half_life(decay, tmp_path):
     model.save_replay_buffer(tmp_path / "buffer")
     other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=50))
     other.load_replay_buffer(tmp_path / "buffer")
-    assert other.replay_buffer.decay == (PowerLaw() if decay == "power_law" else Exponential(50))
+    assert other.replay_buffer.decay == Exponential(50)
 
 
 @pytest.mark.parametrize(("saved", "present"), [(None, "auto"), ("auto", None), ("auto", 50)])
@@ -687,16 +695,63 @@ def test_a_model_keeps_its_buffer_if_that_of_a_file_cannot_be_taken_over(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("saved", "ours", "kept"),
+    ("saved", "ours", "differing"),
     [
-        (dict(replay_buffer_kwargs=dict(decay={"window": {"size": 50}})), dict(half_life=INF), r"decay, Window.*=inf"),
-        (dict(priority="td_error"), dict(half_life=50), "its priorities, which are not updated"),
+        (of_buffer(decay=WINDOW), dict(half_life=INF), r"with decay=Window.* with decay=Exponential\(half_life=inf\)"),
+        (of_buffer(decay=WINDOW), dict(half_life=None), r"with decay=Window.* with decay=PowerLaw"),
+        (dict(half_life=20), dict(half_life=None), r"with decay=Exponential.* with decay=PowerLaw"),
+        (dict(half_life=20), dict(half_life=None, **of_buffer(decay=WINDOW)), "with decay=Exp.* with decay=Window"),
+        (
+            dict(half_life="auto"),
+            dict(half_life="auto", **of_buffer(decay=WINDOW)),
+            "=Pow.* with decay=Window",
+        ),
+        (dict(priority="td_error"), dict(half_life=50), "with prioritized=True: .* with prioritized=False"),
+        (
+            dict(half_life=30),
+            dict(half_life=50, **of_buffer(uniform_fraction=0.3, initial_weights="random", combined=True)),
+            "with uniform_fraction=0.0, initial_weights=uniform: .* with uniform_fraction=0.3, initial",
+        ),
     ],
 )
-def test_what_a_loaded_buffer_keeps_against_the_options_of_the_model_is_said(tmp_path, saved, ours, kept):
-    uniform_replay(tmp_path, ReptileDQN, half_life=None, **saved)
+@pytest.mark.parametrize("can_be_taken_over", [True, False])
+def test_a_loaded_buffer_has_the_options_of_the_model_or_it_is_said(
+    tmp_path, saved, ours, differing, can_be_taken_over, monkeypatch
+):
+    uniform_replay(tmp_path, ReptileDQN, **{"half_life": None, **saved})
     model = ReptileDQN("MlpPolicy", cartpole(), **small(**ours))
-    with pytest.warns(UserWarning, match=kept):
+    wanted = arguments_of(model.replay_buffer)
+    if not can_be_taken_over:
+        monkeypatch.setattr(taking_over, "_keeps_arrays", lambda buffer: False)
+        differing = r"the replay buffer in .* keeps \w+=.* instead of .*: begin with an empty buffer"
+    with pytest.warns(UserWarning, match=differing):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer.size() == 120
+    assert (arguments_of(model.replay_buffer) == wanted) == can_be_taken_over
+    model.learn(40, reset_num_timesteps=False)
+
+
+def test_a_loaded_buffer_adopts_the_options_that_can_change_and_keeps_its_weights(tmp_path):
+    same = dict(half_life=30, priority="td_error")
+    saved = uniform_replay(tmp_path, ReptileDQN, buffer_size=200, **same).replay_buffer
+    options = of_buffer(combined=True, on_bad_transition="skip", storage_dir=tmp_path)
+    model = ReptileDQN("MlpPolicy", cartpole(), **small(**same, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.load_replay_buffer(tmp_path / "buffer")
+    buffer = model.replay_buffer
+    assert (buffer.combined, buffer.on_bad_transition, buffer.buffer_size) == (True, "skip", 200)
+    assert buffer._scratch.storage_dir == tmp_path
+    assert np.array_equal(buffer.observations, saved.observations)
+    assert np.array_equal(buffer.sampling_probabilities(), saved.sampling_probabilities())
+    model.learn(40, reset_num_timesteps=False)
+
+
+def test_a_loaded_buffer_that_decays_where_the_model_asked_for_another_class_is_said(tmp_path):
+    uniform_replay(tmp_path, ReptileDQN)
+    with pytest.warns(UserWarning, match="is ignored because"):
+        model = ReptileDQN("MlpPolicy", cartpole(), **small(replay_buffer_class=ReplayBuffer))
+    with pytest.warns(UserWarning, match="keeps its class DecayedReplayBuffer instead of ReplayBuffer: begin with"):
         model.load_replay_buffer(tmp_path / "buffer")
 
 
