@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
@@ -31,10 +32,26 @@ class ResumableCheckpoint(SavesCheckpoints):
     :param keep: Number of checkpoints to keep
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :raises ValueError: if ``save_freq`` or ``keep`` is not a whole number >= 1; when training starts, if the folder
-        holds checkpoints of another run
+        holds checkpoints of another run, or another callback calls it at its steps only, as ``EveryNTimesteps`` does
     """
 
+    def _init_callback(self) -> None:
+        self._check_parents()
+
+    def _check_parents(self) -> None:
+        parent = self.parent
+        while parent is not None:
+            for name in ("_on_rollout_start", "_on_training_end"):
+                if getattr(type(parent), name) is getattr(BaseCallback, name):
+                    raise ValueError(
+                        f"ResumableCheckpoint saves between rollouts, of which {type(parent).__name__} does not tell "
+                        "it: give it to learn() beside that callback, with its own save_freq, "
+                        f"learn(..., callback=[ResumableCheckpoint({self.save_freq}, {str(self.path)!r}), ...])"
+                    )
+            parent = parent.parent
+
     def _on_training_start(self) -> None:
+        self._check_parents()  # in a CallbackList, which has told it of its parent since
         if not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(
                 f"ResumableCheckpoint is for off-policy algorithms, got {type(self.model).__name__}: "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import CallbackList, EvalCallback, EveryNTimesteps
 
 from sb3_reptile import ReptileDQN
 from sb3_reptile.checkpoint import ResumableCheckpoint, resume
@@ -197,6 +198,26 @@ def test_leftovers_are_also_removed_during_training(tmp_path):
 def test_only_off_policy_algorithms_are_allowed(tmp_path):
     with pytest.raises(ValueError, match="for off-policy algorithms, got PPO: use SB3's CheckpointCallback"):
         PPO("MlpPolicy", cartpole(), n_steps=8, batch_size=8).learn(8, callback=ResumableCheckpoint(8, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda checkpoint: EveryNTimesteps(20, checkpoint),
+        lambda checkpoint: EveryNTimesteps(20, CallbackList([checkpoint])),
+        lambda checkpoint: EvalCallback(cartpole(), callback_on_new_best=checkpoint),
+    ],
+    ids=["in another", "in a list in another", "on a new best"],
+)
+def test_a_callback_that_does_not_tell_of_rollouts_is_refused(wrapped, tmp_path):
+    model = ReptileDQN("MlpPolicy", cartpole(), **small())
+    with pytest.raises(
+        ValueError, match=r"between rollouts, of which \w+ does not tell it: give it to learn\(\)"
+    ):
+        model.learn(60, callback=wrapped(ResumableCheckpoint(20, tmp_path)))
+    assert model.num_timesteps == 0
+    model.learn(60, callback=CallbackList([ResumableCheckpoint(20, tmp_path)]))
+    assert steps_of(tmp_path) == [40, 60]
 
 
 @pytest.mark.parametrize("arguments", [dict(save_freq=0), dict(save_freq=1.5), dict(save_freq=10, keep=0)])
