@@ -23,6 +23,8 @@ CHANGEABLE = ("beta", "weighting", "combined", "on_bad_transition")
 OF_STORAGE = (
     "buffer_size", "observation_space", "action_space", "n_envs", "optimize_memory_usage", "n_steps", "gamma"
 )  # fmt: skip
+# Rows that are checked at once
+ROWS_AT_ONCE = 256
 #: SB3's replay buffers, and those that decay in their place
 DECAYED_COUNTERPARTS: dict[type[ReplayBuffer], type[ReplayBuffer]] = {
     ReplayBuffer: DecayedReplayBuffer,
@@ -62,7 +64,8 @@ def take_transitions(source: ReplayBuffer, target: ReplayBuffer) -> int:
     :param target: The buffer that they are added to, for the same spaces and number of environments. If it is smaller,
         it takes the newest.
     :return: Number of transitions taken
-    :raises ValueError: if the buffers do not fit each other, or ``source`` does not keep its observations in arrays
+    :raises ValueError: if the buffers do not fit each other, ``source`` does not keep its observations in arrays, or a
+        reward or an observation is not finite and ``target`` has ``on_bad_transition="raise"``; nothing is taken then
     """
     check_fits(source, target.observation_space, target.action_space, target.n_envs, "the buffer to take from")
     if not _keeps_arrays(source):
@@ -75,20 +78,38 @@ def take_transitions(source: ReplayBuffer, target: ReplayBuffer) -> int:
     oldest = int(is_optimized and source.full)
     rows = (np.arange(oldest, source.size()) + (source.pos if source.full else 0)) % source.buffer_size
     rows = rows[-target.buffer_size :]
+    _check_finite(source, target, rows)
     for row in rows.tolist():
-        of_next = (row + 1) % source.buffer_size if is_optimized else row
         infos = [{"TimeLimit.truncated": bool(truncated)} for truncated in source.timeouts[row]]
         if isinstance(source, HerReplayBuffer) and source.copy_info_dict:
             infos = [{**said, **info} for said, info in zip(source.infos[row], infos, strict=True)]
         target.add(
             _row(source.observations, row),
-            _row(source.observations if is_optimized else source.next_observations, of_next),
+            _next_row(source, row),
             source.actions[row],
             source.rewards[row],
             source.dones[row],
             infos,
         )
     return len(rows) * source.n_envs
+
+
+def _check_finite(source: ReplayBuffer, target: ReplayBuffer, rows: np.ndarray) -> None:
+    """Before any is added: as ``target.add()`` would, for several rows at once."""
+    if not (isinstance(target, DecayedSampling) and target.on_bad_transition == "raise"):
+        return
+    checks, added = target._bad_transitions, target.distribution.rows_added
+
+    def are_finite(which: np.ndarray) -> bool:
+        return checks.accepts(_row(source.observations, which), _next_row(source, which), source.rewards[which])
+
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        several = rows[start : start + ROWS_AT_ONCE]
+        if are_finite(several):
+            continue
+        number, row = next((number, row) for number, row in enumerate(several, start) if not are_finite(row))
+        obs, next_obs, reward = _row(source.observations, row), _next_row(source, row), source.rewards[row]
+        checks.refuse(obs, next_obs, reward, added + number, type(target).__name__)
 
 
 def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuffer:
@@ -204,5 +225,11 @@ def _keeps_arrays(buffer: ReplayBuffer) -> bool:
     )
 
 
-def _row(stored: Any, row: int) -> Any:
+def _row(stored: Any, row: Any) -> Any:
     return {key: array[row] for key, array in stored.items()} if isinstance(stored, dict) else stored[row]
+
+
+def _next_row(buffer: ReplayBuffer, row: Any) -> Any:
+    if buffer.optimize_memory_usage:
+        return _row(buffer.observations, (row + 1) % buffer.buffer_size)
+    return _row(buffer.next_observations, row)

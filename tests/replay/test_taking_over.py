@@ -84,6 +84,31 @@ def test_what_does_not_fit_is_refused(other, message):
         take_transitions(make_buffer(ReplayBuffer, **other), make_buffer(DecayedReplayBuffer))
 
 
+@pytest.mark.parametrize("options", [{}, OPTIMIZED], ids=["plain", "memory-optimised"])
+@pytest.mark.parametrize("where", ["rewards", "observations"])
+@pytest.mark.parametrize("row", [3, 399])
+def test_nothing_is_taken_if_a_row_is_not_finite(row, where, options):
+    source = make_buffer(ReplayBuffer, n_rows=400, n_envs=2, **options)
+    fill(source, 430)
+    getattr(source, where)[row, 1] = np.nan
+    target = make_buffer(DecayedReplayBuffer, n_rows=500, n_envs=2)
+    fill(target, 5)
+    before = target.observations.copy()
+    # The oldest row is 30. With memory optimisation it is not taken, and an observation is also the next one before
+    step = 5 + (row - 30) % 400 + 1 - source.optimize_memory_usage
+    name = where.removesuffix("s")
+    if options and where == "observations":
+        name, step = "next observation", step - 1
+    with pytest.raises(ValueError, match=rf"^the {name} of environment 1 is nan at its step {step}: mend"):
+        take_transitions(source, target)
+    assert target.size() == target.n_added // 2 == 5
+    assert np.array_equal(target.observations, before)
+    skipping = make_buffer(DecayedReplayBuffer, n_rows=500, n_envs=2, on_bad_transition="skip")
+    with pytest.warns(UserWarning, match="not stored"):
+        take_transitions(source, skipping)
+    assert skipping.size() > 390
+
+
 def test_rows_of_another_number_of_environments_are_refused():
     buffer = make_buffer(DecayedReplayBuffer, n_envs=3)
     row = np.zeros((1, 2))
