@@ -5,6 +5,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_reptile.replay import DecayedSampling
 from sb3_reptile.replay.taking_over import DECAYED_COUNTERPARTS, differing_options
@@ -41,6 +42,18 @@ def decay_what_dqn_saved(model: "ReptileDQN") -> None:
                 f"half_life={model.half_life}); load it with half_life=float('inf') for uniform replay",
                 stacklevel=4,
             )
+
+
+def buffer_in_file(model: "ReptileDQN") -> ReplayBuffer | None:
+    """
+    :param model: A model that is not set up yet, whose ``replay_buffer_class`` is set
+    :return: The replay buffer that was in its file, by ``save(..., include=["replay_buffer"])``. None if there was
+        none, or the model is loaded without its environments, to predict; ``learn()`` refuses what does not fit
+    """
+    buffer: ReplayBuffer | None = model.replay_buffer
+    assert model.replay_buffer_class is not None
+    needs_env = issubclass(model.replay_buffer_class, HerReplayBuffer) and model.env is None
+    return buffer if buffer is not None and buffer.n_envs == model.n_envs and not needs_env else None
 
 
 def hand_options_to_buffer(model: "ReptileDQN", present: ReplayBuffer, path: Any) -> None:

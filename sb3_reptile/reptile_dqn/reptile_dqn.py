@@ -29,7 +29,12 @@ from sb3_reptile.reptile_dqn.buffer_options import (
 from sb3_reptile.reptile_dqn.closed_form_dqn import ClosedFormDQN
 from sb3_reptile.reptile_dqn.discrete_spaces import check_discrete_spaces
 from sb3_reptile.reptile_dqn.lambda_returns import LambdaReturns, TargetNetwork, replay_buffer_of, tensors_of
-from sb3_reptile.reptile_dqn.loading import decay_what_dqn_saved, hand_options_to_buffer, was_saved_by_dqn
+from sb3_reptile.reptile_dqn.loading import (
+    buffer_in_file,
+    decay_what_dqn_saved,
+    hand_options_to_buffer,
+    was_saved_by_dqn,
+)
 from sb3_reptile.reptile_dqn.pretrained import Pretrained
 from sb3_reptile.reptile_dqn.set_options import Option
 from sb3_reptile.reptile_dqn.transfer import Transfer, TransferOptions, make_transfer
@@ -272,12 +277,24 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         self.replay_buffer_kwargs = {**options, **kwargs}
         # SB3 gives n_steps to its own class only, and warns that any other ignores it; here it is among the kwargs
         n_steps, self.n_steps = self.n_steps, 1
+        in_file = buffer_in_file(self)
+        if in_file is not None:
+            self.replay_buffer = None  # type: ignore[assignment]
         super()._setup_model()
         self.n_steps = getattr(self.replay_buffer, "n_steps", n_steps)
         self.replay_buffer_kwargs = kwargs
         self.beta_schedule = FloatSchedule(self.beta)
+        if in_file is not None:
+            self._take_buffer(in_file, "the model's file")
         if self.q_lambda < 1:
             replay_buffer_of(self)
+
+    def _take_buffer(self, loaded: ReplayBuffer, path: Any) -> None:
+        """Replay from a buffer that was loaded, as the model's options say."""
+        present = self.replay_buffer
+        self.replay_buffer = fitted(loaded, present, path)  # type: ignore[assignment]
+        hand_options_to_buffer(self, present, path)
+        hand_returns_to_buffer(self)
 
     def load_replay_buffer(
         self,
@@ -302,10 +319,8 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
         assert present is not None
         try:
             super().load_replay_buffer(path, truncate_last_traj)
-            assert self.replay_buffer is not None
-            self.replay_buffer = fitted(self.replay_buffer, present, path)  # type: ignore[assignment]
-            hand_options_to_buffer(self, present, path)
-            hand_returns_to_buffer(self)
+            loaded, self.replay_buffer = self.replay_buffer, present
+            self._take_buffer(loaded, path)
         except BaseException:
             self.replay_buffer = present
             raise

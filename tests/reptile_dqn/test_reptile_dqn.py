@@ -360,6 +360,7 @@ def test_a_scheduled_half_life_does_not_stand_beside_a_decay(tmp_path):
     assert ReptileDQN.load(tmp_path / "model").replay_buffer.half_life == 30
 
 
+@pytest.mark.filterwarnings("ignore:.*were taken over")
 @pytest.mark.parametrize("decay", ["power_law", {"exponential": {"half_life": 30}}])
 def test_another_decay_overrides_the_half_life(decay, tmp_path):
     kwargs = small(half_life=None, replay_buffer_kwargs=dict(decay=decay))
@@ -753,6 +754,40 @@ def test_a_loaded_buffer_that_decays_where_the_model_asked_for_another_class_is_
         model = ReptileDQN("MlpPolicy", cartpole(), **small(replay_buffer_class=ReplayBuffer))
     with pytest.warns(UserWarning, match="keeps its class DecayedReplayBuffer instead of ReplayBuffer: begin with"):
         model.load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.filterwarnings("ignore:.*were taken over", "ignore:the model was saved by DQN")
+@pytest.mark.parametrize(
+    ("saved", "given"),
+    [
+        (dict(half_life=100), dict(half_life=20)),
+        (dict(half_life=100, **of_buffer(half_life=50)), dict(half_life=20)),
+        (dict(half_life=100), dict(half_life=None)),
+        (dict(), dict(half_life=20, weighting="loss")),
+        (dict(n_steps=3), dict(n_steps=5, gamma=0.5)),
+        (dict(), of_buffer(uniform_fraction=0.3, on_bad_transition="skip")),
+        (dict(priority="td_error"), dict(priority=None)),
+        (dict(), dict()),
+    ],
+    ids=str,
+)
+def test_a_buffer_in_the_file_of_the_model_has_the_options_that_are_given(saved, given, tmp_path):
+    ReptileDQN("MlpPolicy", cartpole(), **small(**saved)).learn(60).save(tmp_path / "m", include=["replay_buffer"])
+    model = ReptileDQN.load(tmp_path / "m", env=cartpole(), **given)
+    wanted = ReptileDQN("MlpPolicy", cartpole(), **small(**saved | of_buffer() | given)).replay_buffer
+    assert arguments_of(model.replay_buffer) == arguments_of(wanted)
+    assert model.replay_buffer.size() == 60
+    model.learn(40, reset_num_timesteps=False)
+
+
+def test_a_buffer_in_the_file_of_a_model_that_is_there_to_predict_is_left_alone(tmp_path):
+    ReptileDQN("MlpPolicy", cartpole(2), **small()).learn(60).save(tmp_path / "m", include=["replay_buffer"])
+    model = ReptileDQN.load(tmp_path / "m", env=cartpole(), half_life=20)
+    assert model.replay_buffer.n_envs == 2
+    env = BitFlippingEnv(n_bits=4, continuous=False)
+    hindsight = ReptileDQN("MultiInputPolicy", env, **small(replay_buffer_class=DecayedHerReplayBuffer)).learn(60)
+    hindsight.save(tmp_path / "h", include=["replay_buffer"])
+    assert ReptileDQN.load(tmp_path / "h").replay_buffer.size() == 60
 
 
 class From(gym.Env):
