@@ -22,11 +22,11 @@ def encode(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     encoded: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         observations = arrays.get(_observations_of(name))
-        if observations is not None:
+        if observations is not None and name + EXPLICIT not in arrays:
             explicit = _differs_from_following(array, observations)
             encoded[name] = _transitions(array)[explicit]
             encoded[name + EXPLICIT] = np.packbits(explicit)
-        elif array.dtype.kind == "f" and array.ndim == 2 and _is_binary(array):
+        elif array.dtype.kind == "f" and array.ndim == 2 and name + BITS not in arrays and _is_binary(array):
             encoded[name + BITS] = np.packbits(array != 0)
         elif array.dtype.kind in "iu" and array.itemsize > 1 and array.size:
             smallest = np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max()))
@@ -43,7 +43,8 @@ def decode(encoded: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray]) ->
     :raises StorageError: if it was given others
     """
     for name, array in into.items():
-        if name + EXPLICIT in encoded:
+        # A key of a dict may end like a name that was added to
+        if name + EXPLICIT in encoded and name + EXPLICIT not in into:
             observations = into.get(_observations_of(name))
             explicit = _unpack(encoded[name + EXPLICIT], array.shape[:2], name)
             given = encoded.get(name)
@@ -53,7 +54,7 @@ def decode(encoded: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray]) ->
             flat = _transitions(array)
             _check(given, (len(given), *flat.shape[1:]), array.dtype, name)
             flat[explicit.ravel()] = given
-        elif name + BITS in encoded:
+        elif name + BITS in encoded and name + BITS not in into:
             array[...] = _unpack(encoded[name + BITS], array.shape, name)
         else:
             given = encoded.get(name)

@@ -54,6 +54,17 @@ def test_what_was_encoded_comes_back_bit_for_bit(shape, dtype, n_rows, n_envs):
     assert in_bytes(decoded(encoded, arrays)) == in_bytes(arrays)
 
 
+@pytest.mark.parametrize("ending", [BITS, EXPLICIT, BITS + BITS, EXPLICIT + EXPLICIT])
+@pytest.mark.parametrize("is_binary", [False, True])
+def test_keys_that_end_like_names_that_are_added_to_come_back(is_binary, ending):
+    arrays = {}
+    for seed, key in enumerate(("x", f"x{ending}", "y")):
+        arrays |= {f"{name}.{key}": array for name, array in stream(20, 2, (), seed=seed).items() if "obs" in name}
+    if is_binary:
+        arrays = {name: (array > 50).astype("float32") for name, array in arrays.items()}
+    assert in_bytes(decoded(encode(arrays), arrays)) == in_bytes(arrays)
+
+
 @pytest.mark.parametrize("name", ["observations", "next_observations", "rewards", "dones", "timeouts"])
 def test_numbers_that_compare_unlike_their_bytes_come_back(name):
     for value in ODD:
