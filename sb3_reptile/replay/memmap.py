@@ -132,11 +132,11 @@ def enlarge(buffer: ReplayBuffer, n_rows: int, scratch: ScratchFiles) -> None:
     :param scratch: Where the observations go
     """
     for name, array in row_arrays(buffer).items():
-        attribute, _, key = name.partition(".")
+        attribute, of_dict, key = name.partition(".")
         shape = (n_rows, *array.shape[1:])
         is_observation = attribute in ("observations", "next_observations")
         enlarged = scratch.zeros(shape, array.dtype) if is_observation else np.zeros(shape, array.dtype)
-        if key:
+        if of_dict:
             getattr(buffer, attribute)[key] = enlarged
         else:
             setattr(buffer, attribute, enlarged)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_reptile import DecayedReplayBuffer
+from sb3_reptile import DecayedDictReplayBuffer, DecayedReplayBuffer
 from tests.conftest import fill, make_buffer
 from tests.replay import hindsight
 from tests.replay.saving import CASES, assert_same_batches, draw, prioritize
@@ -58,6 +58,15 @@ def test_a_buffer_on_disk_is_saved_loaded_and_pickled(tmp_path):
         assert np.array_equal(loaded.observations, buffer.observations)
         fill(loaded, 3)
         loaded.sample(5)
+
+
+def test_a_key_without_letters_is_on_disk_too(tmp_path):
+    space = spaces.Dict({"": spaces.Box(-1, 1, (2,)), "x": spaces.Box(-1, 1, (3,))})
+    buffer = make_buffer(DecayedDictReplayBuffer, space=space, storage_dir=tmp_path)
+    row = {key: np.ones((1, *box.shape)) for key, box in space.items()}
+    buffer.add(row, row, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    assert buffer.observations[""].shape == (buffer.buffer_size, 1, 2)
+    assert buffer.sample(3).observations[""].tolist() == [[1, 1]] * 3
 
 
 def test_an_unusable_folder_or_full_disk_is_an_error_at_once(tmp_path, monkeypatch):
