@@ -44,14 +44,14 @@ class ResumableCheckpoint(SavesCheckpoints):
             for name in ("_on_rollout_start", "_on_training_end"):
                 if getattr(type(parent), name) is getattr(BaseCallback, name):
                     raise ValueError(
-                        f"ResumableCheckpoint saves between rollouts, of which {type(parent).__name__} does not tell "
-                        "it: give it to learn() beside that callback, with its own save_freq, "
+                        f"ResumableCheckpoint saves between rollouts, where {type(parent).__name__} does not call it: "
+                        "give it to learn() beside that callback, with its own save_freq, "
                         f"learn(..., callback=[ResumableCheckpoint({self.save_freq}, {str(self.path)!r}), ...])"
                     )
             parent = parent.parent
 
     def _on_training_start(self) -> None:
-        self._check_parents()  # in a CallbackList, which has told it of its parent since
+        self._check_parents()  # a CallbackList sets the parent after _init_callback()
         if not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(
                 f"ResumableCheckpoint is for off-policy algorithms, got {type(self.model).__name__}: "

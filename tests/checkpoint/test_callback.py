@@ -209,9 +209,9 @@ def test_only_off_policy_algorithms_are_allowed(tmp_path):
     ],
     ids=["in another", "in a list in another", "on a new best"],
 )
-def test_a_callback_that_does_not_tell_of_rollouts_is_refused(wrapped, tmp_path):
+def test_a_callback_that_does_not_call_it_between_rollouts_is_refused(wrapped, tmp_path):
     model = ReptileDQN("MlpPolicy", cartpole(), **small())
-    with pytest.raises(ValueError, match=r"between rollouts, of which \w+ does not tell it: give it to learn\(\)"):
+    with pytest.raises(ValueError, match=r"between rollouts, where \w+ does not call it: give it to learn\(\)"):
         model.learn(60, callback=wrapped(ResumableCheckpoint(20, tmp_path)))
     assert model.num_timesteps == 0
     model.learn(60, callback=CallbackList([ResumableCheckpoint(20, tmp_path)]))

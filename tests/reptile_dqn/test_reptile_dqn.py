@@ -716,7 +716,7 @@ def test_a_model_keeps_its_buffer_if_that_of_a_file_cannot_be_taken_over(tmp_pat
     ],
 )
 @pytest.mark.parametrize("can_be_taken_over", [True, False])
-def test_a_loaded_buffer_has_the_options_of_the_model_or_it_is_said(
+def test_a_loaded_buffer_has_the_options_of_the_model_or_there_is_a_warning(
     tmp_path, saved, ours, differing, can_be_taken_over, monkeypatch
 ):
     uniform_replay(tmp_path, ReptileDQN, **{"half_life": None, **saved})
