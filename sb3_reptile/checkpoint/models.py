@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_reptile.checkpoint.arguments import NESTED, NOT_KEPT, resolve_arguments
+from sb3_reptile.checkpoint.arguments import NESTED, NOT_KEPT
 from sb3_reptile.storage import ArgumentError, DamagedError, ForeignError, NotStorableError, StorageError
 from sb3_reptile.storage.values import arguments_to_json, check_generator, from_json, infos_to_json, to_json
 
@@ -44,21 +44,6 @@ def get_hyperparameters(model: OffPolicyAlgorithm) -> dict[str, Any]:
     arguments = {name: getattr(model, ATTRIBUTES.get(name, name)) for name in names}
     nested = {name: {"$arguments": arguments_to_json(arguments.pop(name) or {})} for name in NESTED}
     return arguments_to_json({"algorithm": type(model), **arguments}) | nested
-
-
-def make_model(saved: Mapping[str, Any], env: Any, device: th.device | str, given: Mapping[str, Any]) -> Any:
-    """
-    Make an untrained model.
-
-    :param saved: What :func:`get_hyperparameters` returned
-    :param env: The environment
-    :param device: PyTorch device
-    :param given: Arguments that override those saved
-    :return: The model
-    :raises StorageError: if it cannot be made from these, see :func:`resolve_arguments`
-    """
-    found = resolve_arguments(saved, given)
-    return found.algorithm(env=env, device=device, **found.arguments)
 
 
 def get_parameters(model: BaseAlgorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -15,7 +15,8 @@ from stable_baselines3.common import off_policy_algorithm
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_reptile.checkpoint.models import make_model
+from sb3_reptile.checkpoint.arguments import resolve_arguments
+from sb3_reptile.checkpoint.buffers import make_buffer
 from sb3_reptile.checkpoint.resuming import KIND as CHECKPOINT
 from sb3_reptile.checkpoint.resuming import list_checkpoints
 from sb3_reptile.figures import (
@@ -195,7 +196,11 @@ def _buffer_of_checkpoint(folder: Folder) -> Any:
         with warnings.catch_warnings():
             # SB3 warns about its own choices when they are passed back to it, such as n_steps with NStepReplayBuffer
             warnings.filterwarnings("ignore", module=re.escape(off_policy_algorithm.__name__))
-            buffer = make_model(kept, env, "cpu", {}).replay_buffer
+            found = resolve_arguments(kept, {})
+            model = found.algorithm(env=env, device="cpu", **found.arguments)
+            # It may have been loaded, or assigned
+            saved_arguments = folder.state.get("buffer_arguments")
+            buffer = make_buffer(model, found, saved_arguments, folder.state["replay_buffer"])
         fill(buffer, folder, folder.state["replay_buffer"])
     return buffer
 

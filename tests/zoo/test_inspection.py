@@ -105,6 +105,20 @@ def test_a_saved_folder_and_a_checkpoint_give_the_buffer_of_the_model(model, tmp
         assert np.array_equal(buffer.sampling_probabilities(), model.replay_buffer.sampling_probabilities())
 
 
+@pytest.mark.parametrize("buffer_size", [50, 500])
+@pytest.mark.parametrize("model", ["half-life", "SAC"])
+def test_a_checkpoint_gives_the_buffer_that_was_assigned(model, buffer_size, tmp_path):
+    model = MODELS[model]()
+    own = model.replay_buffer
+    model.replay_buffer = DecayedReplayBuffer(
+        buffer_size, own.observation_space, own.action_space, decay=PowerLaw(7), uniform_fraction=0.5
+    )
+    model.learn(72, callback=ResumableCheckpoint(100, tmp_path / "checkpoints"))
+    buffer = load_saved_buffer(list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert buffer.buffer_size == buffer_size != own.buffer_size
+    assert np.array_equal(buffer.sampling_probabilities(), model.replay_buffer.sampling_probabilities())
+
+
 def test_folders_are_drawn_and_stay_as_they_are(here, tmp_path):
     run = tmp_path / "run"
     model = MODELS["half-life"]()
