@@ -149,7 +149,7 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
         f"{path} holds a {names[0]}: its {n_taken:,} newest transitions were taken over into the "
         f"model's {names[1]}, in their order. Ages count from the newest; initial weights and "
         "priorities are those of new transitions",
-        stacklevel=3,
+        stacklevel=4,
     )
     return into
 

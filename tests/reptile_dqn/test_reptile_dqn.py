@@ -378,8 +378,9 @@ def test_a_loaded_buffer_becomes_one_that_detects_changes_or_stops_to_be_one(sav
     model.save_replay_buffer(tmp_path / "buffer")
     other = ReptileDQN("MlpPolicy", "CartPole-v1", **small(half_life=present))
     auto = f"ReplayBuffer with half_life=auto{':' if saved == 'auto' else ', in their order'}"
-    with pytest.warns(UserWarning, match=f"{auto}.*200 newest transitions|200 newest transitions.*{auto}"):
+    with pytest.warns(UserWarning, match=f"{auto}.*200 newest transitions|200 newest transitions.*{auto}") as said:
         other.load_replay_buffer(tmp_path / "buffer")
+    assert said[0].filename == __file__
     assert (other.replay_buffer.consistency is not None) == (present == "auto")
     assert other.replay_buffer.size() == 200
     assert np.array_equal(other.replay_buffer.rewards[:200], model.replay_buffer.rewards[:200])
