@@ -11,7 +11,6 @@ from sb3_reptile.replay.saved_arguments import (
     changed_arguments,
     check_saved_arguments,
     described,
-    is_automatic,
     without_decay,
 )
 from sb3_reptile.storage import ArgumentError, ForeignError, StorageError
@@ -186,7 +185,7 @@ def _keep_one_decay(
     without_decay(kwargs, decay)
     if "half_life" not in flat or "half_life" in given:
         return
-    goes_together = is_automatic(flat["half_life"]) and "half_life" not in decay
+    goes_together = flat["half_life"] == "auto" and "half_life" not in decay
     if not goes_together and any(name in kwargs or name in given_kwargs for name in DECAY):
         flat["half_life"] = None
 

@@ -110,8 +110,7 @@ def p_of_equal_runs(scores: np.ndarray, others: np.ndarray) -> float:
     """
     Probability of two sets of runs that differ at least as much as these if there is no difference, by the exact
     two-sided rank test of Mann and Whitney; with equal scores among more than 16 runs, or if one set is a single run,
-    by its normal approximation.
-    Needs the extra ``compare``.
+    by its normal approximation. Needs the extra ``compare``.
     """
     stats, x, y = _scipy_stats(), scores.reshape(-1), others.reshape(-1)
     method: Any = "exact"

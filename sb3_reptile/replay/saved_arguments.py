@@ -50,18 +50,10 @@ def without_decay(saved: dict[str, Any], given: Mapping[str, Any]) -> None:
     """
     if not any(name in given for name in DECAY):
         return
-    is_auto = is_automatic(given.get("half_life", saved.get("half_life")))
+    is_auto = given.get("half_life", saved.get("half_life")) == "auto"
     for name in DECAY:
         if name in given or not is_auto:
             saved.pop(name, None)
-
-
-def is_automatic(half_life: Any) -> bool:
-    """
-    :param half_life: A ``half_life``
-    :return: Whether it is ``"auto"``
-    """
-    return isinstance(half_life, str) and half_life == "auto"
 
 
 def check_saved_arguments(

@@ -21,8 +21,14 @@ from sb3_reptile.storage.values import arguments_to_json
 # Options that a buffer can have changed, and arguments that are not compared: its size, its form, its returns
 CHANGEABLE = ("beta", "weighting", "combined", "on_bad_transition")
 OF_STORAGE = (
-    "buffer_size", "observation_space", "action_space", "n_envs", "optimize_memory_usage", "n_steps", "gamma"
-)  # fmt: skip
+    "buffer_size",
+    "observation_space",
+    "action_space",
+    "n_envs",
+    "optimize_memory_usage",
+    "n_steps",
+    "gamma",
+)
 # Rows that are checked at once
 ROWS_AT_ONCE = 256
 #: SB3's replay buffers, and those that decay in their place
@@ -124,16 +130,15 @@ def fitted(loaded: ReplayBuffer, present: ReplayBuffer, path: Any) -> ReplayBuff
     :raises OSError: if there is no room on the disk for its observations, which the model keeps there
     """
     check_fits(loaded, present.observation_space, present.action_space, present.n_envs, f"the replay buffer in {path}")
-    if not isinstance(present, DecayedSampling) or not _keeps_arrays(loaded):
+    if not isinstance(present, DecayedSampling):
         return loaded
     is_of_kind = isinstance(loaded, HerReplayBuffer) == isinstance(present, HerReplayBuffer)
     has_returns = isinstance(loaded, MultiStepSampling) or getattr(present, "n_steps", 1) == 1
     differing = differing_options(loaded, present)
-    # A model that needs priorities refuses a buffer without them
-    lacks_priorities = present.prioritized and "half_life" not in differing
-    lacks_priorities = lacks_priorities and not getattr(loaded, "prioritized", False)
-    if isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and (lacks_priorities or not differing):
-        hand_over_options(present, loaded)
+    is_alike = isinstance(loaded, DecayedSampling) and is_of_kind and has_returns and not differing
+    if is_alike or not _keeps_arrays(loaded):
+        if isinstance(loaded, DecayedSampling):
+            _hand_over_options(present, loaded)
         return loaded
     into = _emptied(present)
     try:
@@ -179,7 +184,7 @@ def differing_options(loaded: ReplayBuffer, present: ReplayBuffer) -> dict[str, 
     }
 
 
-def hand_over_options(present: DecayedSampling, loaded: DecayedSampling) -> None:
+def _hand_over_options(present: DecayedSampling, loaded: DecayedSampling) -> None:
     """
     Let a buffer have the options of another one, as far as they can be changed.
 
@@ -195,7 +200,7 @@ def hand_over_options(present: DecayedSampling, loaded: DecayedSampling) -> None
     loaded.distribution.combined = present.combined
     if not _skips_what_it_cannot(present, loaded):
         loaded._bad_transitions.policy = present.on_bad_transition
-    if present._scratch is not None and loaded._scratch is None:
+    if present._scratch is not None and loaded._scratch is None and _keeps_arrays(loaded):
         scratch = ScratchFiles(present._scratch.storage_dir)
         move_to_disk(loaded, scratch)
         loaded._scratch = scratch

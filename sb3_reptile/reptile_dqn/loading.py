@@ -74,12 +74,6 @@ def hand_options_to_buffer(model: "ReptileDQN", present: ReplayBuffer, path: Any
     if not isinstance(buffer, DecayedSampling):
         warn_of_buffer_without_decay(type(buffer), model.half_life)
         return
-    if not buffer.prioritized:
-        buffer.weighting = model.weighting
-    takes_number = buffer.takes_half_life and buffer.consistency is None
-    is_number = model.half_life is not None and model.half_life != "auto"
-    if is_number and "decay" not in model.replay_buffer_kwargs and takes_number:
-        buffer.half_life = model.half_life
     # What could not be taken over into the model's own buffer
     differing = differing_options(buffer, present)
     kept = [f"{name}={theirs} instead of {ours}" for name, (theirs, ours) in differing.items()]

@@ -312,8 +312,8 @@ class ReptileDQN(Asynchronous, WholeEpisodes, ClosedFormDQN):
             If set to ``True``, we assume that the last trajectory in the replay buffer was finished
             (and truncate it).
             If set to ``False``, we assume that we continue the same trajectory (same episode).
-        :raises ValueError: if the buffer was made for other spaces or another number of environments, or has no
-            priorities and the model needs them; the model keeps its own then
+        :raises ValueError: if the buffer was made for other spaces or another number of environments, or cannot be
+            taken over and has no priorities, which the model needs; the model keeps its own then
         """
         present = self.replay_buffer
         assert present is not None

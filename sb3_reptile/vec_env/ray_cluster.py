@@ -58,7 +58,7 @@ def _session() -> tuple[str, str] | None:
     context = import_ray().get_runtime_context()
     try:
         return context.get_node_id(), context.get_job_id()
-    except Exception:  # by a ray:// address it raises any
+    except Exception:  # after the server of a ray:// address has gone, also those of gRPC
         return None
 
 

@@ -270,7 +270,17 @@ def test_a_loaded_buffer_takes_over_where_decay_acts(tmp_path):
     assert (model.replay_buffer.weighting, model.replay_buffer.half_life) == ("loss", 70)
 
 
-def test_a_buffer_without_priorities_is_refused_by_a_model_that_needs_them(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*were taken over")
+def test_a_buffer_without_priorities_is_taken_over_by_a_model_that_needs_them(tmp_path):
+    ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(120).save_replay_buffer(tmp_path / "buffer")
+    model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(priority="td_error"))
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert (model.replay_buffer.prioritized, model.replay_buffer.size()) == (True, 120)
+    model.learn(50)
+
+
+def test_a_buffer_without_arrays_and_priorities_is_refused_by_a_model_that_needs_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_reptile.replay.taking_over._keeps_arrays", lambda buffer: False)
     ReptileDQN("MlpPolicy", "CartPole-v1", **small()).learn(120).save_replay_buffer(tmp_path / "buffer")
     model = ReptileDQN("MlpPolicy", "CartPole-v1", **small(priority="td_error"))
     own = model.replay_buffer

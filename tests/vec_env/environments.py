@@ -74,6 +74,20 @@ class Numbered(gym.Env):
         return self._obs(), self.gain * self.step_number, self.step_number == self.length, False, {}
 
 
+class Raises(Numbered):
+    """Raises an exception on demand."""
+
+    error = None
+
+    def fail(self, error, *args):
+        raise error(*args)
+
+    def step(self, action):
+        if self.error is not None:
+            self.fail(*self.error)
+        return super().step(action)
+
+
 class NumberedGoals(Numbered):
     """The same with goals: the goal is a step number."""
 

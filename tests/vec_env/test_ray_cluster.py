@@ -20,7 +20,7 @@ from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
 from sb3_reptile.vec_env.ray_worker import EnvironmentFailedError
 from tests.conftest import assert_same_parameters, small
-from tests.vec_env.environments import SPACES, Everything, Numbered, NumberedGoals
+from tests.vec_env.environments import SPACES, Everything, Numbered, NumberedGoals, Raises
 from tests.vec_env.test_ray_vec_env import assert_same
 
 pytestmark = pytest.mark.ray
@@ -186,20 +186,6 @@ class NeedsTwoError(Exception):
 
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
-
-
-class Raises(Numbered):
-    """Raises an exception on demand."""
-
-    error = None
-
-    def fail(self, error, *args):
-        raise error(*args)
-
-    def step(self, action):
-        if self.error is not None:
-            self.fail(*self.error)
-        return super().step(action)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

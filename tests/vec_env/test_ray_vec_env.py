@@ -19,7 +19,7 @@ from sb3_reptile.callbacks import WorkerLog
 from sb3_reptile.replay.episodes import LOST
 from sb3_reptile.vec_env import RayVecEnv, WorkersLostError, ray_calls, ray_worker, ray_workers
 from sb3_reptile.vec_env.ray_cluster import map_on_cluster
-from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered
+from tests.vec_env.environments import SPACES, Everything, InThreads, Numbered, Raises
 
 
 def assert_same(ours, theirs):
@@ -125,20 +125,6 @@ class CountsTwiceError(NeedsTwoError):
 
     def __init__(self, code, text="nothing"):
         super().__init__(code, text)
-
-
-class Raises(Numbered):
-    """Raises an exception on demand."""
-
-    error = None
-
-    def fail(self, error, *args):
-        raise error(*args)
-
-    def step(self, action):
-        if self.error is not None:
-            self.fail(*self.error)
-        return super().step(action)
 
 
 def test_exceptions_are_those_of_the_environment(fake_ray):
